@@ -1,0 +1,1 @@
+"""Alarms: book of episodes, subscription hub, operator calls."""

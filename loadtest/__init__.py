@@ -1,0 +1,1 @@
+"""Load generation and benchmarks; sees only the public client and the stubs."""

@@ -1,0 +1,1 @@
+"""meterwatch: smart-meter read ingestion, validation, outage and overload alarms over TimescaleDB."""

@@ -1,0 +1,98 @@
+"""Batches of reads and events as columns, after validation. One-way door: nobody re-checks them, nobody writes to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Column = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """Validated reads of one batch. All arrays have length n and are read-only.
+
+    No (slot, end_us) occurs twice. Every row belongs to a known meter in service.
+    """
+
+    slot: NDArray[np.int32]
+    end_us: NDArray[np.int64]
+    """Interval end, UTC, microseconds since 1970, on the grid of interval_s."""
+    interval_s: int
+    quality: NDArray[np.int32]
+    """meterwatch.quality word."""
+    channels: dict[str, Column]
+    """Channel name -> values, only channels present in some row; dtype as in meterwatch.channels."""
+    mask: NDArray[np.uint32] | None = None
+    """Channel bits present per row; None: every channel in `channels` is present in every row."""
+
+    @property
+    def rows(self) -> int:
+        return len(self.slot)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejects:
+    """Rows for the quarantine table, aligned arrays of length n."""
+
+    row: NDArray[np.uint32]
+    """Row number in the batch as sent."""
+    reason: NDArray[np.uint8]
+    """RowReason code of ingest.proto."""
+    detail: list[bytes] = field(default_factory=list)
+    """JSON object per row: what arrived (meter number, stamp, values)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadChange:
+    """What a committed batch changed in the stored reads: the input of the rules. Arrays of length n.
+
+    sign +1: this read is now stored; -1: this read (an older version) is not the current one any more. A duplicate is no
+    change. Applying the same changes in any order gives the same sums.
+    """
+
+    slot: NDArray[np.int32]
+    end_us: NDArray[np.int64]
+    interval_s: NDArray[np.int32]
+    quality: NDArray[np.int32]
+    import_wh: NDArray[np.int32]
+    """0 where absent; see has_energy."""
+    export_wh: NDArray[np.int32]
+    import_varh: NDArray[np.int32]
+    export_varh: NDArray[np.int32]
+    has_energy: NDArray[np.bool_]
+    """import_wh or export_wh present."""
+    has_reactive: NDArray[np.bool_]
+    sign: NDArray[np.int8]
+
+
+class EventCode(IntEnum):
+    """Normalised events; values as in ingest.proto."""
+
+    POWER_FAIL = 1
+    POWER_RESTORED = 2
+    PHASE_LOSS = 3
+    PHASE_RETURN = 4
+    TAMPER = 5
+    CLOCK_SET = 6
+    CLOCK_INVALID = 7
+    RELAY_OPEN = 8
+    RELAY_CLOSED = 9
+    OVER_VOLTAGE = 10
+    UNDER_VOLTAGE = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Screened events newly stored; arrays of length n."""
+
+    slot: NDArray[np.int32]
+    at_us: NDArray[np.int64]
+    code: NDArray[np.int16]
+
+    @property
+    def rows(self) -> int:
+        return len(self.slot)

@@ -1,0 +1,1 @@
+"""Tools for developers of meterwatch; nothing of the service imports them."""

@@ -1,0 +1,74 @@
+"""The electrical and the communication tree as arrays, indexed by the ids the database assigned.
+
+An id is an index: slot (meter), transformer, feeder, concentrator and head-end ids are small dense integers, so membership
+is one `take` and a sum over members one `bincount`. Ids need not be without gaps; a gap has an empty name. -1 means none.
+A Topology is immutable: a registry change makes a new one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+PHASE_A, PHASE_B, PHASE_C = 1, 2, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Snapshot of the registry at `as_of_us`.
+
+    Per slot arrays have length `slots`, per transformer arrays length `transformers`, and so on (highest id + 1).
+    """
+
+    as_of_us: int
+    # meters
+    meter: list[str]
+    transformer_of: NDArray[np.int32]
+    concentrator_of: NDArray[np.int32]
+    head_end_of: NDArray[np.int32]
+    phases: NDArray[np.uint8]
+    """Bits PHASE_A | PHASE_B | PHASE_C; 0 = unknown."""
+    nominal_v: NDArray[np.float32]
+    rated_a: NDArray[np.float32]
+    contract_kw: NDArray[np.float32]
+    """NaN where unknown."""
+    interval_s: NDArray[np.int32]
+    installed_us: NDArray[np.int64]
+    """Installation; INT64_MAX for a gap in the ids: such a slot accepts nothing."""
+    retired_us: NDArray[np.int64]
+    """Retirement; INT64_MAX while in service."""
+    comm_mode: NDArray[np.int16]
+    """Index into comm_modes."""
+    comm_modes: list[str]
+    # transformers
+    transformer: list[str]
+    feeder_of: NDArray[np.int32]
+    rated_kva: NDArray[np.float64]
+    transformer_district: list[str]
+    # feeders, concentrators, head-ends
+    feeder: list[str]
+    feeder_district: list[str]
+    concentrator: list[str]
+    concentrator_head_end: NDArray[np.int32]
+    head_end: list[str]
+    late_window_us: NDArray[np.int64]
+    """Per head-end: how far back a read may reach."""
+    slot_of: dict[str, int] = field(repr=False)
+    """Meter number -> slot."""
+
+    @property
+    def slots(self) -> int:
+        return len(self.meter)
+
+    def asset_name(self, kind: str, asset_id: int) -> str:
+        """Registry name of an asset. KeyError for an unknown kind."""
+        names = {
+            "meter": self.meter,
+            "transformer": self.transformer,
+            "feeder": self.feeder,
+            "concentrator": self.concentrator,
+            "head_end": self.head_end,
+        }
+        return names[kind][asset_id]

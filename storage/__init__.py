@@ -1,0 +1,1 @@
+"""Everything that touches the database: schema, writer, readers, and the embedded TimescaleDB."""
