@@ -27,7 +27,7 @@ COMM_MODES = ("PLC", "RF mesh", "4G", "PLC", "RF mesh")  # by transformer, in fi
 RF_TRANSFORMERS_PER_CONCENTRATOR = 3
 RATED_A = {1: 100, 3: 80}  # direct-connected meters 5(100) A and 3 x 5(80) A
 CONTRACT_KW = (9.2, 11.5, 13.8, 17.3, 20.7, 23.0, 27.6, 34.5, 41.4, 55.2)  # 230 V x 40..240 A
-# Contract >= this x the highest 15-min demand of the shape: a district can be scaled into overload without contract alarms.
+# Contract >= this x the highest 15-min demand of the shape: an overloaded district need not break contracts.
 CONTRACT_MARGIN = 3.5
 
 SHAPES = 120
