@@ -1,0 +1,76 @@
+"""The processes of one cluster, found by looking at them rather than by trusting `postmaster.pid`.
+
+A pid in that file may have been given to somebody else since. A process counts as the cluster's if its program is
+called `postgres` and its working directory is the cluster's data directory, as it is for every one of them.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class PidFile:
+    """What `postmaster.pid` says."""
+
+    pid: int
+    socket_dir: str
+    status: str  # starting, ready, stopping, standby; empty while the file is being written
+
+
+def read_pid_file(pgdata: Path) -> PidFile | None:
+    """None if there is none, or not yet a whole one."""
+    try:
+        lines = (pgdata / "postmaster.pid").read_text().splitlines()
+        lines += [""] * (8 - len(lines))
+        return PidFile(int(lines[0]), lines[4], lines[7].strip())
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def belongs(pid: int, pgdata: Path) -> bool:
+    """Whether this pid is a living PostgreSQL process of the cluster in `pgdata` (a real path)."""
+    try:
+        exe = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+        return os.path.basename(exe) == "postgres" and os.readlink(f"/proc/{pid}/cwd") == str(pgdata)
+    except OSError:  # gone, a zombie, or another user's: not ours
+        return False
+
+
+def of_cluster(pgdata: Path) -> list[int]:
+    """Pids of the cluster's living processes."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and belongs(int(name), pgdata)]
+
+
+def postmaster(pgdata: Path) -> PidFile | None:
+    """The living postmaster of the cluster; None if there is none."""
+    file = read_pid_file(pgdata)
+    return file if file is not None and belongs(file.pid, pgdata) else None
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def wait_until_none(pgdata: Path, timeout_s: float) -> bool:
+    """Wait until the cluster has no process left; False if it still has one after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while of_cluster(pgdata):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def kill_all(pgdata: Path) -> None:
+    """kill -9 every process of the cluster; returns when none is left."""
+    while pids := of_cluster(pgdata):
+        for pid in pids:
+            send(pid, signal.SIGKILL)
+        time.sleep(POLL_S)
