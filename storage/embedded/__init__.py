@@ -5,9 +5,10 @@ them without root if the system has none; `EmbeddedCluster` runs one private clu
 here knows the schema or what the database is for.
 """
 
-from storage.embedded.cluster import EmbeddedCluster, Lifetime
+from storage.embedded.cluster import EmbeddedCluster
 from storage.embedded.errors import EmbeddedError
 from storage.embedded.install import PgInstall
+from storage.embedded.launch import Lifetime
 from storage.embedded.paths import cache_dir, data_dir
 from storage.embedded.provision import find_or_provision
 
