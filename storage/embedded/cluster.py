@@ -21,7 +21,6 @@ Knows nothing of the schema.
 import contextlib
 import fcntl
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,8 +39,6 @@ from storage.embedded.launch import Lifetime, Postmaster
 
 DATABASE = "meterwatch"
 START_TIMEOUT_S = 600  # recovery replays up to max_wal_size of WAL
-FAST_STOP_TIMEOUT_S = 60
-IMMEDIATE_STOP_TIMEOUT_S = 10
 PROGRESS_EVERY_S = 5
 
 Progress = Callable[[str], None]
@@ -83,7 +80,12 @@ class EmbeddedCluster:
         """URL of another database of this cluster."""
         if self._socket_dir is None:
             raise RuntimeError("the cluster has not been started")
-        return f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(str(self._socket_dir), safe='')}&port={PORT}"
+        return _url(database, str(self._socket_dir))
+
+    def running_dsn(self) -> str | None:
+        """URL of the database if a postmaster lives on the directory, whoever started it; None if none does."""
+        found = processes.postmaster(self._pgdata)
+        return None if found is None else _url(DATABASE, found.socket_dir)
 
     def is_running(self) -> bool:
         """Whether the cluster has a living postmaster, started by us or not."""
@@ -114,7 +116,7 @@ class EmbeddedCluster:
 
     def stop(self, progress: Progress = _silent) -> None:
         """Shut the cluster down (fast, then immediate, then kill), whoever started it; returns when it is gone."""
-        self._shut_down(progress)
+        processes.shut_down(self._pgdata, progress)
         self._release()
 
     def crash(self) -> None:
@@ -168,23 +170,11 @@ class EmbeddedCluster:
                 return True
         if found is not None or processes.of_cluster(self._pgdata):
             progress(f"Stopping the PostgreSQL that an earlier run left on {self.data_dir}")
-            self._shut_down(progress)
+            processes.shut_down(self._pgdata, progress)
         stale = processes.read_pid_file(self._pgdata)
         if stale is not None and Path(f"/proc/{stale.pid}").exists():
             (self._pgdata / "postmaster.pid").unlink()  # the pid is somebody else's now, which PostgreSQL cannot know
         return False
-
-    def _shut_down(self, progress: Progress) -> None:
-        found = processes.postmaster(self._pgdata)
-        if found is not None:
-            processes.send(found.pid, signal.SIGINT)
-            for _ in range(0, FAST_STOP_TIMEOUT_S, PROGRESS_EVERY_S):
-                if processes.wait_until_none(self._pgdata, PROGRESS_EVERY_S):
-                    return
-                progress("Waiting for PostgreSQL to stop")
-            processes.send(found.pid, signal.SIGQUIT)
-        if not processes.wait_until_none(self._pgdata, IMMEDIATE_STOP_TIMEOUT_S):
-            processes.kill_all(self._pgdata)
 
     def _spawn(self, files: ClusterFiles, progress: Progress) -> None:
         """Start the postmaster and wait until it takes connections."""
@@ -225,3 +215,7 @@ class EmbeddedCluster:
         """Drop a database, with whoever is still connected to it."""
         with psycopg.connect(self.dsn_of("postgres"), autocommit=True, connect_timeout=30) as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _url(database: str, socket_dir: str) -> str:
+    return f"postgresql://{SUPERUSER}@/{quote(database)}?host={quote(socket_dir, safe='')}&port={PORT}"

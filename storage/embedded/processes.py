@@ -8,10 +8,14 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 POLL_S = 0.02
+FAST_STOP_TIMEOUT_S = 60  # a shutdown checkpoint writes up to shared_buffers
+IMMEDIATE_STOP_TIMEOUT_S = 10
+PROGRESS_EVERY_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +78,17 @@ def kill_all(pgdata: Path) -> None:
         for pid in pids:
             send(pid, signal.SIGKILL)
         time.sleep(POLL_S)
+
+
+def shut_down(pgdata: Path, progress: Callable[[str], None]) -> None:
+    """Stop the cluster: fast shutdown, then immediate, then kill -9; returns when no process is left."""
+    found = postmaster(pgdata)
+    if found is not None:
+        send(found.pid, signal.SIGINT)
+        for _ in range(0, FAST_STOP_TIMEOUT_S, PROGRESS_EVERY_S):
+            if wait_until_none(pgdata, PROGRESS_EVERY_S):
+                return
+            progress("Waiting for PostgreSQL to stop")
+        send(found.pid, signal.SIGQUIT)
+    if not wait_until_none(pgdata, IMMEDIATE_STOP_TIMEOUT_S):
+        kill_all(pgdata)

@@ -1,0 +1,41 @@
+# Every target does the set-up it needs by itself; the second time that takes well under a second.
+# Nothing is installed outside .venv and the embedded database's own directories (see `make clean`).
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BIN := .venv/bin
+
+.PHONY: help setup demo serve test check bench lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Python environment and TimescaleDB, if they are not there yet
+	@tools/setup.sh all
+
+demo: setup ## run the main job on real reads and show the alarms; JSON=file also writes the result there
+	@$(BIN)/meterwatch demo $(if $(JSON),--json '$(JSON)')
+
+serve: setup ## start the service with its own database; Ctrl-C stops both
+	@$(BIN)/meterwatch serve
+
+test: setup ## all tests
+	@$(BIN)/python -m pytest
+
+check: ## lint, format, types, layout, freshness of generated code
+	@tools/setup.sh python
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m meterwatch.devtools.stubs --check
+
+bench: setup ## the benchmark of the whole service
+	@$(BIN)/python -m loadtest.bench
+
+lock: ## pin the newest allowed dependencies in requirements.lock
+	@tools/setup.sh python
+	@tools/setup.sh lock
+
+clean: ## remove all that was set up here: .venv, caches, provisioned TimescaleDB, the embedded database and its data
+	@tools/setup.sh clean

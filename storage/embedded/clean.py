@@ -1,0 +1,65 @@
+"""Removes what the embedded database set up on this machine, and says what.
+
+The cluster with its data, the provisioned PostgreSQL, and the account made for it. A cluster that a living service
+uses is left alone.
+"""
+
+import fcntl
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from storage.embedded import account, processes
+from storage.embedded.errors import EmbeddedError
+from storage.embedded.provision import MANIFEST
+
+# Directories may be the operator's choice and hold more than ours: only these names are ever removed.
+CLUSTER_NAMES = ("pgdata", "pgdata.new-*", "log", "run", "owner.lock", "startup.log", "*.conf")
+CACHE_NAMES = (MANIFEST, f".{MANIFEST}.*", "postgresql-*", ".building-*", "provision.lock")
+
+
+def clean(data_dir: Path, cache_dir: Path, progress: Callable[[str], None]) -> None:
+    """Stop and remove the cluster, then the provisioned programs, then the account.
+
+    EmbeddedError if a service is using the cluster; nothing is removed then.
+    """
+    pgdata = Path(data_dir.resolve()) / "pgdata"
+    if _in_use(data_dir / "owner.lock"):
+        raise EmbeddedError(f"A meterwatch is using the database in {data_dir}: stop it first.")
+    if processes.of_cluster(pgdata):
+        progress(f"Stopping the PostgreSQL that runs on {data_dir}")
+        processes.shut_down(pgdata, progress)
+    removed = [
+        (_remove(data_dir, CLUSTER_NAMES), f"the embedded database and its data: {data_dir}"),
+        (_remove(cache_dir, CACHE_NAMES), f"the provisioned PostgreSQL and TimescaleDB: {cache_dir}"),
+        (account.remove_system_account(), f"the system account {account.NAME}"),
+    ]
+    for done, what in removed:
+        if done:
+            progress(f"Removed {what}")
+    if not any(done for done, _ in removed):
+        progress("No embedded database to remove")
+
+
+def _in_use(lock: Path) -> bool:
+    try:
+        with lock.open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _remove(directory: Path, names: tuple[str, ...]) -> bool:
+    """Remove what is ours from a directory, and the directory if that leaves it empty; False if nothing was."""
+    found = [path for name in names for path in directory.glob(name)]
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if found and not any(directory.iterdir()):
+        directory.rmdir()
+    return bool(found)
