@@ -97,10 +97,9 @@ class _Times:
         if self.zone is None:
             raise _BadTime(f"time '{local}' has no offset; expected one (Z, +01:00), or give the file's time zone")
         first, second = (local.replace(tzinfo=self.zone, fold=n) for n in (0, 1))
-        before, after = first.utcoffset(), second.utcoffset()
+        before, after = (local_time.utcoffset() or timedelta() for local_time in (first, second))
         if before == after:
             return first
-        assert before is not None and after is not None  # a ZoneInfo always knows its offset
         where = f"{local:%H:%M} {{}} on {local:%Y-%m-%d} in {self.zone.key}"
         if before < after:
             raise _BadTime(where.format("does not exist") + "; the clock went forward; write times with their offset")
@@ -172,12 +171,11 @@ class _Reader:
         try:
             rows.extend(reader)
         except csv.Error as error:
-            self.problems.add(
-                first + max(reader.line_num, 1) - 1, f"quotes or line ends are broken ({error}); correct the line"
-            )
+            at = _open_quote(lines, max(reader.line_num, 1) - 1)
+            self.problems.add(first + at, f"quotes or line ends are broken ({error}); correct the line")
             return [], np.empty(0, np.int64)
         if len(rows) != len(lines):
-            at = next(i for i, text in enumerate(lines) if text.count('"') % 2)
+            at = _open_quote(lines, 0)
             self.problems.add(first + at, "a quoted cell goes on to the next line; expected one row per line")
             return [], np.empty(0, np.int64)
         numbers_of_lines = np.arange(first, first + len(rows))
@@ -335,6 +333,11 @@ class _Reader:
             rounded_values=self.rounded,
             rounding_wh=self.rounding_wh,
         )
+
+
+def _open_quote(lines: list[str], otherwise: int) -> int:
+    """Return the index of the first line with an odd number of quotes: csv reports the line where it gave up."""
+    return next((i for i, text in enumerate(lines) if text.count('"') % 2), otherwise)
 
 
 def _float32(texts: Sequence[str]) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ _BOM = b"\xef\xbb\xbf"
 def blocks(stream: IO[bytes], file: str, head: bytes = b"") -> Iterator[tuple[int, list[str]]]:
     """Yield (number of the first line, lines without ends); `head` is what was read already; raise FileError."""
     line = 1
-    rest = head.removeprefix(_BOM)
+    rest = (head or stream.read(LINE_MAX)).removeprefix(_BOM)
     if rest[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise FileError(file, 1, "the file is UTF-16; expected UTF-8; save it as UTF-8")
     while True:

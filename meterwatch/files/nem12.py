@@ -199,7 +199,7 @@ class _Reader:
             raise _Bad(f"no quality after the values of {fields[1]}; expected {wanted} values, then A, E, F, N, S or V")
         if count != wanted:
             raise _Bad(
-                f"{count} values before the quality {fields[2 + count][:20]!r}; expected {wanted}, because the 200 record "
+                f"{count} values before quality {fields[2 + count][:20]!r}; expected {wanted}, because the 200 record "
                 f"on line {register.line} says {register.length_s // 60} min; correct the interval length or the values"
             )
         quality = fields[2 + count]
