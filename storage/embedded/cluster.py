@@ -21,6 +21,7 @@ Knows nothing of the schema.
 import contextlib
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -94,8 +95,11 @@ class EmbeddedCluster:
     def start(self, progress: Progress = _silent) -> None:
         """Make the cluster if absent and start it; returns when the database takes queries.
 
-        EmbeddedError, in one sentence, if it cannot be. Nothing is left running then.
+        Does nothing if this object has it running. EmbeddedError, in one sentence, if it cannot be started; nothing
+        is left running then.
         """
+        if self._owner_lock is not None and self.is_running():
+            return
         files = ClusterFiles(self.data_dir, self.install)
         self._take_owner_lock()
         try:
@@ -153,6 +157,8 @@ class EmbeddedCluster:
         self._owner_lock = file
 
     def _release(self) -> None:
+        if self._socket_dir is not None and not self._socket_dir.is_relative_to(self.data_dir):
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
         self._postmaster = None
         self._socket_dir = None
         if self._owner_lock is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 POLL_S = 0.02
 FAST_STOP_TIMEOUT_S = 60  # a shutdown checkpoint writes up to shared_buffers
 IMMEDIATE_STOP_TIMEOUT_S = 10
+REMAINS_TIMEOUT_S = 2  # without a postmaster an idle process ends at once, and what a busy one does is lost anyway
 PROGRESS_EVERY_S = 5
 
 
@@ -83,12 +84,15 @@ def kill_all(pgdata: Path) -> None:
 def shut_down(pgdata: Path, progress: Callable[[str], None]) -> None:
     """Stop the cluster: fast shutdown, then immediate, then kill -9; returns when no process is left."""
     found = postmaster(pgdata)
-    if found is not None:
+    if found is None:
+        patience_s = REMAINS_TIMEOUT_S
+    else:
+        patience_s = IMMEDIATE_STOP_TIMEOUT_S
         send(found.pid, signal.SIGINT)
         for _ in range(0, FAST_STOP_TIMEOUT_S, PROGRESS_EVERY_S):
             if wait_until_none(pgdata, PROGRESS_EVERY_S):
                 return
             progress("Waiting for PostgreSQL to stop")
         send(found.pid, signal.SIGQUIT)
-    if not wait_until_none(pgdata, IMMEDIATE_STOP_TIMEOUT_S):
+    if not wait_until_none(pgdata, patience_s):
         kill_all(pgdata)
