@@ -12,7 +12,7 @@ What a start finds, and what it does:
     a postmaster, running         an orphan. `parent`: stop it and start our own, which will stop with us;
                                   `detached`: adopt it
     processes, no postmaster      remains of a killed one: wait for them, then kill them
-    postmaster.pid, no process    stale; removed if its pid now belongs to somebody else, else PostgreSQL removes it
+    lock files, no process        stale; removed if their pid is somebody else's now, else PostgreSQL removes them
     pgdata.new-*                  a killed initdb; removed
 
 Knows nothing of the schema.
@@ -34,7 +34,7 @@ from psycopg import sql
 
 from storage.embedded import processes
 from storage.embedded.errors import USE_A_URL, EmbeddedError
-from storage.embedded.files import PORT, SUPERUSER, ClusterFiles
+from storage.embedded.files import PORT, SUPERUSER, ClusterFiles, socket_dir_of
 from storage.embedded.install import PgInstall
 from storage.embedded.launch import Lifetime, Postmaster
 
@@ -177,10 +177,19 @@ class EmbeddedCluster:
         if found is not None or processes.of_cluster(self._pgdata):
             progress(f"Stopping the PostgreSQL that an earlier run left on {self.data_dir}")
             processes.shut_down(self._pgdata, progress)
-        stale = processes.read_pid_file(self._pgdata)
-        if stale is not None and Path(f"/proc/{stale.pid}").exists():
-            (self._pgdata / "postmaster.pid").unlink()  # the pid is somebody else's now, which PostgreSQL cannot know
+        self._remove_stale_locks()
         return False
+
+    def _remove_stale_locks(self) -> None:
+        """Lock files whose pid exists again, as a zombie's or somebody else's: PostgreSQL would take it for alive.
+
+        Called when no process of the cluster is left, which PostgreSQL itself cannot find out.
+        """
+        for path in (self._pgdata / "postmaster.pid", socket_dir_of(self.data_dir) / f".s.PGSQL.{PORT}.lock"):
+            with contextlib.suppress(FileNotFoundError):
+                pid = path.read_text().partition("\n")[0].strip()
+                if not pid.isdigit() or Path(f"/proc/{pid}").exists():
+                    path.unlink()
 
     def _spawn(self, files: ClusterFiles, progress: Progress) -> None:
         """Start the postmaster and wait until it takes connections."""

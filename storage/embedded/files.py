@@ -64,11 +64,8 @@ class ClusterFiles:
             )
 
     def socket_dir(self) -> Path:
-        """A directory that only PostgreSQL's user may enter, short enough for a socket's path."""
-        path = self.data_dir / "run"
-        if len(os.fsencode(path / f".s.PGSQL.{PORT}")) > SOCKET_PATH_BYTES_MAX:
-            digest = hashlib.sha256(os.fsencode(self.pgdata)).hexdigest()[:16]
-            path = Path(f"/tmp/meterwatch-{self.account.uid}-{digest}")
+        """The socket's directory, made if absent, which only PostgreSQL's user may enter."""
+        path = socket_dir_of(self.data_dir)
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
             self.account.own(path)
@@ -139,6 +136,14 @@ class ClusterFiles:
         if done.returncode != 0:
             raise EmbeddedError(f"{name} failed: {last_lines(done.stderr or done.stdout)}. {USE_A_URL}")
         return str(done.stdout)
+
+
+def socket_dir_of(data_dir: Path) -> Path:
+    """Where a cluster has its socket: below its directory, or below /tmp if that makes the path too long for one."""
+    path = data_dir / "run"
+    if len(os.fsencode(path / f".s.PGSQL.{PORT}")) <= SOCKET_PATH_BYTES_MAX:
+        return path
+    return Path(f"/tmp/meterwatch-{hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]}")
 
 
 def last_lines(text: str) -> str:
