@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -218,6 +219,8 @@ def test_remains_of_a_killed_postmaster_are_cleared(data_dir: Path, install: PgI
         backend = connection.info.backend_pid
         os.kill(backend, signal.SIGSTOP)  # it cannot notice that its postmaster died
         os.kill(postmaster_pid(data_dir), signal.SIGKILL)
+        while cluster.is_running():  # a signal takes effect when the kernel gets to it
+            time.sleep(processes.POLL_S)
         cluster.start()
         assert query(cluster, "SELECT one FROM kept") == 1
         assert backend not in processes.of_cluster(data_dir / "pgdata")
