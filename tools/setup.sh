@@ -81,7 +81,7 @@ pip_install() {
     "${PIP[@]}" install --disable-pip-version-check --no-input --progress-bar off "$@" 2>&1 |
         awk '/^Collecting/ { printf "  %s\n", $2; fflush(); next }
              /^(ERROR|error|  *ERROR)/ { print; fflush() }
-             /^Successfully/ { print "  done"; fflush() }' ||
+             /^Successfully installed/ { print "  done"; fflush() }' ||
         fail "the Python packages could not be installed (see above); is a package index reachable?"
 }
 
@@ -89,7 +89,9 @@ setup_python() {
     installed && return
     [ -w . ] || fail "$(pwd) cannot be written to: clone the project to a directory of your own."
     exec 9>.setup.lock
-    flock 9 # a second make waits here, and then finds the work done
+    if command -v flock >/dev/null; then
+        flock 9 # a second make waits here, and then finds the work done
+    fi
     installed && return
     local python
     python=$(find_python)

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 
 from storage.embedded import paths
-from storage.embedded.clean import clean
+from storage.embedded.clean import clean, clean_account
 from storage.embedded.cluster import EmbeddedCluster
 from storage.embedded.errors import EmbeddedError
 from storage.embedded.provision import find_installed, find_or_provision
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
             _status(paths.data_dir(), paths.cache_dir())
         else:
             clean(paths.data_dir(), paths.cache_dir(), _say)
+            clean_account(_say)
     except EmbeddedError as error:
         print(f"meterwatch: {error}", file=sys.stderr)
         return EX_CONFIG

@@ -1,7 +1,7 @@
 """Removes what the embedded database set up on this machine, and says what.
 
 The cluster with its data, the provisioned PostgreSQL, and the account made for it. A cluster that a living service
-uses is left alone.
+uses is left alone, and so is an account that still has a cluster in root's own place.
 """
 
 import fcntl
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from storage.embedded import account, processes
 from storage.embedded.errors import EmbeddedError
+from storage.embedded.paths import data_dir
 from storage.embedded.provision import MANIFEST
 
 # Directories may be the operator's choice and hold more than ours: only these names are ever removed.
@@ -18,27 +19,32 @@ CLUSTER_NAMES = ("pgdata", "pgdata.new-*", "log", "run", "owner.lock", "startup.
 CACHE_NAMES = (MANIFEST, f".{MANIFEST}.*", "postgresql-*", ".building-*", "provision.lock")
 
 
-def clean(data_dir: Path, cache_dir: Path, progress: Callable[[str], None]) -> None:
-    """Stop and remove the cluster, then the provisioned programs, then the account.
+def clean(data: Path, cache: Path, progress: Callable[[str], None]) -> None:
+    """Stop and remove the cluster, then the provisioned programs.
 
     EmbeddedError if a service is using the cluster; nothing is removed then.
     """
-    pgdata = Path(data_dir.resolve()) / "pgdata"
-    if _in_use(data_dir / "owner.lock"):
-        raise EmbeddedError(f"A meterwatch is using the database in {data_dir}: stop it first.")
+    pgdata = data.resolve() / "pgdata"
+    if _in_use(data / "owner.lock"):
+        raise EmbeddedError(f"A meterwatch is using the database in {data}: stop it first.")
     if processes.of_cluster(pgdata):
-        progress(f"Stopping the PostgreSQL that runs on {data_dir}")
+        progress(f"Stopping the PostgreSQL that runs on {data}")
         processes.shut_down(pgdata, progress)
     removed = [
-        (_remove(data_dir, CLUSTER_NAMES), f"the embedded database and its data: {data_dir}"),
-        (_remove(cache_dir, CACHE_NAMES), f"the provisioned PostgreSQL and TimescaleDB: {cache_dir}"),
-        (account.remove_system_account(), f"the system account {account.NAME}"),
+        (_remove(data, CLUSTER_NAMES), f"the embedded database and its data: {data}"),
+        (_remove(cache, CACHE_NAMES), f"the provisioned PostgreSQL and TimescaleDB: {cache}"),
     ]
     for done, what in removed:
         if done:
             progress(f"Removed {what}")
     if not any(done for done, _ in removed):
         progress("No embedded database to remove")
+
+
+def clean_account(progress: Callable[[str], None]) -> None:
+    """Remove the system account if we made it and nothing needs it any more."""
+    if not (data_dir({}, root=True) / "pgdata").exists() and account.remove_system_account():
+        progress(f"Removed the system account {account.NAME}")
 
 
 def _in_use(lock: Path) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.embedded import paths
-from storage.embedded.apt import PrivateApt
+from storage.embedded.apt import PrivateApt, run
 from storage.embedded.closure import ROOTS, closure, parse_depends
 from storage.embedded.errors import USE_A_URL, EmbeddedError
 from storage.embedded.install import PgInstall, find_system, look_in
@@ -118,6 +118,7 @@ def _provision(cache: Path, candidates: list[str], progress: Progress) -> PgInst
         final = cache / f"postgresql-{POSTGRES_MAJOR}-{time.time_ns():x}"
         unpack(debs, building / "tree", final, progress)
         (building / "tree").chmod(0o755)
+        run(["sync", "-f", str(building)], what="the unpacked files could not be written to disk")
         (building / "tree").rename(final)
     finally:
         shutil.rmtree(building, ignore_errors=True)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -163,6 +164,15 @@ def test_a_start_while_we_run_it_already_keeps_it(data_dir: Path, install: PgIns
         before = postmaster_pid(data_dir)
         cluster.start()
         assert postmaster_pid(data_dir) == before
+
+
+def test_postgresql_outlives_the_thread_that_started_it(data_dir: Path, install: PgInstall) -> None:
+    cluster = EmbeddedCluster(data_dir, install)
+    starter = threading.Thread(target=cluster.start)
+    starter.start()
+    starter.join()
+    assert query(cluster, "SELECT 1") == 1
+    cluster.stop()
 
 
 def test_kill_9_of_the_service_stops_postgresql(data_dir: Path, install: PgInstall) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from storage.embedded import closure, paths, provision, settings
 from storage.embedded.errors import EmbeddedError
+from storage.embedded.install import find_system
 from storage.embedded.sources import Source, mirrors, parse_deb822, parse_one_line, read_sources
 
 ONE_LINE = """\
@@ -141,6 +142,36 @@ def test_the_closure_holds_libraries_and_nothing_that_only_an_installed_service_
         "postgresql-17",
         "postgresql-client-17",
     ]
+
+
+def fake_install(root: Path, major: int, *, timescaledb: bool) -> None:
+    programs = root / f"usr/lib/postgresql/{major}/bin"
+    programs.mkdir(parents=True)
+    for name in ("postgres", "initdb"):
+        (programs / name).write_text(f"#!/bin/sh\necho 'postgres (PostgreSQL) {major}.4 (Debian {major}.4-1)'\n")
+        (programs / name).chmod(0o755)
+    if timescaledb:
+        extension = root / f"usr/share/postgresql/{major}/extension"
+        extension.mkdir(parents=True)
+        (extension / "timescaledb.control").write_text("comment = 'x'\ndefault_version = '2.19.3'\n")
+        (root / f"usr/lib/postgresql/{major}/lib").mkdir()
+        (root / f"usr/lib/postgresql/{major}/lib/timescaledb-2.19.3.so").touch()
+
+
+def test_the_newest_system_postgresql_that_has_timescaledb_is_used(tmp_path: Path) -> None:
+    fake_install(tmp_path, 15, timescaledb=True)
+    fake_install(tmp_path, 17, timescaledb=True)
+    fake_install(tmp_path, 18, timescaledb=False)
+    found = find_system(tmp_path)
+    assert found is not None
+    assert (found.origin, found.postgres_version, found.timescaledb_version) == ("system", "17.4", "2.19.3")
+    assert found.bin_dir == tmp_path / "usr/lib/postgresql/17/bin"
+
+
+def test_a_system_postgresql_that_is_too_old_or_without_timescaledb_is_passed_over(tmp_path: Path) -> None:
+    fake_install(tmp_path, 14, timescaledb=True)
+    fake_install(tmp_path, 16, timescaledb=False)
+    assert find_system(tmp_path) is None
 
 
 @pytest.mark.parametrize(
