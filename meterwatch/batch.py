@@ -1,4 +1,5 @@
-"""Batches of reads and events as columns, after validation. One-way door: nobody re-checks them, nobody writes to them."""
+"""Batches of reads and events as columns, after validation. One-way door: nobody re-checks them, nobody writes to
+them."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ class Rejects:
 class ReadChange:
     """What a committed batch changed in the stored reads: the input of the rules. Arrays of length n.
 
-    sign +1: this read is now stored; -1: this read (an older version) is not the current one any more. A duplicate is no
+    sign +1: this read is now stored; -1: this read (an older version) is not the current one any more. A
+    duplicate is no
     change. Applying the same changes in any order gives the same sums.
     """
 

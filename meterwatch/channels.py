@@ -1,7 +1,7 @@
 """The twelve channels of a read, in the one order that wire, memory and table share.
 
-Bit i of a channel mask is CHANNELS[i]. Adding a channel means: append here, in ingest.proto (field 16 + i), in reads.proto
-and in a migration; nothing else lists them.
+Bit i of a channel mask is CHANNELS[i]. Adding a channel means: append here, in ingest.proto (field 16 + i), in
+reads.proto and in a migration; nothing else lists them.
 """
 
 from __future__ import annotations

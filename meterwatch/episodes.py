@@ -1,8 +1,9 @@
 """What rules say and the alarm book hears: verdicts made of episodes.
 
-A rule never says "raise" or "clear". It states, for one asset, which fault episodes it now knows in a span of event time.
-The alarm book compares that with the alarms it keeps and derives the transitions. So late data, corrections and restarts
-need no code of their own in a rule: the same evidence gives the same verdict, and the same verdict no transition.
+A rule never says "raise" or "clear". It states, for one asset, which fault episodes it now knows in a span of event
+time. The alarm book compares that with the alarms it keeps and derives the transitions. So late data, corrections and
+restarts need no code of their own in a rule: the same evidence gives the same verdict, and the same verdict no
+transition.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Episode:
     evidence: dict[str, Any] = field(default_factory=dict)
     """JSON-able: counts, members, thresholds, timers."""
     parent: tuple[str, int] | None = None
-    """(asset_kind, asset_id) of the asset whose open episode of the same rule explains this one (then it is suppressed)."""
+    """(asset_kind, asset_id) of the asset whose open episode of the same rule explains this one (then it is
+    suppressed)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +57,5 @@ class Verdict:
     """Alarms of this asset that ended before from_us are outside the verdict and stay as they are."""
     episodes: tuple[Episode, ...]
     retract: bool = True
-    """False: an alarm the verdict does not mention is left alone (rules that depend on the wall clock, after a restart)."""
+    """False: an alarm the verdict does not mention is left alone (rules that depend on the wall clock, after a
+    restart)."""

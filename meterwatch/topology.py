@@ -1,8 +1,8 @@
 """The electrical and the communication tree as arrays, indexed by the ids the database assigned.
 
-An id is an index: slot (meter), transformer, feeder, concentrator and head-end ids are small dense integers, so membership
-is one `take` and a sum over members one `bincount`. Ids need not be without gaps; a gap has an empty name. -1 means none.
-A Topology is immutable: a registry change makes a new one.
+An id is an index: slot (meter), transformer, feeder, concentrator and head-end ids are small dense integers, so
+membership is one `take` and a sum over members one `bincount`. Ids need not be without gaps; a gap has an empty name.
+-1 means none. A Topology is immutable: a registry change makes a new one.
 """
 
 from __future__ import annotations

@@ -40,12 +40,14 @@ def generate(out: Path) -> None:
         raise SystemExit("protoc failed; see above")
     with_services = [name for name in files if "service " in Path(name).read_text()]
     if (
-        protoc.main([
-            *arguments[: len(arguments) - len(files) - 2],
-            f"--grpc_python_out={out}",
-            f"--mypy_grpc_out={out}",
-            *with_services,
-        ])
+        protoc.main(
+            [
+                *arguments[: len(arguments) - len(files) - 2],
+                f"--grpc_python_out={out}",
+                f"--mypy_grpc_out={out}",
+                *with_services,
+            ]
+        )
         != 0
     ):
         raise SystemExit("protoc failed; see above")
