@@ -1,8 +1,8 @@
 """Bring a database to the schema of this code: storage/migrations/NNNN_name.sql, in order, each in one transaction.
 
 Two services migrating at once: one waits for the other (advisory lock, released by PostgreSQL when its holder dies, so a
-kill leaves nothing to break by hand, which is why this is not a migration library with a lock table). A database newer
-than the code is refused.
+kill leaves nothing to break by hand, which is why this is not a migration library with a lock table). A database
+newer than the code is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def migrate(dsn: str) -> int:
             "CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY, file text NOT NULL,"
             " sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
         )
-        applied = dict(connection.execute("SELECT version, sha256 FROM schema_version").fetchall())
+        applied: dict[int, str] = dict(connection.execute("SELECT version, sha256 FROM schema_version").fetchall())
         newest = max(applied, default=0)
         if newest > known[-1][0]:
             raise ConfigError(
