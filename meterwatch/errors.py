@@ -1,4 +1,4 @@
-"""The errors of the service, by whose fault they are. ingest.status maps them to gRPC, and nothing else does.
+"""The errors of the service, by whose fault they are. meterwatch.status maps them to gRPC, and nothing else does.
 
 Messages have the form: what arrived; what was expected; what to change.
 """
@@ -21,6 +21,15 @@ class Rejected(MeterwatchError):
 
 class Denied(MeterwatchError):
     """The caller may not do this."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class Stale(MeterwatchError):
+    """The caller decided on a state that has changed since: read again, then decide again."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
