@@ -1,0 +1,264 @@
+"""The configuration: one TOML file, the environment on top, defaults that run on a laptop.
+
+File: the path given, or METERWATCH_CONFIG, or meterwatch.toml in the working directory, or none. Environment:
+METERWATCH_SECTION__KEY, e.g. METERWATCH_SERVER__PORT; it wins over the file. Promises: an unknown key is an error with
+the nearest known one; all problems are reported together, before a socket opens; a secret never shows. Refuses to be
+global: whoever needs a value is given it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+
+from meterwatch.errors import ConfigError
+
+FILE_NAME: Final = "meterwatch.toml"
+FILE_VARIABLE: Final = "METERWATCH_CONFIG"
+PREFIX: Final = "METERWATCH_"
+
+_SECTION = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(BaseModel):
+    """The gRPC service and the limits of its streams."""
+
+    model_config = _SECTION
+    host: str = "127.0.0.1"
+    port: int = Field(50551, ge=0, le=65535)
+    """0: any free port."""
+    insecure_listen: bool = False
+    """Allow a host other than loopback; the service speaks plain text and asks nobody who they are."""
+    credits: int = Field(8, ge=1, le=1000)
+    """Unanswered batches a head-end may have on a stream."""
+    batch_rows_max: int = Field(65_000, ge=1, le=65_000)
+    message_bytes_max: int = Field(4_194_304, ge=65_536, le=67_108_864)
+    dictionary_entries_max: int = Field(1_048_576, ge=1, le=16_777_216)
+    streams_max: int = Field(64, ge=1, le=10_000)
+    idle_timeout_s: float = Field(60, gt=0, le=3600)
+    batch_deadline_s: float = Field(30, gt=0, le=600)
+
+
+class Database(BaseModel):
+    """Where the reads live. url: an existing TimescaleDB; without it the embedded one in data_dir."""
+
+    model_config = _SECTION
+    url: SecretStr | None = None
+    data_dir: Path = Path("meterwatch-data")
+    copy_connections: int = Field(2, ge=1, le=64)
+
+
+class ClockSection(BaseModel):
+    """Which clock the service lives by (meterwatch.clock)."""
+
+    model_config = _SECTION
+    mode: Literal["real", "simulated", "replay"] = "real"
+    start: AwareDatetime | None = None
+    speed: float = Field(1.0, gt=0, le=100_000)
+
+    @property
+    def start_us(self) -> int | None:
+        """Start, UTC microseconds since 1970."""
+        return None if self.start is None else round(self.start.timestamp() * 1_000_000)
+
+
+class Rules(BaseModel):
+    """Which set of thresholds the rules use."""
+
+    model_config = _SECTION
+    profile: str = Field("default", min_length=1)
+
+
+class Metrics(BaseModel):
+    """Prometheus endpoint on the loopback address; port 0: off."""
+
+    model_config = _SECTION
+    port: int = Field(0, ge=0, le=65535)
+
+
+class Log(BaseModel):
+    """What is logged and how."""
+
+    model_config = _SECTION
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
+
+
+class Config(BaseModel):
+    """Everything that can be set. Making one by hand reads neither file nor environment and skips the cross checks."""
+
+    model_config = _SECTION
+    server: Server = Server()
+    database: Database = Database()
+    clock: ClockSection = ClockSection()
+    rules: Rules = Rules()
+    metrics: Metrics = Metrics()
+    log: Log = Log()
+
+
+class _Environment(BaseSettings, Config):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="ignore")
+
+
+def config_path(path: Path | None = None) -> Path | None:
+    """Return the file load_config(path) reads, or None if there is none."""
+    if path is not None:
+        return path
+    if named := os.environ.get(FILE_VARIABLE):
+        return Path(named)
+    default = Path(FILE_NAME)
+    return default if default.exists() else None
+
+
+def load_config(path: Path | None = None) -> Config:
+    """Read file and environment; raise ConfigError with every problem found."""
+    problems: list[str] = []
+    data = _merged(_file(config_path(path), problems), _environment(problems))
+    bad: set[str] = set()
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        for finding in error.errors(include_url=False):
+            problems.append(_sentence(finding))
+            bad.add(".".join(str(part) for part in finding["loc"][:2]))
+            _drop(data, [str(part) for part in finding["loc"][:2]])
+        config = Config.model_validate(data)  # what is left is sound; a dropped key shows its default
+    for check in _CROSS_CHECKS:
+        if not any(key in bad or key.split(".")[0] in bad for key in check.keys):
+            sentence = check.problem(config)
+            if sentence:
+                problems.append(sentence)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _file(path: Path | None, problems: list[str]) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        problems.append(f"{path} cannot be read ({error.strerror}); give the path of a TOML file.")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{path} is not TOML: {error}.")
+    return {}
+
+
+def _environment(problems: list[str]) -> dict[str, Any]:
+    for name in sorted(os.environ):
+        section, delimiter, _ = name.upper().removeprefix(PREFIX).partition("__")
+        if name.upper().startswith(PREFIX) and delimiter and section.lower() not in Config.model_fields:
+            near = _near(section.lower(), list(Config.model_fields))
+            problems.append(f"The environment variable {name} names no section{near}.")
+    try:
+        values: dict[str, Any] = EnvSettingsSource(_Environment)()
+    except SettingsError as error:
+        problems.append(f"The environment cannot be read: {error}; write {PREFIX}SECTION__KEY=value, one per key.")
+        return {}
+    return values
+
+
+def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(low)
+    for key, value in high.items():
+        below = out.get(key)
+        out[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return out
+
+
+def _drop(data: dict[str, Any], keys: list[str]) -> None:
+    *sections, last = keys
+    for section in sections:
+        data = data[section] = dict(data.get(section, {}))
+    data.pop(last, None)
+
+
+def _near(key: str, known: list[str]) -> str:
+    found = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean '{found[0]}'" if found else f"; known are {', '.join(known)}"
+
+
+def _sentence(finding: Any) -> str:
+    loc = [str(part) for part in finding["loc"]]
+    name = ".".join(loc)
+    if finding["type"] == "extra_forbidden":
+        return f"{name} is not a known key{_near(loc[-1], _known(loc[:-1]))}."
+    got = "" if name == "database.url" else f" = {finding['input']!r}"
+    expected = str(finding["msg"]).removeprefix("Input should ")
+    return f"{name}{got}: should {expected}." if expected != finding["msg"] else f"{name}{got}: {expected}."
+
+
+def _known(sections: list[str]) -> list[str]:
+    if not sections:
+        return list(Config.model_fields)
+    field = Config.model_fields.get(sections[0])
+    model = field.annotation if field else None
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+class _Check(NamedTuple):
+    keys: tuple[str, ...]
+    """What it reads; it is skipped if one of them is already reported."""
+    problem: Callable[[Config], str | None]
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listens_openly(config: Config) -> str | None:
+    host = config.server.host
+    if _loopback(host) or config.server.insecure_listen:
+        return None
+    return (
+        f"server.host = '{host}' is not a loopback address and the service speaks plain text; use 127.0.0.1 behind a "
+        "proxy with TLS, or set server.insecure_listen = true."
+    )
+
+
+def _same_port(config: Config) -> str | None:
+    if config.metrics.port and config.metrics.port == config.server.port:
+        return f"metrics.port and server.port are both {config.server.port}; give them different ports."
+    return None
+
+
+def _clock_start(config: Config) -> str | None:
+    if config.clock.mode != "real" and config.clock.start is None:
+        return f"clock.mode = '{config.clock.mode}' needs clock.start, e.g. clock.start = 2026-01-31T00:00:00Z."
+    if config.clock.mode == "real" and config.clock.start is not None:
+        return "clock.start has no meaning with clock.mode = 'real'; remove it or set clock.mode = 'simulated'."
+    return None
+
+
+def _clock_speed(config: Config) -> str | None:
+    if config.clock.mode != "simulated" and config.clock.speed != 1.0:
+        return f"clock.speed = {config.clock.speed:g} has a meaning only with clock.mode = 'simulated'; remove it."
+    return None
+
+
+def _url_scheme(config: Config) -> str | None:
+    url = config.database.url
+    if url is not None and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+        return "database.url is no PostgreSQL URL; expected postgresql://user:password@host:5432/database."
+    return None
+
+
+_CROSS_CHECKS: Final = (
+    _Check(("server.host", "server.insecure_listen"), _listens_openly),
+    _Check(("server.port", "metrics.port"), _same_port),
+    _Check(("clock.mode", "clock.start"), _clock_start),
+    _Check(("clock.mode", "clock.speed"), _clock_speed),
+    _Check(("database.url",), _url_scheme),
+)
