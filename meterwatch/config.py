@@ -33,27 +33,30 @@ class Server(BaseModel):
 
     model_config = _SECTION
     host: str = "127.0.0.1"
-    port: int = Field(50551, ge=0, le=65535)
+    port: int = Field(default=50551, ge=0, le=65535)
     """0: any free port."""
     insecure_listen: bool = False
     """Allow a host other than loopback; the service speaks plain text and asks nobody who they are."""
-    credits: int = Field(8, ge=1, le=1000)
+    credits: int = Field(default=8, ge=1, le=1000)
     """Unanswered batches a head-end may have on a stream."""
-    batch_rows_max: int = Field(65_000, ge=1, le=65_000)
-    message_bytes_max: int = Field(4_194_304, ge=65_536, le=67_108_864)
-    dictionary_entries_max: int = Field(1_048_576, ge=1, le=16_777_216)
-    streams_max: int = Field(64, ge=1, le=10_000)
-    idle_timeout_s: float = Field(60, gt=0, le=3600)
-    batch_deadline_s: float = Field(30, gt=0, le=600)
+    batch_rows_max: int = Field(default=65_000, ge=1, le=65_000)
+    message_bytes_max: int = Field(default=4_194_304, ge=65_536, le=67_108_864)
+    dictionary_entries_max: int = Field(default=1_048_576, ge=1, le=16_777_216)
+    streams_max: int = Field(default=64, ge=1, le=10_000)
+    idle_timeout_s: float = Field(default=60, gt=0, le=3600)
+    batch_deadline_s: float = Field(default=30, gt=0, le=600)
 
 
 class Database(BaseModel):
-    """Where the reads live. url: an existing TimescaleDB; without it the embedded one in data_dir."""
+    """Where the reads live. url: an existing TimescaleDB; without it the embedded one.
+
+    data_dir: of the embedded one; None: the place storage.embedded.data_dir() names.
+    """
 
     model_config = _SECTION
     url: SecretStr | None = None
-    data_dir: Path = Path("meterwatch-data")
-    copy_connections: int = Field(2, ge=1, le=64)
+    data_dir: Path | None = None
+    copy_connections: int = Field(default=2, ge=1, le=64)
 
 
 class ClockSection(BaseModel):
@@ -62,7 +65,7 @@ class ClockSection(BaseModel):
     model_config = _SECTION
     mode: Literal["real", "simulated", "replay"] = "real"
     start: AwareDatetime | None = None
-    speed: float = Field(1.0, gt=0, le=100_000)
+    speed: float = Field(default=1.0, gt=0, le=100_000)
 
     @property
     def start_us(self) -> int | None:
@@ -74,14 +77,14 @@ class Rules(BaseModel):
     """Which set of thresholds the rules use."""
 
     model_config = _SECTION
-    profile: str = Field("default", min_length=1)
+    profile: str = Field(default="default", min_length=1)
 
 
 class Metrics(BaseModel):
     """Prometheus endpoint on the loopback address; port 0: off."""
 
     model_config = _SECTION
-    port: int = Field(0, ge=0, le=65535)
+    port: int = Field(default=0, ge=0, le=65535)
 
 
 class Log(BaseModel):
@@ -171,14 +174,15 @@ def _merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(low)
     for key, value in high.items():
         below = out.get(key)
-        out[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        nested = isinstance(below, dict) or below is None
+        out[key] = _merged(below or {}, value) if nested and isinstance(value, dict) else value
     return out
 
 
 def _drop(data: dict[str, Any], keys: list[str]) -> None:
     *sections, last = keys
     for section in sections:
-        data = data[section] = dict(data.get(section, {}))
+        data = data.get(section, {})
     data.pop(last, None)
 
 
