@@ -1,0 +1,163 @@
+"""The numbers of the rules, by name, with unit and source. A rule holds no literal; a profile is one set of them.
+
+Marks: (std) a standard or published practice, (ours) our choice, (check) quoted from memory of a standard: keep it
+configurable. A profile is immutable; changing one means a new one and a re-evaluation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from meterwatch.episodes import Severity
+
+
+@dataclass(frozen=True, slots=True)
+class OutageProfile:
+    """Limits of OUTAGE."""
+
+    onset_window_s: int = 120
+    """Failures within this span belong together. (ours)"""
+    clock_slack_s: int = 30
+    """Meters' clocks disagree by this much: ON votes this near an onset or a restoration say nothing. (ours)"""
+    meters_min: int = 3
+    """Distinct meters off that make a transformer suspect. (ours)"""
+    meters_min_small: int = 2
+    """The same for a transformer of at most small_members meters. (ours)"""
+    small_members: int = 10
+    meters_min_tiny: int = 1
+    """The same for a transformer of at most tiny_members meters; it counts for its feeder. (ours)"""
+    tiny_members: int = 2
+    contradiction_share: float = 0.10
+    """More than this share of the observed meters ON during it: no outage of the transformer. (ours)"""
+    p_gasp: float = 0.6
+    """Probability that a meter without supply reports it: RF mesh, the lowest of all. (ours)"""
+    p_false: float = 1e-4
+    """Probability that a meter with supply reports off. (ours)"""
+    p_on_in_outage: float = 1e-3
+    """Probability of an ON vote from a meter without supply. (ours)"""
+    prior: float = 1e-5
+    """Probability of an outage of a given transformer at a given moment. (ours)"""
+    posterior_min: float = 0.99
+    """Raise at this certainty. (ours)"""
+    root_hold_s: int = 60
+    """T_on: a transformer or feeder outage is raised after this. (ours)"""
+    feeder_transformers_min: int = 2
+    """Transformers failing together that make a feeder outage. (ours)"""
+    feeder_share: float = 0.30
+    """And this share of the feeder's transformers. (ours)"""
+    sustained_s: int = 300
+    """A meter's interruption is momentary up to this: IEEE 1366, 5 min; 180 in EN 50160. (std)"""
+    restored_share: float = 0.95
+    """Share of the affected meters ON that ends an outage. (ours)"""
+    restore_hold_s: int = 60
+    """T_off: supply must hold this long. (ours)"""
+    nested_after_s: int = 600
+    """What is still off this long after the root cleared is an outage of its own. (ours)"""
+
+    def meters_needed(self, members: int) -> int:
+        """Distinct meters off that make a transformer of so many meters suspect."""
+        if members <= self.tiny_members:
+            return self.meters_min_tiny
+        return self.meters_min_small if members <= self.small_members else self.meters_min
+
+    def thresholds(self, kind: str) -> dict[str, Any]:
+        """The limits an episode of this kind was judged by, for its evidence."""
+        if kind == "meter":
+            return {"sustained_s": self.sustained_s, "restore_hold_s": self.restore_hold_s}
+        own: dict[str, Any] = {
+            "onset_window_s": self.onset_window_s,
+            "root_hold_s": self.root_hold_s,
+            "restored_share": self.restored_share,
+            "restore_hold_s": self.restore_hold_s,
+            "posterior_min": self.posterior_min,
+        }
+        if kind == "feeder":
+            return own | {
+                "feeder_transformers_min": self.feeder_transformers_min,
+                "feeder_share": self.feeder_share,
+            }
+        return own | {"meters_min": self.meters_min, "contradiction_share": self.contradiction_share}
+
+
+@dataclass(frozen=True, slots=True)
+class SilenceProfile:
+    """Limits of COMM_LOSS."""
+
+    grace_s: int = 2700
+    """A read may come this long after its interval end: PLC, RF mesh and unknown modes. (ours)"""
+    grace_cellular_s: int = 1800
+    """The same for modes named in cellular. (ours)"""
+    cellular: tuple[str, ...] = ("GPRS", "CDMA", "GSM", "3G", "4G", "5G", "LTE", "LTE-M", "NB-IOT", "CELLULAR")
+    """Communication modes, in capitals."""
+    lost_share: float = 0.80
+    """A concentrator is lost when this share of its meters is overdue. (ours)"""
+    lost_meters_min: int = 3
+    """And at least so many of them (all, if it has fewer). (ours)"""
+    back_share: float = 0.20
+    """A lost concentrator is back when fewer than this share are overdue. (ours)"""
+    meter_silent_s: int = 86_400
+    """A single meter is reported after this silence. (ours)"""
+    head_end_gone_s: int = 1800
+    """A head-end is reported after being disconnected this long. (ours)"""
+
+    def grace_of(self, comm_mode: str) -> int:
+        """Seconds a read may be late by this communication mode."""
+        return self.grace_cellular_s if comm_mode.upper() in self.cellular else self.grace_s
+
+
+@dataclass(frozen=True, slots=True)
+class LoadLevel:
+    """One step of the overload ladder."""
+
+    name: str
+    raise_ratio: float
+    """Load / rated, at or above (OVERLOAD: above; `strict`)."""
+    hold_s: int
+    """Covered event time at or above raise_ratio before it is raised."""
+    clear_ratio: float
+    clear_hold_s: int
+    """Time below clear_ratio before it is cleared."""
+    severity: Severity
+    strict: bool = False
+
+
+LADDER = (
+    LoadLevel("HEAVY", 0.80, 7200, 0.75, 1800, Severity.LOW),  # (check)
+    LoadLevel("OVERLOAD", 1.00, 7200, 0.95, 1800, Severity.MEDIUM, strict=True),  # (check)
+    LoadLevel("EMERGENCY_1", 1.30, 1800, 1.20, 1800, Severity.HIGH),  # (ours)
+    LoadLevel("EMERGENCY_2", 1.50, 900, 1.30, 0, Severity.HIGH),  # (ours)
+    LoadLevel("EMERGENCY_3", 2.00, 0, 1.50, 0, Severity.CRITICAL),  # (ours)
+)
+"""The overload ladder, rising."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverloadProfile:
+    """Limits of OVERLOAD."""
+
+    levels: tuple[LoadLevel, ...] = LADDER
+    coverage_min: float = 0.90
+    """Expected energy share that must have reported; below it capped at HEAVY and marked. (ours)"""
+    reverse_ratio: float = 0.80
+    """REVERSE_HEAVY: export / rated. (ours)"""
+    reverse_clear_ratio: float = 0.75
+    reverse_hold_s: int = 7200
+    gap_intervals_max: int = 1
+    """A gap longer than this neither extends nor resets a hold. (ours)"""
+    power_factor: float = 0.95
+    """Assumed where no reactive energy is reported. (ours)"""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleProfile:
+    """One named set of limits for all rules."""
+
+    name: str = "default"
+    outage: OutageProfile = field(default_factory=OutageProfile)
+    silence: SilenceProfile = field(default_factory=SilenceProfile)
+    overload: OverloadProfile = field(default_factory=OverloadProfile)
+
+
+EN50160 = RuleProfile(name="en50160", outage=OutageProfile(sustained_s=180))
+"""Interruptions are long from 3 min on. (std)"""

@@ -1,0 +1,268 @@
+"""Who is without supply: from the votes of meters to outages of transformers and feeders.
+
+Everything here is a pure function of a *set* of votes: order, repeats and splitting into batches cannot change the
+answer. Votes make OFF runs per meter. OFF runs that start together make an outage of their transformer, unless other
+meters of it say ON meanwhile; transformers that go together make an outage of their feeder. A bare share of meters is
+never the test: with 60 % of last gasps delivered it would find nothing. This module knows no alarms, no episodes and
+no `now`; rules.outage does. Limits: rules.profile.OutageProfile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meterwatch.batch import EventCode, Events, ReadChange
+from meterwatch.clock import US
+from meterwatch.quality import Quality
+from meterwatch.topology import Topology
+from rules.profile import OutageProfile
+
+OFF: Final = 1
+ON: Final = 2
+NEVER: Final = int(np.iinfo(np.int64).max)
+"""End of what has not ended."""
+
+Ids = NDArray[np.int32]
+Stamps = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """A set of votes on supply; arrays of length n, unordered, repeats allowed."""
+
+    slot: Ids
+    at_us: Stamps
+    vote: NDArray[np.int8]
+    """OFF or ON."""
+
+
+class Runs(NamedTuple):
+    """OFF runs: the meter was without supply in [start_us, end_us). Arrays of length n."""
+
+    slot: Ids
+    start_us: Stamps
+    end_us: Stamps
+    """NEVER while it lasts."""
+
+    def where(self, mask: NDArray[np.bool_] | NDArray[np.intp]) -> Runs:
+        return Runs(self.slot[mask], self.start_us[mask], self.end_us[mask])
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The meters judged together: all of a feeder, of a transformer without feeder, or one meter without either."""
+
+    kind: str
+    asset_id: int
+    slot: Ids
+    """Ascending."""
+    transformer: Ids
+    """Per slot; -1 none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A fault of a transformer or feeder, before the question whether it lasted long enough to be an episode."""
+
+    kind: str
+    asset_id: int
+    onset_us: int
+    decided_us: int
+    """Time of the vote with which enough meters (transformers) were off."""
+    restored_us: int
+    """Since when enough of the affected meters are ON; NEVER."""
+    cleared_us: int
+    """restored_us + restore_hold; NEVER."""
+    affected: Ids
+    """Slots, ascending."""
+    observed_on: int
+    posterior: float
+
+    def raised_us(self, profile: OutageProfile) -> int:
+        return max(self.onset_us + profile.root_hold_s * US, self.decided_us)
+
+    def sustained(self, profile: OutageProfile) -> bool:
+        """Not over before it could be raised, and certain enough."""
+        return self.restored_us > self.raised_us(profile) and self.posterior >= profile.posterior_min
+
+    def covers(self, start_us: Stamps, profile: OutageProfile) -> NDArray[np.bool_]:
+        """True for OFF runs (by start) that this outage explains, those with a clock a little early included."""
+        return (start_us >= self.onset_us - profile.onset_window_s * US) & (start_us < self.cleared_us)
+
+
+def evidence_of_events(events: Events) -> Evidence:
+    """Votes of power-fail and restored events; all other codes say nothing."""
+    off, on = events.code == EventCode.POWER_FAIL, events.code == EventCode.POWER_RESTORED
+    keep = off | on
+    return Evidence(events.slot[keep], events.at_us[keep], np.where(off[keep], OFF, ON).astype(np.int8))
+
+
+def evidence_of_reads(change: ReadChange) -> Evidence:
+    """Votes of newly stored reads at their interval end. A replaced read's vote is not taken back."""
+    off = (change.quality & Quality.SUPPLY_OFF) != 0
+    on = (change.quality & Quality.SUPPLY_ON) != 0
+    keep = (off ^ on) & (change.sign > 0)
+    return Evidence(change.slot[keep], change.end_us[keep], np.where(off[keep], OFF, ON).astype(np.int8))
+
+
+def join(parts: list[Evidence]) -> Evidence:
+    """Union of sets of votes."""
+    return Evidence(
+        np.concatenate([np.empty(0, np.int32), *(p.slot for p in parts)]),
+        np.concatenate([np.empty(0, np.int64), *(p.at_us for p in parts)]),
+        np.concatenate([np.empty(0, np.int8), *(p.vote for p in parts)]),
+    )
+
+
+def members_of(topology: Topology, kind: str, asset_id: int) -> Members:
+    """Members of a feeder, of a transformer, or the meter itself. KeyError for another kind."""
+    transformer = topology.transformer_of
+    if kind == "feeder":
+        ours = np.append(topology.feeder_of == asset_id, False)  # transformer -1 reads the last one
+        slot = np.flatnonzero(ours[transformer])
+    else:
+        slot = {"transformer": np.flatnonzero(transformer == asset_id), "meter": np.array([asset_id])}[kind]
+    return Members(kind, asset_id, slot.astype(np.int32), transformer[slot])
+
+
+def groups_of(topology: Topology, slot: Ids) -> set[tuple[str, int]]:
+    """(kind, asset_id) of the groups to judge when these meters voted; for members_of."""
+    slot = np.unique(slot)
+    transformer = topology.transformer_of[slot]
+    lone = transformer < 0
+    transformer = np.unique(transformer[~lone])
+    feeder = topology.feeder_of[transformer]
+    return (
+        {("meter", i) for i in slot[lone].tolist()}
+        | {("transformer", i) for i in transformer[feeder < 0].tolist()}
+        | {("feeder", i) for i in np.unique(feeder[feeder >= 0]).tolist()}
+    )
+
+
+def off_runs(evidence: Evidence) -> Runs:
+    """Maximal OFF runs, by slot, then start. At equal times OFF counts before ON; such a run may have length 0."""
+    order = np.lexsort((evidence.vote, evidence.at_us, evidence.slot))
+    slot, at_us, vote = evidence.slot[order], evidence.at_us[order], evidence.vote[order]
+    first = np.append(True, slot[1:] != slot[:-1])[: len(slot)]
+    turn = first | np.append(True, vote[1:] != vote[:-1])[: len(slot)]
+    slot, at_us, vote = slot[turn], at_us[turn], vote[turn]
+    begin = np.flatnonzero(vote == OFF)
+    after = np.minimum(begin + 1, max(len(slot) - 1, 0))
+    ended = (after > begin) & (slot[after] == slot[begin])
+    return Runs(slot[begin], at_us[begin], np.where(ended, at_us[after], NEVER))
+
+
+def _distinct_ahead(key: Ids, start_us: Stamps, window_us: int) -> NDArray[np.intp]:
+    """int[n]: how many distinct keys start in [start_us[i], start_us[i] + window_us]. start_us ascending."""
+    n = len(key)
+    end = np.searchsorted(start_us, start_us + window_us, side="right")
+    order = np.argsort(key, kind="stable")
+    again = np.flatnonzero(key[order][1:] == key[order][:-1])
+    previous, repeat = order[again], order[again + 1]
+    low = np.searchsorted(end, repeat, side="right")  # first window that reaches as far as the repeat
+    inside = low <= previous
+    change = np.zeros(n + 1, np.intp)
+    np.add.at(change, low[inside], 1)
+    np.add.at(change, previous[inside] + 1, -1)
+    ahead: NDArray[np.intp] = end - np.arange(n) - np.cumsum(change)[:n]
+    return ahead
+
+
+def _time_of_distinct(key: Ids, at_us: Stamps, need: int) -> int:
+    """When the need-th distinct key had come."""
+    order = np.argsort(at_us, kind="stable")
+    _, first = np.unique(key[order], return_index=True)
+    return int(at_us[order][np.sort(first)[need - 1]])
+
+
+def _restored(runs: Runs, decided_us: int, profile: OutageProfile) -> int:
+    """Since when, after decided_us, enough of all meters off so far are ON for restore_hold; NEVER.
+
+    runs: those from the onset on, by start.
+    """
+    _, first = np.unique(runs.slot, return_index=True)
+    new = np.zeros(len(runs.slot), np.int64)
+    new[first] = 1
+    ends = np.sort(runs.end_us[runs.end_us < NEVER])
+    at = np.concatenate([runs.start_us, ends])
+    order = np.argsort(at, kind="stable")
+    at = at[order]
+    off = np.cumsum(np.concatenate([np.ones(len(new), np.int64), np.full(len(ends), -1)])[order])
+    seen = np.cumsum(np.concatenate([new, np.zeros(len(ends), np.int64)])[order])
+    last = np.append(at[1:] != at[:-1], True)
+    at, back = at[last], (off <= seen * (1.0 - profile.restored_share) + 1e-9)[last]
+    begin = np.flatnonzero(back & np.append(True, ~back[:-1]))
+    end = np.flatnonzero(back & np.append(~back[1:], True)) + 1
+    since = np.maximum(at[begin], decided_us)
+    held = np.append(at, NEVER)[end] - since >= profile.restore_hold_s * US
+    return int(since[held][0]) if held.any() else NEVER
+
+
+def _posterior(off: int, on: int, profile: OutageProfile) -> float:
+    odds = math.log(profile.prior / (1 - profile.prior))
+    odds += off * math.log(profile.p_gasp / profile.p_false) + on * math.log(profile.p_on_in_outage)
+    return 1 / (1 + math.exp(-max(min(odds, 700.0), -700.0)))
+
+
+def transformer_outages(
+    transformer: int, members: int, runs: Runs, on_slot: Ids, on_us: Stamps, profile: OutageProfile
+) -> Iterator[Outage]:
+    """Outages of one transformer from its meters' OFF runs (by start) and ON votes, momentary ones included."""
+    need = profile.meters_needed(members)
+    window_us, slack_us = profile.onset_window_s * US, profile.clock_slack_s * US
+    free_us = -NEVER
+    for i in np.flatnonzero(_distinct_ahead(runs.slot, runs.start_us, window_us) >= need).tolist():
+        onset_us = int(runs.start_us[i])
+        if onset_us < free_us:
+            continue
+        early = runs.where(np.arange(i, np.searchsorted(runs.start_us, onset_us + window_us, side="right")))
+        decided_us = _time_of_distinct(early.slot, early.start_us, need)
+        rest = runs.where(np.arange(i, len(runs.slot)))
+        restored_us = _restored(rest, decided_us, profile)
+        cleared_us = restored_us + profile.restore_hold_s * US if restored_us < NEVER else NEVER
+        affected = np.unique(rest.slot[rest.start_us < cleared_us])
+        # A meter's last run of the onset decides when it came back: flicker at the onset is no restoration.
+        core, last = np.unique(early.slot[::-1], return_index=True)
+        first_back_us = int(early.end_us[::-1][last].min())
+        said_on = np.unique(on_slot[(on_us >= onset_us + slack_us) & (on_us < first_back_us - slack_us)])
+        against = np.setdiff1d(said_on, core, assume_unique=True)
+        if len(against) > profile.contradiction_share * len(np.union1d(affected, against)):
+            continue
+        posterior = _posterior(len(affected), len(against), profile)
+        yield Outage(
+            "transformer", transformer, onset_us, decided_us, restored_us, cleared_us, affected, len(against), posterior
+        )
+        free_us = cleared_us
+
+
+def feeder_outages(
+    feeder: int, transformers: int, below: list[Outage], runs: Runs, profile: OutageProfile
+) -> Iterator[Outage]:
+    """Outages of one feeder from those of its transformers and all its OFF runs (by start)."""
+    below = sorted(below, key=lambda outage: (outage.onset_us, outage.asset_id))
+    key = np.array([o.asset_id for o in below], np.int32)
+    onset = np.array([o.onset_us for o in below], np.int64)
+    decided = np.array([o.decided_us for o in below], np.int64)
+    need = max(profile.feeder_transformers_min, math.ceil(profile.feeder_share * transformers - 1e-9))
+    window_us = profile.onset_window_s * US
+    free_us = -NEVER
+    for i in np.flatnonzero(_distinct_ahead(key, onset, window_us) >= need).tolist():
+        onset_us = int(onset[i])
+        if onset_us < free_us:
+            continue
+        end = int(np.searchsorted(onset, onset_us + window_us, side="right"))
+        decided_us = _time_of_distinct(key[i:end], decided[i:end], need)
+        rest = runs.where(runs.start_us >= onset_us)
+        restored_us = _restored(rest, decided_us, profile)
+        cleared_us = restored_us + profile.restore_hold_s * US if restored_us < NEVER else NEVER
+        affected = np.unique(rest.slot[rest.start_us < cleared_us])
+        against = sum(o.observed_on for o in below[i:end])
+        posterior = _posterior(len(affected), against, profile)
+        yield Outage("feeder", feeder, onset_us, decided_us, restored_us, cleared_us, affected, against, posterior)
+        free_us = cleared_us
