@@ -1,0 +1,18 @@
+"""The client for programs that send reads (HeadEnd) and for those that follow alarms (AlarmFeed).
+
+    with HeadEnd("127.0.0.1:50551", "HES-1") as head_end:
+        head_end.send_columns(meter, meter_index, end_us, 900, import_wh=wh)
+        print(head_end.flush())
+
+Promises: a batch is kept until it is answered and sent again after every break, under the same number; never more
+batches unanswered than the service allows. Refuses to know files, databases and the service's code.
+"""
+
+from meterwatch.client.encode import Row
+from meterwatch.client.errors import Incomplete, Refused, Superseded, Unreachable
+from meterwatch.client.feed import AlarmFeed
+from meterwatch.client.headend import HeadEnd
+from meterwatch.client.retry import Backoff
+from meterwatch.client.totals import Totals
+
+__all__ = ["AlarmFeed", "Backoff", "HeadEnd", "Incomplete", "Refused", "Row", "Superseded", "Totals", "Unreachable"]

@@ -1,0 +1,115 @@
+"""Alarms as they change, over breaks of the connection.
+
+Promises: iterating gives the messages of Alarms.Subscribe; after a break the feed goes on from the last cursor it has
+seen, so a caller that keeps max(version) per alarm sees every transition. A break inside a snapshot begins the snapshot
+anew. Refuses to merge: what a message means for a list of alarms is the caller's business.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+
+from meterwatch.client.errors import Unreachable
+from meterwatch.client.retry import BUGS_MAX, Backoff, failure_of, open_channel
+from meterwatch.v1.alarms_pb2 import AlarmFilter, SubscribeRequest, SubscribeResponse
+
+SUBSCRIBE: Final = "/meterwatch.v1.Alarms/Subscribe"
+
+
+class AlarmFeed:
+    """Iterator over SubscribeResponse. from_seq 0: a snapshot first. log_id: the log from_seq belongs to.
+
+    Refused (OUT_OF_RANGE, FAILED_PRECONDITION) if the cursor is older than the log, newer, or of another log.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        from_seq: int = 0,
+        filter: AlarmFilter | None = None,
+        *,
+        log_id: str = "",
+        give_up_after_s: float | None = None,
+        backoff: Backoff | None = None,
+        credentials: Any = None,
+    ) -> None:
+        self.seq = from_seq
+        """Last cursor seen: give it as from_seq, with log_id, to go on in another run."""
+        self.log_id = log_id
+        self.reconnects = 0
+        self._address, self._filter, self._credentials = address, filter, credentials
+        self._give_up_after_s = give_up_after_s
+        self._backoff = backoff or Backoff()
+        self._closed = threading.Event()
+        self._call: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the feed, from any thread."""
+        self._closed.set()
+        if self._call is not None:
+            self._call.cancel()
+
+    def __iter__(self) -> Iterator[SubscribeResponse]:
+        heard_s = time.monotonic()
+        bugs = 0
+        while not self._closed.is_set():
+            channel = open_channel(self._address, self._credentials)
+            retry_after_s: float | None = None
+            why = "the stream ended"
+            try:
+                request = SubscribeRequest(from_seq=self.seq, log_id=self.log_id, filter=self._filter)
+                subscribe = channel.unary_stream(
+                    SUBSCRIBE,
+                    request_serializer=SubscribeRequest.SerializeToString,
+                    response_deserializer=SubscribeResponse.FromString,
+                )
+                self._call = subscribe(request)
+                for message in self._call:
+                    heard_s = time.monotonic()
+                    bugs = 0
+                    self._backoff.reset()
+                    yield message
+                    self._note(message)  # after the yield: what the caller has not finished is sent again
+            except grpc.RpcError as error:
+                if self._closed.is_set():
+                    return
+                failure = failure_of(error)
+                bugs += failure.is_bug
+                if not failure.retried or bugs > BUGS_MAX:
+                    raise failure.error() from None
+                retry_after_s, why = failure.retry_after_s, failure.message
+            finally:
+                if self._call is not None:
+                    self._call.cancel()
+                channel.close()
+            silent_s = time.monotonic() - heard_s
+            if self._give_up_after_s is not None and silent_s >= self._give_up_after_s:
+                raise Unreachable(f"no alarm feed from {self._address} for {silent_s:.0f} s ({why})")
+            self.reconnects += 1
+            self._closed.wait(self._backoff.next_s(retry_after_s))
+
+    def _note(self, message: SubscribeResponse) -> None:
+        kind = message.WhichOneof("message")
+        if kind == "transition":
+            self.seq = message.transition.seq
+        elif kind == "snapshot":
+            self.log_id = message.snapshot.log_id or self.log_id
+            if message.snapshot.complete:
+                self.seq = message.snapshot.seq
+        elif kind == "bookmark":
+            self.seq = message.bookmark.seq
+            self.log_id = message.bookmark.log_id or self.log_id
