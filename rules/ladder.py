@@ -1,0 +1,202 @@
+"""The ladder of overload levels: the profile with its numbers, and one step of its latches for many transformers.
+
+The full rule: b at or above `raise_pu` for `hold_s` of covered time latches a level; b below `clear_pu` for `clear_s`
+unlatches it. An invalid window is a gap: up to `max_gap_windows` in a row it neither extends nor resets a timer, beyond
+that it resets the timers, and it never unlatches. An episode lasts from the first level latched to the last one
+unlatched. Refuses to know: reads, the ring, where b comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meterwatch.episodes import Severity
+from meterwatch.errors import ConfigError
+
+NEVER = np.iinfo(np.int64).max
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One rung: latched after `hold_s` of b at or above `raise_pu`, unlatched after `clear_s` of b below `clear_pu`."""
+
+    name: str
+    raise_pu: float
+    hold_s: int
+    clear_pu: float
+    clear_s: int
+    severity: Severity
+    strictly_above: bool = False
+    """True: b == raise_pu is not enough."""
+
+
+HEAVY = Level("HEAVY", 0.80, 7200, 0.75, 1800, Severity.MEDIUM)  # (check)
+OVERLOAD = Level("OVERLOAD", 1.00, 7200, 0.95, 1800, Severity.HIGH, strictly_above=True)  # (check)
+OVERLOAD_FAST = Level("OVERLOAD", 1.00, 1800, 0.95, 1800, Severity.HIGH, strictly_above=True)  # (ours)
+EMERGENCY = (
+    Level("EMERGENCY_1", 1.30, 1800, 1.20, 1800, Severity.CRITICAL),  # (ours)
+    Level("EMERGENCY_2", 1.50, 900, 1.30, 0, Severity.CRITICAL),  # (ours)
+    Level("EMERGENCY_3", 2.00, 0, 1.50, 0, Severity.CRITICAL),  # (ours)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OverloadProfile:
+    """Numbers of the rule. ConfigError lists everything that does not fit together."""
+
+    levels: tuple[Level, ...] = (HEAVY, OVERLOAD, *EMERGENCY)
+    """From mild to grave, raise_pu rising."""
+    page_from_level: str = "OVERLOAD"
+    """An episode that never latched this level or a higher one is no alarm. (ours)"""
+    window_s: int = 900
+    """Length of a window, seconds. (std) quarter-hour demand"""
+    ring_windows: int = 192
+    """Windows in which a late read still amends: 48 h. (ours)"""
+    checkpoint_windows: int = 5
+    """Windows refolded at each judgement: an hourly read and the one before it. (ours)"""
+    coverage_min: float = 0.90
+    """Share of the expected weight-seconds a valid window needs. (ours)"""
+    max_gap_windows: int = 1
+    """Invalid windows in a row that a hold survives. (ours)"""
+    assumed_power_factor: float = 0.95
+    """For net import of meters that send no reactive energy, lagging. (ours)"""
+    loss_factor: float = 1.0
+    """Transformer apparent power over the sum of its members'. (ours)"""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"level {high.name} raises at {high.raise_pu}, not above {low.name} at {low.raise_pu}; sort the levels"
+            for low, high in zip(self.levels, self.levels[1:], strict=False)
+            if high.raise_pu <= low.raise_pu
+        ]
+        problems += [
+            f"level {level.name} clears at {level.clear_pu}, not below its raise at {level.raise_pu}; lower clear_pu"
+            for level in self.levels
+            if level.clear_pu >= level.raise_pu
+        ]
+        if self.page_from_level not in {level.name for level in self.levels}:
+            problems.append(f"page_from_level is {self.page_from_level!r}; expected the name of one of the levels")
+        if not 0 < self.assumed_power_factor <= 1:
+            problems.append(f"assumed_power_factor is {self.assumed_power_factor}; expected above 0 and at most 1")
+        if self.window_s <= 0 or not 1 <= self.checkpoint_windows < self.ring_windows:
+            problems.append(
+                f"window_s {self.window_s}, checkpoint_windows {self.checkpoint_windows}, ring_windows "
+                f"{self.ring_windows}; expected a positive window and 1 <= checkpoint < ring"
+            )
+        if problems:
+            raise ConfigError(problems)
+
+    @classmethod
+    def fast(cls) -> OverloadProfile:
+        """OVERLOAD after 30 minutes instead of 2 hours."""
+        return cls(levels=(HEAVY, OVERLOAD_FAST, *EMERGENCY))
+
+
+@dataclass(slots=True)
+class LadderState:
+    """State of n transformers after some window. Window numbers are us // window since 1970; -1 = none."""
+
+    hold_s: Ints  # [n, levels] covered seconds of b >= raise
+    hold_from: Ints  # [n, levels] window where that run began
+    hold_peak: Floats  # [n, levels] highest b of that run
+    clear_s: Ints  # [n, levels] covered seconds of b < clear while latched
+    latched: Bools  # [n, levels]
+    gap: Ints  # [n] invalid windows in a row
+    onset: Ints  # [n] of the open episode, and so on
+    raised: Ints
+    worst: Ints
+    peak: Floats
+
+    @classmethod
+    def cold(cls, n: int, levels: int) -> LadderState:
+        def ints(*shape: int) -> Ints:
+            return np.zeros(shape, np.int64)
+
+        return cls(
+            ints(n, levels), ints(n, levels), np.zeros((n, levels)), ints(n, levels), np.zeros((n, levels), np.bool_),
+            ints(n), ints(n), ints(n) - 1, ints(n) - 1, np.zeros(n),
+        )  # fmt: skip
+
+    def take(self, index: Ints) -> LadderState:
+        return LadderState(*(getattr(self, column.name)[index] for column in fields(self)))
+
+    def put(self, index: Ints, other: LadderState) -> None:
+        for column in fields(self):
+            getattr(self, column.name)[index] = getattr(other, column.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An episode in window numbers."""
+
+    onset: int
+    raised: int
+    cleared: int | None
+    level: int
+    worst: int
+    peak: float
+
+
+class Ladder:
+    """The profile's levels as arrays, and the step."""
+
+    def __init__(self, profile: OverloadProfile) -> None:
+        self._profile = profile
+        levels = profile.levels
+        self._raise = np.array([np.nextafter(v.raise_pu, inf) if v.strictly_above else v.raise_pu for v in levels])
+        self._clear = np.array([v.clear_pu for v in levels])
+        self._hold_s = np.array([v.hold_s for v in levels], np.int64)
+        self._clear_s = np.array([v.clear_s for v in levels], np.int64)
+        self._page_level = next(i for i, v in enumerate(levels) if v.name == profile.page_from_level)
+
+    def step(self, s: LadderState, window: int, b: Floats, valid: Bools) -> Bools:
+        """One window for n transformers. True where an episode ended; its columns stay until the next one begins."""
+        profile = self._profile
+        s.gap = np.where(valid, 0, np.minimum(s.gap + 1, profile.max_gap_windows + 1))
+        restart = (valid | (s.gap > profile.max_gap_windows))[:, None]
+        high = valid[:, None] & (b[:, None] >= self._raise)
+        low = valid[:, None] & (b[:, None] < self._clear)
+
+        s.hold_from = np.where(high & (s.hold_s == 0), window, s.hold_from)
+        s.hold_s = np.where(high, s.hold_s + profile.window_s, np.where(restart, 0, s.hold_s))
+        s.hold_peak = np.where(high, np.maximum(s.hold_peak, b[:, None]), np.where(restart, 0.0, s.hold_peak))
+        s.clear_s = np.where(low & s.latched, s.clear_s + profile.window_s, np.where(restart, 0, s.clear_s))
+
+        was_open = s.latched.any(axis=1)
+        rise = high & ~s.latched & (s.hold_s >= self._hold_s)
+        fall = low & s.latched & (s.clear_s >= self._clear_s)
+        s.latched = (s.latched | rise) & ~fall
+        is_open = s.latched.any(axis=1)
+
+        begun = is_open & ~was_open
+        if begun.any():
+            s.onset = np.where(begun, np.where(rise, s.hold_from, NEVER).min(axis=1), s.onset)
+            s.peak = np.where(begun, np.where(rise, s.hold_peak, 0.0).max(axis=1), s.peak)
+            s.raised = np.where(begun, -1, s.raised)
+            s.worst = np.where(begun, -1, s.worst)
+        if is_open.any():
+            top = top_level(s.latched)
+            s.worst = np.where(is_open, np.maximum(s.worst, top), s.worst)
+            s.raised = np.where(is_open & (s.raised < 0) & (top >= self._page_level), window, s.raised)
+            s.peak = np.where(is_open, np.maximum(s.peak, b), s.peak)
+        ended: Bools = np.logical_and(was_open, ~is_open)
+        return ended
+
+
+def top_level(latched: Bools) -> Ints:
+    """Highest latched level of each row, -1 where none is."""
+    top: Ints = latched.shape[1] - 1 - np.argmax(latched[:, ::-1], axis=1)
+    return np.where(latched.any(axis=1), top, -1)
+
+
+def span_of(state: LadderState, i: int, level: int, cleared: int | None) -> Span:
+    worst = int(state.worst[i])
+    return Span(int(state.onset[i]), int(state.raised[i]), cleared, level, worst, float(state.peak[i]))
