@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Column = NDArray[np.generic]
+Column = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,39 @@ class Rejects:
     """RowReason code of ingest.proto."""
     detail: list[bytes] = field(default_factory=list)
     """JSON object per row: what arrived (meter number, stamp, values)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A validated batch with its key, as storage takes it."""
+
+    head_end_id: int
+    epoch: int
+    seq: int
+    digest: bytes
+    reads: Reads
+    rejects: Rejects
+    inner_duplicates: int
+    """Rows equal to an earlier row of the same batch; counted, not stored."""
+    rows_sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of a batch: the content of its ack, and what the rules must see."""
+
+    seq: int
+    batch_id: int
+    accepted: int
+    versions: int
+    duplicates: int
+    rejected_row: NDArray[np.uint32]
+    rejected_reason: NDArray[np.uint8]
+    replayed: bool
+    reused: bool
+    """The key was used before for another content; nothing was stored."""
+    change: ReadChange | None
+    """None: nothing changed, or the batch was evaluated before."""
 
 
 @dataclass(frozen=True, slots=True)

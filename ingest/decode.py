@@ -1,0 +1,158 @@
+"""From the bytes of one IngestRequest to columns, or a named refusal.
+
+The deserialiser of the endpoint is the identity, so that whatever arrives reaches this module and can be answered in
+band. Every refusal is a Rejected whose text says what arrived, what was expected, what to change. Nothing here knows
+meters, clocks or the database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
+from numpy.typing import NDArray
+
+from meterwatch.batch import Column
+from meterwatch.channels import ALL_CHANNELS, CHANNEL_BIT, CHANNELS, INTERVALS_S
+from meterwatch.errors import Rejected
+from meterwatch.quality import Origin
+from meterwatch.v1 import ingest_pb2 as pb
+
+ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
+UNKNOWN_FIELDS_MAX = 16
+_U4 = np.dtype("<u4")
+_I8 = np.dtype("<i8")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """One batch as sent, lengths checked. Arrays of length rows; meter_index is inside the dictionary."""
+
+    seq: int
+    interval_s: int
+    meter_index: NDArray[np.uint32]
+    end_us: NDArray[np.int64]
+    channels: dict[str, Column]
+    mask: NDArray[np.uint32] | None
+    origin: NDArray[np.uint32] | None
+    digest: bytes
+    """16 bytes of BLAKE2b over the message: the same batch sent again has the same digest."""
+
+    @property
+    def rows(self) -> int:
+        return len(self.end_us)
+
+
+def parse(data: bytes) -> pb.IngestRequest:
+    """Parse one message. Rejected MALFORMED if it is none."""
+    try:
+        request = pb.IngestRequest.FromString(data)
+    except DecodeError as error:
+        raise Rejected(
+            "MALFORMED",
+            f"{len(data)} bytes that are no meterwatch.v1.IngestRequest ({error}); expected a serialised one; "
+            "send one generated from ingest.proto",
+        ) from None
+    if request.WhichOneof("message") is None:
+        raise Rejected(
+            "MALFORMED",
+            f"a message of {len(data)} bytes with neither hello, dictionary nor batch; expected one of them; "
+            "fill one field of IngestRequest",
+        )
+    return request
+
+
+def check_id(text: str, what: str) -> str:
+    """Return `text` if it is a legal identifier, else raise Rejected BAD_ID."""
+    if not ID.fullmatch(text):
+        shown = ascii(text if len(text) <= 80 else text[:80] + "...")
+        raise Rejected(
+            "BAD_ID", f"{what} {shown}; expected 1 to 64 of A-Z a-z 0-9 _ . : -; rename it or fix the sender"
+        )
+    return text
+
+
+def columns(batch: pb.ReadBatch, dictionary_entries: int, rows_max: int) -> Columns:
+    """Turn a ReadBatch into arrays. Rejected with the reasons listed at Nack.reason.
+
+    Args: dictionary_entries, length of the stream's dictionary; rows_max, limit of rows a batch.
+    """
+    if batch.seq == 0:
+        raise Rejected("BAD_SEQ", "seq 0; expected numbers from 1; count batches from 1")
+    unknown = len(UnknownFieldSet(batch))
+    if unknown > UNKNOWN_FIELDS_MAX:
+        raise Rejected(
+            "UNKNOWN_FIELDS", f"{unknown} unknown fields; expected ReadBatch of ingest.proto; check the field numbers"
+        )
+    end_us = np.array(batch.stamp_us, _I8)
+    rows = len(end_us)
+    index = np.array(batch.meter_index, _U4)
+    if rows == 0 and len(index) == 0:
+        raise Rejected("EMPTY_BATCH", "empty batch: 0 reads; expected at least 1; skip it")
+    if rows > rows_max or len(index) > rows_max:
+        raise Rejected("TOO_MANY_ROWS", f"{max(rows, len(index))} rows; expected at most {rows_max}; split the batch")
+    _check_length("meter_index", len(index), rows)
+    channels: dict[str, Column] = {}
+    for channel in CHANNELS:
+        values = np.array(getattr(batch, channel.name), channel.dtype)
+        if len(values):
+            _check_length(channel.name, len(values), rows)
+            channels[channel.name] = values
+    if not channels:
+        raise Rejected("COLUMN_LENGTH", f"no channel for {rows} rows; expected at least one; send e.g. import_wh")
+    if batch.interval_s not in INTERVALS_S:
+        raise Rejected("INTERVAL", f"interval_s {batch.interval_s}; expected one of {list(INTERVALS_S)}; send seconds")
+    outside = index >= dictionary_entries
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise Rejected(
+            "INDEX_RANGE",
+            f"row {row}: index {int(index[row])}, dictionary has {dictionary_entries}; expected an index below that; "
+            "announce the meter in a Dictionary first",
+        )
+    mask = _optional("channel_mask", np.array(batch.channel_mask, _U4), rows)
+    if mask is not None:
+        if (mask & ~np.uint32(ALL_CHANNELS)).any():
+            raise Rejected("UNKNOWN_ENUM", f"channel_mask has bits above 11; expected bits 0..{len(CHANNELS) - 1}")
+        sent = np.uint32(sum(CHANNEL_BIT[name] for name in channels))
+        missing = mask & ~sent
+        if missing.any():
+            row = int(np.argmax(missing != 0))
+            raise Rejected(
+                "COLUMN_LENGTH",
+                f"row {row}: channel_mask {int(mask[row]):#x} names a channel without a column; "
+                "expected bits of columns sent; clear the bit or send the column",
+            )
+    origin = _optional("origin", np.array(batch.origin, _U4), rows)
+    if origin is not None and (origin > max(Origin)).any():
+        row = int(np.argmax(origin > max(Origin)))
+        raise Rejected(
+            "UNKNOWN_ENUM",
+            f"row {row}: origin {int(origin[row])} unknown; known 0..{int(max(Origin))}; "
+            "upgrade the server or fix the sender",
+        )
+    if batch.stamp_meaning not in (0, 1):
+        raise Rejected("UNKNOWN_ENUM", f"stamp_meaning {batch.stamp_meaning} unknown; known 0 and 1; fix the sender")
+    digest = hashlib.blake2b(batch.SerializeToString(deterministic=True), digest_size=16).digest()
+    if batch.stamp_meaning == pb.STAMP_MEANING_INTERVAL_START:
+        top = np.iinfo(np.int64).max - batch.interval_s * 1_000_000
+        end_us = np.minimum(end_us, top) + batch.interval_s * 1_000_000
+    return Columns(batch.seq, batch.interval_s, index, end_us, channels, mask, origin, digest)
+
+
+def _check_length(name: str, length: int, rows: int) -> None:
+    if length != rows:
+        raise Rejected(
+            "COLUMN_LENGTH", f"{name} {length}, stamp_us {rows}; expected columns of one length; send one value per row"
+        )
+
+
+def _optional(name: str, values: NDArray[np.uint32], rows: int) -> NDArray[np.uint32] | None:
+    if len(values) == 0:
+        return None
+    _check_length(name, len(values), rows)
+    return values

@@ -1,0 +1,45 @@
+"""What the ingest endpoint needs from the rest of the service, so that it knows neither database nor rules."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from meterwatch.batch import Batch, Events, Rejects, Stored
+from meterwatch.clock import Clock
+from meterwatch.topology import Topology
+
+
+class Pipeline(Protocol):
+    """Takes validated batches to the database and through the rules."""
+
+    clock: Clock
+
+    def topology(self) -> Topology:
+        """The registry as it is now."""
+        ...
+
+    def check_ready(self) -> None:
+        """Raise StorageUnavailable while the service cannot take reads (starting, database away, draining)."""
+        ...
+
+    async def last_acked(self, head_end_id: int, epoch: int) -> int:
+        """Highest seq of evaluated batches of that epoch, 0 if none."""
+        ...
+
+    async def submit(self, batch: Batch) -> Stored:
+        """Return when the batch is committed and every transition it causes is committed."""
+        ...
+
+    async def submit_events(
+        self, head_end_id: int, epoch: int, seq: int, digest: bytes, events: Events, rejects: Rejects, rows_sent: int
+    ) -> Stored:
+        """The same for events."""
+        ...
+
+    def connected(self, head_end_id: int) -> None:
+        """A stream of that head-end has opened."""
+        ...
+
+    def gone(self, head_end_id: int) -> None:
+        """A stream of that head-end has ended."""
+        ...

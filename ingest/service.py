@@ -1,0 +1,301 @@
+"""The Ingest servicer: gRPC in front of sessions. Knows calls, timeouts and credits; what a batch means is elsewhere.
+
+Requests of the stream arrive as bytes (identity deserialiser), so that a malformed message gets a Nack in band instead of
+ending the stream with a status that names a Python class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
+import grpc
+import numpy as np
+import structlog
+
+from ingest.checks import Limits
+from ingest.decode import ID, parse
+from ingest.ports import Pipeline
+from ingest.session import Session, StreamLimits, ack_of, head_end_of
+from ingest.unary import batch_of_rows, events_of
+from meterwatch.errors import Overloaded, Rejected, StorageUnavailable
+from meterwatch.status import abort, abort_with
+from meterwatch.v1 import ingest_pb2 as pb
+
+SERVICE = "meterwatch.v1.Ingest"
+UNARY_BYTES_MAX = 262_144
+EVENTS_BYTES_MAX = 4 * 1024 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+class _CreditsExceeded(Exception):
+    pass
+
+
+class _Idle(Exception):
+    pass
+
+
+class IngestService:
+    """Handlers of meterwatch.v1.Ingest over a Pipeline."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        limits: StreamLimits,
+        version: str,
+        streams_max: int = 64,
+        checks: Limits | None = None,
+    ) -> None:
+        self._pipeline = pipeline
+        self._limits = limits
+        self._checks = checks or Limits()
+        self._version = version
+        self._streams_max = streams_max
+        self._live: dict[tuple[int, int], asyncio.Event] = {}
+        self.streams = 0
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The generic handler to add to a grpc.aio server."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Stream": grpc.stream_stream_rpc_method_handler(self.stream, None, pb.IngestResponse.SerializeToString),
+                "SendEvents": grpc.unary_unary_rpc_method_handler(
+                    self.send_events, None, pb.SendEventsResponse.SerializeToString
+                ),
+                "SendReads": grpc.unary_unary_rpc_method_handler(
+                    self.send_reads, None, pb.SendReadsResponse.SerializeToString
+                ),
+            },
+        )
+
+    async def stream(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        """Ingest.Stream."""
+        if self.streams >= self._streams_max:
+            await abort(
+                context, Overloaded("STREAMS_MAX", f"{self.streams} streams open; expected at most that; wait", 1.0)
+            )
+        self.streams += 1
+        try:
+            await self._run(requests, context)
+        except _CreditsExceeded as error:
+            await abort_with(context, grpc.StatusCode.FAILED_PRECONDITION, "CREDITS_EXCEEDED", str(error))
+        except (_Idle, TimeoutError) as error:
+            text = str(error) or f"no answer from the database within {self._limits.batch_deadline_s:.0f} s; send again"
+            await abort_with(context, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE", text, 1.0)
+        except _Superseded as error:
+            await abort_with(context, grpc.StatusCode.ABORTED, "SUPERSEDED", str(error))
+        except Exception as error:
+            await abort(context, error)
+        finally:
+            self.streams -= 1
+
+    async def _run(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        self._pipeline.check_ready()
+        first = parse(await self._next(requests))
+        if first.WhichOneof("message") != "hello":
+            raise Rejected(
+                "NO_HELLO", f"first message is {first.WhichOneof('message')}; expected hello; send Hello first"
+            )
+        session = Session(self._pipeline, self._limits, self._checks, first.hello)
+        key = (session.head_end_id, session.epoch)
+        superseded = asyncio.Event()
+        if key in self._live:
+            self._live[key].set()
+        self._live[key] = superseded
+        self._pipeline.connected(session.head_end_id)
+        _log.info("stream open", head_end=first.hello.head_end, epoch=session.epoch, agent=first.hello.agent[:128])
+        answers: asyncio.Queue[Awaitable[pb.IngestResponse] | None] = asyncio.Queue(self._limits.credits + 2)
+        in_flight = [0]
+        reader = asyncio.create_task(self._read(requests, session, answers, in_flight))
+        watch = asyncio.create_task(superseded.wait())
+        tasks: list[Awaitable[Any]] = []
+        try:
+            await self._send(context, await session.welcome(self._version))
+            while True:
+                getter = asyncio.create_task(answers.get())
+                await asyncio.wait({getter, watch}, return_when=asyncio.FIRST_COMPLETED)
+                if watch.done():
+                    getter.cancel()
+                    raise _Superseded(
+                        f"head-end {first.hello.head_end!r} opened a newer stream with epoch {session.epoch}; expected "
+                        "one stream per epoch; use another epoch for a second stream"
+                    )
+                item = getter.result()
+                if item is None:
+                    break
+                tasks.append(item)
+                response = await item
+                if response.WhichOneof("message") in ("ack", "nack"):
+                    in_flight[0] -= 1
+                await self._send(context, response)
+                tasks.clear()
+            await self._send(context, session.summary())
+        finally:
+            reader.cancel()
+            watch.cancel()
+            while not answers.empty():
+                left = answers.get_nowait()
+                if isinstance(left, asyncio.Task):
+                    left.cancel()
+            if self._live.get(key) is superseded:
+                del self._live[key]
+            self._pipeline.gone(session.head_end_id)
+            _log.info("stream end", head_end=first.hello.head_end, batches=session.batches, acked=session.acked)
+
+    async def _read(
+        self,
+        requests: AsyncIterator[bytes],
+        session: Session,
+        answers: asyncio.Queue[Awaitable[pb.IngestResponse] | None],
+        in_flight: list[int],
+    ) -> None:
+        """Turn messages into answers to come, until the sender closes its side; an error becomes the last answer."""
+        try:
+            while True:
+                try:
+                    data = await self._next(requests, waiting=in_flight)
+                except StopAsyncIteration:
+                    await answers.put(None)
+                    return
+                in_flight[0] += 1
+                if in_flight[0] > self._limits.credits + 1:
+                    raise _CreditsExceeded(
+                        f"{in_flight[0]} batches in flight; expected at most {self._limits.credits}; wait for answers"
+                    )
+                await answers.put(self._one(data, session, in_flight))
+        except Exception as error:
+            await answers.put(_failed(error))
+
+    def _one(self, data: bytes, session: Session, in_flight: list[int]) -> Awaitable[pb.IngestResponse]:
+        try:
+            request = parse(data)
+            match request.WhichOneof("message"):
+                case "batch":
+                    if in_flight[0] > self._limits.credits:
+                        raise _CreditsExceeded(
+                            f"{in_flight[0]} batches in flight; expected at most {self._limits.credits}; wait for answers"
+                        )
+                    return asyncio.create_task(session.answer(request.batch))
+                case "dictionary":
+                    response = session.extend_dictionary(request.dictionary)
+                    if response.WhichOneof("message") == "dictionary_ack":
+                        in_flight[0] -= 1
+                    return _ready(response)
+                case _:
+                    raise Rejected("MALFORMED", "a second hello; expected dictionary or batch; open a new stream")
+        except Rejected as error:
+            return _ready(session.refuse(error))
+
+    async def _next(self, requests: AsyncIterator[bytes], waiting: list[int] | None = None) -> bytes:
+        """Next message; _Idle after the idle timeout unless answers are still owed."""
+        arriving = asyncio.ensure_future(anext(requests))
+        try:
+            while True:
+                done, _ = await asyncio.wait({arriving}, timeout=self._limits.idle_timeout_s)
+                if done:
+                    return arriving.result()
+                if not (waiting and waiting[0]):
+                    raise _Idle(
+                        f"nothing arrived for {self._limits.idle_timeout_s:.0f} s; expected reads or the end of the "
+                        "stream; close it when there is nothing to send"
+                    )
+        finally:
+            arriving.cancel()
+
+    async def _send(self, context: Any, response: pb.IngestResponse) -> None:
+        async with asyncio.timeout(self._limits.idle_timeout_s):
+            await context.write(response)
+
+    async def send_events(self, data: bytes, context: Any) -> pb.SendEventsResponse:
+        """Ingest.SendEvents."""
+        try:
+            self._pipeline.check_ready()
+            _limit(data, EVENTS_BYTES_MAX)
+            request = _parse_as(pb.SendEventsRequest, data)
+            topology = self._pipeline.topology()
+            head_end_id = head_end_of(request.head_end, topology)
+            stamps = np.array(request.at_us, np.int64)
+            if len(stamps):
+                self._pipeline.clock.saw(int(stamps.max()))
+            events, rejects, rows = events_of(
+                request, head_end_id, topology, self._pipeline.clock.now_us(), self._checks
+            )
+            digest = hashlib.blake2b(data, digest_size=16).digest()
+            stored = await self._pipeline.submit_events(
+                head_end_id, request.epoch, request.seq, digest, events, rejects, rows
+            )
+            _refuse_reused(stored.reused, request.seq, request.epoch)
+            return pb.SendEventsResponse(
+                accepted=stored.accepted,
+                duplicates=stored.duplicates,
+                rejected=len(stored.rejected_row),
+                rejected_row=stored.rejected_row.tolist(),
+                rejected_reason=stored.rejected_reason.tolist(),
+                replayed=stored.replayed,
+            )
+        except Exception as error:
+            await abort(context, error)
+
+    async def send_reads(self, data: bytes, context: Any) -> pb.SendReadsResponse:
+        """Ingest.SendReads."""
+        try:
+            self._pipeline.check_ready()
+            _limit(data, UNARY_BYTES_MAX)
+            request = _parse_as(pb.SendReadsRequest, data)
+            dictionary, batch = batch_of_rows(request)
+            hello = pb.Hello(head_end=request.head_end, epoch=request.epoch)
+            session = Session(self._pipeline, self._limits, self._checks, hello)
+            refused = session.extend_dictionary(dictionary)
+            response = refused if refused.HasField("nack") else await session.answer(batch)
+            if response.HasField("nack"):
+                raise Rejected(response.nack.reason, response.nack.message)
+            return pb.SendReadsResponse(ack=response.ack)
+        except TimeoutError:
+            await abort(context, StorageUnavailable("the database did not answer in time; send again"))
+        except Exception as error:
+            await abort(context, error)
+
+
+class _Superseded(Exception):
+    pass
+
+
+async def _ready(response: pb.IngestResponse) -> pb.IngestResponse:
+    return response
+
+
+async def _failed(error: Exception) -> pb.IngestResponse:
+    raise error
+
+
+def _limit(data: bytes, most: int) -> None:
+    if len(data) > most:
+        raise Overloaded_no_retry(len(data), most)
+
+
+def Overloaded_no_retry(size: int, most: int) -> Rejected:  # noqa: N802
+    return Rejected("MESSAGE_TOO_LARGE", f"{size} bytes; expected at most {most}; split the request or use Stream")
+
+
+def _parse_as(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except Exception as error:
+        raise Rejected(
+            "MALFORMED", f"{len(data)} bytes that are no {kind.DESCRIPTOR.full_name} ({error}); send a serialised one"
+        ) from None
+
+
+def _refuse_reused(reused: bool, seq: int, epoch: int) -> None:
+    if reused:
+        raise Rejected(
+            "SEQ_REUSED", f"seq {seq} of epoch {epoch} was sent before with other content; expected a new seq; count on"
+        )
+
+
+__all__ = ["ID", "IngestService", "ack_of"]

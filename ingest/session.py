@@ -1,0 +1,219 @@
+"""One head-end's stream: hello, dictionary, credits, and one answer per batch in the order of the batches.
+
+The session owns what belongs to one stream and nothing else: the dictionary, the counts, the refusals. Work on a batch
+(decode, validate, store, evaluate) runs as a task; answers leave in order. A batch that is refused gets a Nack and the
+stream goes on; an error of ours ends the stream and promises nothing for what was unanswered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from ingest.checks import Limits
+from ingest.decode import check_id, columns
+from ingest.ports import Pipeline
+from ingest.validate import validate
+from meterwatch.batch import Stored
+from meterwatch.errors import Denied, Rejected
+from meterwatch.topology import Topology
+from meterwatch.v1 import ingest_pb2 as pb
+
+NACKS_MAX = 10
+NACKS_WINDOW_S = 60.0
+"""This many refusals within the window end the stream: the sender is broken, not unlucky."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """Limits of one stream, named as in Welcome."""
+
+    credits: int = 8
+    batch_rows_max: int = 65_000
+    message_bytes_max: int = 4 * 1024 * 1024
+    dictionary_entries_max: int = 1_048_576
+    idle_timeout_s: float = 60.0
+    batch_deadline_s: float = 30.0
+
+
+def head_end_of(name: str, topology: Topology) -> int:
+    """Id of a registered head-end. Rejected BAD_ID, Denied HEAD_END_UNKNOWN."""
+    check_id(name, "head_end")
+    try:
+        return topology.head_end.index(name)
+    except ValueError:
+        raise Denied(
+            "HEAD_END_UNKNOWN",
+            f"head-end {name!r} is not in the registry; expected a registered one; import it with "
+            "'meterwatch registry import' or send with --register",
+        ) from None
+
+
+class Session:
+    """State of one stream after its Hello."""
+
+    def __init__(self, pipeline: Pipeline, limits: StreamLimits, checks: Limits, hello: pb.Hello) -> None:
+        if hello.epoch == 0:
+            raise Rejected("BAD_EPOCH", "epoch 0; expected a number from 1; send e.g. the start time in seconds")
+        if hello.epoch > np.iinfo(np.int64).max:
+            raise Rejected("BAD_EPOCH", f"epoch {hello.epoch}; expected at most 2^63 - 1")
+        self._pipeline = pipeline
+        self._limits = limits
+        self._checks = checks
+        self.head_end_id = head_end_of(hello.head_end, pipeline.topology())
+        self.epoch = hello.epoch
+        self._meters: list[str] = []
+        self._index_of: dict[str, int] = {}
+        self._texts = np.zeros(0, np.object_)
+        self._slots = np.zeros(0, np.int32)
+        self._slots_as_of_us = 0
+        self._refused_at: deque[float] = deque(maxlen=NACKS_MAX)
+        self.batches = 0
+        self.rows = 0
+        self.acked = 0
+        self.nacked = 0
+
+    async def welcome(self, version: str) -> pb.IngestResponse:
+        """Answer to Hello."""
+        return pb.IngestResponse(
+            welcome=pb.Welcome(
+                server_version=version,
+                credits=self._limits.credits,
+                batch_rows_max=self._limits.batch_rows_max,
+                message_bytes_max=self._limits.message_bytes_max,
+                dictionary_entries_max=self._limits.dictionary_entries_max,
+                last_acked_seq=await self._pipeline.last_acked(self.head_end_id, self.epoch),
+                now_us=self._pipeline.clock.now_us(),
+                clock_mode=self._pipeline.clock.mode,
+            )
+        )
+
+    def extend_dictionary(self, dictionary: pb.Dictionary) -> pb.IngestResponse:
+        """Append meters. The whole message is refused if one of its ids is."""
+        first = len(self._meters)
+        count = len(dictionary.meter)
+        if first + count > self._limits.dictionary_entries_max:
+            return self._nack(
+                0,
+                Rejected(
+                    "DICTIONARY_FULL",
+                    f"{count} entries after {first}; expected at most {self._limits.dictionary_entries_max} on one "
+                    "stream; open another stream",
+                ),
+            )
+        try:
+            for meter in dictionary.meter:
+                check_id(meter, "meter")
+            seen = set(dictionary.meter)
+            if len(seen) < count or not self._index_of.keys().isdisjoint(seen):
+                twice = next(
+                    m for i, m in enumerate(dictionary.meter) if m in self._index_of or m in dictionary.meter[:i]
+                )
+                raise Rejected(
+                    "DICTIONARY_CHANGED",
+                    f"meter {twice} announced twice on one stream; expected each once; use its index",
+                )
+        except Rejected as error:
+            return self._nack(0, error)
+        self._meters.extend(dictionary.meter)
+        self._index_of.update({meter: first + i for i, meter in enumerate(dictionary.meter)})
+        self._texts = np.array(self._meters, np.object_)
+        self._resolve(self._pipeline.topology())
+        unknown = np.flatnonzero(self._slots[first:] < 0) + first
+        return pb.IngestResponse(
+            dictionary_ack=pb.DictionaryAck(first_index=first, count=count, unknown_index=unknown.tolist())
+        )
+
+    def _resolve(self, topology: Topology) -> None:
+        find = topology.slot_of.get
+        self._slots = np.array([find(meter, -1) for meter in self._meters], np.int32)
+        self._slots_as_of_us = topology.as_of_us
+
+    async def answer(self, batch: pb.ReadBatch) -> pb.IngestResponse:
+        """Take one batch to its end: Ack, Nack, or an error that ends the stream."""
+        self.batches += 1
+        try:
+            async with asyncio.timeout(self._limits.batch_deadline_s):
+                stored = await self._store(batch)
+        except Rejected as error:
+            return self._nack(batch.seq, error)
+        if stored.reused:
+            return self._nack(
+                batch.seq,
+                Rejected(
+                    "SEQ_REUSED",
+                    f"seq {batch.seq} of epoch {self.epoch} was sent before with other content; expected a new seq; "
+                    "raise the epoch after losing the memory of what was sent",
+                ),
+            )
+        self.acked += 1
+        return pb.IngestResponse(ack=ack_of(stored, self._limits.credits))
+
+    async def _store(self, batch: pb.ReadBatch) -> Stored:
+        topology = self._pipeline.topology()
+        if topology.as_of_us != self._slots_as_of_us:
+            self._resolve(topology)
+        slots, texts = self._slots, self._texts
+        found = await asyncio.to_thread(columns, batch, len(texts), self._limits.batch_rows_max)
+        self.rows += found.rows
+        self._pipeline.clock.saw(int(found.end_us.max()))
+        now_us = self._pipeline.clock.now_us()
+        made = await asyncio.to_thread(
+            validate,
+            found,
+            slots[found.meter_index],
+            texts,
+            self.head_end_id,
+            self.epoch,
+            topology,
+            now_us,
+            self._checks,
+        )
+        return await self._pipeline.submit(made)
+
+    def _nack(self, seq: int, error: Rejected) -> pb.IngestResponse:
+        self.nacked += 1
+        now = time.monotonic()
+        if len(self._refused_at) == NACKS_MAX - 1 and now - self._refused_at[0] < NACKS_WINDOW_S:
+            raise Rejected(
+                "TOO_MANY_NACKS",
+                f"{NACKS_MAX} refused messages within {NACKS_WINDOW_S:.0f} s, last: {error.reason}: {error.message}; "
+                "expected a sender that heeds a Nack; fix it, then open a new stream",
+            )
+        self._refused_at.append(now)
+        while len(self._refused_at) > NACKS_MAX - 1:
+            self._refused_at.popleft()
+        return pb.IngestResponse(
+            nack=pb.Nack(
+                seq=seq, reason=error.reason, message=error.message, permanent=True, credits=self._limits.credits
+            )
+        )
+
+    def refuse(self, error: Rejected) -> pb.IngestResponse:
+        """Nack for a message that could not be read."""
+        return self._nack(0, error)
+
+    def summary(self) -> pb.IngestResponse:
+        """Last message of the stream."""
+        return pb.IngestResponse(
+            summary=pb.Summary(batches=self.batches, rows=self.rows, acked=self.acked, nacked=self.nacked)
+        )
+
+
+def ack_of(stored: Stored, credits_now: int) -> pb.Ack:
+    """The Ack that says what became of a batch."""
+    return pb.Ack(
+        seq=stored.seq,
+        accepted=stored.accepted,
+        versions=stored.versions,
+        duplicates=stored.duplicates,
+        rejected=len(stored.rejected_row),
+        rejected_row=stored.rejected_row.tolist(),
+        rejected_reason=stored.rejected_reason.tolist(),
+        replayed=stored.replayed,
+        credits=credits_now,
+    )

@@ -1,0 +1,77 @@
+"""Rows in PostgreSQL's binary COPY format, made by numpy.
+
+A row is a 16-bit field count, then per field a 32-bit length and the big-endian value; NULL is length -1 and no value.
+A structured array has exactly that layout, so a batch is one `tobytes`. Rows with different absent channels have
+different layouts and are written group by group; their order in the table does not matter.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meterwatch.batch import Reads
+from meterwatch.channels import ALL_CHANNELS, CHANNEL_BIT, CHANNELS
+
+HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+TRAILER: Final = b"\xff\xff"
+EPOCH_2000_US: Final = 946_684_800_000_000
+"""PostgreSQL counts timestamps from 2000-01-01 UTC."""
+
+FIXED: Final = ("end_at", "received_at", "slot", "interval_s", "quality", "version")
+COLUMNS: Final = FIXED + tuple(channel.name for channel in CHANNELS)
+_FIXED_TYPES: Final = (">i8", ">i8", ">i4", ">i4", ">i4", ">i2")
+
+
+def _layout(mask: int, numbered: bool) -> np.dtype[np.void]:
+    fields: list[tuple[str, str]] = [("n", ">i2")]
+    if numbered:
+        fields += [("l_row_no", ">i4"), ("row_no", ">i4")]
+    for name, dtype in zip(FIXED, _FIXED_TYPES, strict=True):
+        fields += [(f"l_{name}", ">i4"), (name, dtype)]
+    for i, channel in enumerate(CHANNELS):
+        fields.append((f"l_{channel.name}", ">i4"))
+        if mask >> i & 1:
+            fields.append((channel.name, ">f4" if channel.dtype.kind == "f" else ">i4"))
+    return np.dtype(fields)
+
+
+def encode(reads: Reads, received_us: int, numbered: bool = False) -> bytes:
+    """Rows of `reads` for COPY ... (COLUMNS), without header and trailer; numbered: row_no first."""
+    sent = sum(CHANNEL_BIT[name] for name in reads.channels)
+    if reads.mask is None:
+        return _group(reads, slice(None), sent, received_us, numbered)
+    parts = []
+    for mask in np.unique(reads.mask):
+        parts.append(_group(reads, np.flatnonzero(reads.mask == mask), int(mask) & sent, received_us, numbered))
+    return b"".join(parts)
+
+
+def _group(reads: Reads, rows: Any, mask: int, received_us: int, numbered: bool) -> bytes:
+    end_us = reads.end_us[rows]
+    out: NDArray[Any] = np.empty(len(end_us), _layout(mask & ALL_CHANNELS, numbered))
+    out["n"] = len(COLUMNS) + numbered
+    if numbered:
+        out["l_row_no"] = 4
+        out["row_no"] = np.arange(reads.rows)[rows]
+    values: dict[str, Any] = {
+        "end_at": end_us - EPOCH_2000_US,
+        "received_at": received_us - EPOCH_2000_US,
+        "slot": reads.slot[rows],
+        "interval_s": reads.interval_s,
+        "quality": reads.quality[rows],
+        "version": 1,
+    }
+    for name, dtype in zip(FIXED, _FIXED_TYPES, strict=True):
+        out[f"l_{name}"] = np.dtype(dtype).itemsize
+        out[name] = values[name]
+    for channel in CHANNELS:
+        if mask & CHANNEL_BIT[channel.name]:
+            column = reads.channels[channel.name][rows]
+            out[f"l_{channel.name}"] = 4
+            out[channel.name] = column.view(np.int32) if channel.dtype.kind == "u" else column + column.dtype.type(0)
+        else:
+            out[f"l_{channel.name}"] = -1
+    return out.tobytes()
