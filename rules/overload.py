@@ -7,8 +7,8 @@ not evidence: they add neither energy nor coverage.
 
 Promises: any order, split or re-send of reads inside the ring gives the same verdicts. An episode begins with the first
 level latched and ends with the last; it is emitted only once a level at or above `page_from_level` was latched, so
-HEAVY by itself is no alarm. Refuses to know: alarms, the database, the wall clock, other rules. Membership is that of the one
-Topology given; a registry change means a new Overload and a rebuild.
+HEAVY by itself is no alarm. Refuses to know: alarms, the database, the wall clock, other rules. Membership is that of
+the one Topology given; a registry change means a new Overload and a rebuild.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from meterwatch.episodes import Episode, Verdict
 from meterwatch.quality import ORIGIN_MASK, ORIGIN_SHIFT, Origin
 from meterwatch.topology import Topology
 from rules.ladder import NEVER, Floats, Ints, Ladder, LadderState, OverloadProfile, Span, span_of, top_level
+
+__all__ = ["Overload", "OverloadProfile"]
 
 RULE = "OVERLOAD"
 US = 1_000_000
