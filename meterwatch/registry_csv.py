@@ -1,0 +1,416 @@
+"""Registry files: five kinds of CSV into typed rows, with every error of every file in one list.
+
+A file is UTF-8 (a byte order mark and CRLF are fine), separated by commas, with a header row that names exactly the
+columns of its kind in any order. An optional value may be empty and then takes its default. A row with an error makes
+no row, but its name still counts as named, so that one bad transformer is not a hundred errors in its meters.
+Promises: pure; never raises on content; at most PROBLEMS_MAX problems, in the order of files and lines.
+Refuses to know what is stored already: references are checked by storage.registry.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import math
+import re
+import zoneinfo
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, Final, NamedTuple
+
+from meterwatch.channels import INTERVALS_S
+
+PROBLEMS_MAX: Final = 200
+TEXT_CHARS_MAX: Final = 200
+NUMBER_MAX: Final = 1e9
+PHASES: Final = ("A", "B", "C", "AB", "AC", "BC", "ABC", "?")
+INSTALLED_DEFAULT: Final = date(2000, 1, 1)
+
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+_WHOLE = re.compile(r"\d{1,9}", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_FORBIDDEN_TEXT = re.compile(r"[;\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class Problem(NamedTuple):
+    """One error: where, and what arrived; what was expected; what to change."""
+
+    file: str
+    line: int
+    message: str
+
+
+class HeadEnd(NamedTuple):
+    head_end: str
+    time_zone: str
+    late_window_days: int
+
+
+class Feeder(NamedTuple):
+    feeder: str
+    substation: str
+    district: str
+    ampacity_a: float | None
+
+
+class Transformer(NamedTuple):
+    transformer: str
+    feeder: str | None
+    rated_kva: float
+    winding: str
+    district: str
+
+
+class Concentrator(NamedTuple):
+    concentrator: str
+    head_end: str | None
+    comm_mode: str
+
+
+class Meter(NamedTuple):
+    meter: str
+    transformer: str | None
+    phases: str
+    nominal_v: float
+    rated_a: float
+    contract_kw: float | None
+    multiplier: float
+    interval_s: int
+    installed_on: date
+    terminal_type: str
+    comm_mode: str
+    concentrator: str | None
+    head_end: str | None
+
+
+Row = HeadEnd | Feeder | Transformer | Concentrator | Meter
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryCsv:
+    """One file as it arrived."""
+
+    kind: str
+    name: str
+    content: bytes
+
+
+@dataclass(slots=True)
+class Parsed:
+    """All rows of all files, by kind; `where[kind][i]` is (file, line) of `rows[kind][i]`."""
+
+    rows: dict[str, list[Row]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    where: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    named: dict[str, dict[str, tuple[str, int]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    """Names seen, with the place of the first, bad rows included."""
+    unreadable: set[str] = field(default_factory=set)
+    """Kinds of which a whole file could not be read: what it names is not known."""
+    kinds: list[str] = field(default_factory=list)
+    """Kinds that arrived, in order, once each."""
+    problems: list[Problem] = field(default_factory=list)
+
+    def report(self, file: str, line: int, message: str) -> None:
+        """Keep the problem unless PROBLEMS_MAX are kept already."""
+        if not self.full:
+            self.problems.append(Problem(file, line, message))
+
+    @property
+    def full(self) -> bool:
+        return len(self.problems) >= PROBLEMS_MAX
+
+
+class _Column(NamedTuple):
+    read: Callable[[str], Any]
+    """Raises ValueError with `expected; change` for a value that will not do."""
+    default: Any = None
+    required: bool = False
+
+
+def _id(text: str) -> str:
+    if not _ID.fullmatch(text):
+        raise ValueError(
+            "1 to 64 characters out of A-Z a-z 0-9 _ . : - were expected; rename it here and where it is used"
+        )
+    return text
+
+
+def _text(text: str) -> str:
+    if len(text) > TEXT_CHARS_MAX or _FORBIDDEN_TEXT.search(text):
+        raise ValueError(
+            f"at most {TEXT_CHARS_MAX} characters without semicolons and control characters were expected; shorten or clean it"
+        )
+    return text
+
+
+def _zone(text: str) -> str:
+    if text not in _zones():
+        raise ValueError("a time zone such as Europe/Berlin was expected; use its IANA name")
+    return text
+
+
+@functools.cache
+def _zones() -> frozenset[str]:
+    return frozenset(zoneinfo.available_timezones()) | {"UTC"}
+
+
+def _positive(text: str) -> float:
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not 1e-6 <= number <= NUMBER_MAX:
+        raise ValueError("a number above 0 with a decimal point was expected; correct the value")
+    return number
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not _WHOLE.fullmatch(text) or not low <= int(text) <= high:
+            raise ValueError(f"a whole number from {low} to {high} was expected; correct the value")
+        return int(text)
+
+    return read
+
+
+def _interval(text: str) -> int:
+    if not _WHOLE.fullmatch(text) or int(text) not in INTERVALS_S:
+        raise ValueError(f"one of {', '.join(map(str, INTERVALS_S))} seconds was expected; correct the interval")
+    return int(text)
+
+
+def _phases(text: str) -> str:
+    if text not in PHASES:
+        raise ValueError(f"one of {' '.join(PHASES)} was expected; correct it, or leave it empty if unknown")
+    return text
+
+
+def _date(text: str) -> date:
+    try:
+        day = date.fromisoformat(text) if _DATE.fullmatch(text) else None
+    except ValueError:
+        day = None
+    if day is None or not 1900 <= day.year <= 2199:
+        raise ValueError("a date as YYYY-MM-DD from 1900 to 2199 was expected; correct the date")
+    return day
+
+
+_REFERENCE = _Column(_id)
+_TEXT = _Column(_text, "")
+
+
+class Kind(NamedTuple):
+    """One kind of file. The first column is the name of the row."""
+
+    row: Callable[..., Row]
+    columns: dict[str, _Column]
+    references: dict[str, str]
+    """Column -> kind it refers to."""
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "head_ends": Kind(
+        HeadEnd,
+        {
+            "head_end": _Column(_id, required=True),
+            "time_zone": _Column(_zone, "UTC"),
+            "late_window_days": _Column(_whole(1, 36_500), 45),
+        },
+        {},
+    ),
+    "feeders": Kind(
+        Feeder,
+        {
+            "feeder": _Column(_id, required=True),
+            "substation": _TEXT,
+            "district": _TEXT,
+            "ampacity_a": _Column(_positive),
+        },
+        {},
+    ),
+    "transformers": Kind(
+        Transformer,
+        {
+            "transformer": _Column(_id, required=True),
+            "feeder": _REFERENCE,
+            "rated_kva": _Column(_positive, required=True),
+            "winding": _TEXT,
+            "district": _TEXT,
+        },
+        {"feeder": "feeders"},
+    ),
+    "concentrators": Kind(
+        Concentrator,
+        {"concentrator": _Column(_id, required=True), "head_end": _REFERENCE, "comm_mode": _TEXT},
+        {"head_end": "head_ends"},
+    ),
+    "meters": Kind(
+        Meter,
+        {
+            "meter": _Column(_id, required=True),
+            "transformer": _REFERENCE,
+            "phases": _Column(_phases, "?"),
+            "nominal_v": _Column(_positive, 230.0),
+            "rated_a": _Column(_positive, 100.0),
+            "contract_kw": _Column(_positive),
+            "multiplier": _Column(_positive, 1.0),
+            "interval_s": _Column(_interval, 900),
+            "installed_on": _Column(_date, INSTALLED_DEFAULT),
+            "terminal_type": _TEXT,
+            "comm_mode": _TEXT,
+            "concentrator": _REFERENCE,
+            "head_end": _REFERENCE,
+        },
+        {"transformer": "transformers", "concentrator": "concentrators", "head_end": "head_ends"},
+    ),
+}
+"""In the order in which they refer to each other."""
+
+
+def parse(files: Iterable[RegistryCsv]) -> Parsed:
+    """Parse all files. About 1 s for 100 000 meters: call it in a thread."""
+    parsed = Parsed()
+    for file in files:
+        if parsed.full:
+            break
+        if file.kind not in KINDS:
+            parsed.report(
+                file.name, 1, f"kind {_shown(file.kind)} arrived; one of {', '.join(KINDS)} was expected; name one"
+            )
+            continue
+        if file.kind not in parsed.kinds:
+            parsed.kinds.append(file.kind)
+        reader = _open(parsed, file)
+        order = _header(parsed, file, reader) if reader else None
+        if reader is None or order is None:
+            parsed.unreadable.add(file.kind)
+        else:
+            _rows(parsed, file, reader, order)
+    return parsed
+
+
+def _open(parsed: Parsed, file: RegistryCsv) -> _Reader | None:
+    nul = file.content.find(b"\0")
+    if nul >= 0:
+        line = file.content.count(b"\n", 0, nul) + 1
+        parsed.report(
+            file.name, line, "a NUL byte arrived; CSV text in UTF-8 was expected; export the file as CSV UTF-8"
+        )
+        return None
+    try:
+        text = file.content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = file.content.count(b"\n", 0, error.start) + 1
+        byte = file.content[error.start]
+        parsed.report(file.name, line, f"byte 0x{byte:02x} arrived; UTF-8 was expected; export the file as CSV UTF-8")
+        return None
+    return _Reader(text)
+
+
+class _Reader:
+    """csv.reader with the line on which each row starts."""
+
+    def __init__(self, text: str) -> None:
+        self._reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+
+    def next(self) -> tuple[int, list[str]] | None:
+        """(line, cells) of the next row that is not blank; None at the end. Raises csv.Error."""
+        while True:
+            line = self._reader.line_num + 1
+            cells = next(self._reader, None)
+            if cells is None:
+                return None
+            if any(cells):
+                return line, cells
+
+    @property
+    def line(self) -> int:
+        return self._reader.line_num
+
+
+def _header(parsed: Parsed, file: RegistryCsv, reader: _Reader) -> list[str] | None:
+    """Column names in the order of the file; None after a report."""
+    expected = list(KINDS[file.kind].columns)
+    try:
+        first = reader.next()
+    except csv.Error as error:
+        parsed.report(file.name, reader.line, f"{error}; a header row was expected; correct the quotes")
+        return None
+    wanted = f"{','.join(expected)} was expected"
+    if first is None:
+        parsed.report(file.name, 1, f"an empty file arrived; the header {wanted}; add it")
+        return None
+    line, cells = first
+    names = [cell.strip() for cell in cells]
+    if any(";" in name for name in names):
+        parsed.report(file.name, line, f"a header with semicolons arrived; {wanted}; export the file with commas")
+        return None
+    wrong = (
+        [f"column {name} is missing" for name in expected if name not in names]
+        + [f"column {_shown(name)} is not known" for name in dict.fromkeys(names) if name not in expected]
+        + [f"column {name} occurs {names.count(name)} times" for name in expected if names.count(name) > 1]
+    )
+    for what in wrong:
+        parsed.report(file.name, line, f"{what}; {wanted}; correct the header")
+    return None if wrong else names
+
+
+def _rows(parsed: Parsed, file: RegistryCsv, reader: _Reader, order: Sequence[str]) -> None:
+    kind = KINDS[file.kind]
+    name_column = next(iter(kind.columns))
+    name_at = order.index(name_column)
+    places = [(name, order.index(name), column) for name, column in kind.columns.items()]
+    cells_of: dict[str, dict[str, Any]] = {name: {} for name in kind.columns if name != name_column}
+    named, rows, where = parsed.named[file.kind], parsed.rows[file.kind], parsed.where[file.kind]
+    while not parsed.full:
+        try:
+            found = reader.next()
+        except csv.Error as error:
+            parsed.report(file.name, reader.line, f"{error}; comma-separated values were expected; correct the quotes")
+            parsed.unreadable.add(file.kind)
+            return
+        if found is None:
+            return
+        line, cells = found
+        if len(cells) != len(order):
+            message = (
+                f"{len(cells)} values arrived; {len(order)} were expected; add or remove commas, or quote the value"
+            )
+            parsed.report(file.name, line, message)
+            if name_at < len(cells):
+                named.setdefault(cells[name_at].strip(), (file.name, line))
+            continue
+        values: list[Any] = []
+        for name, at, column in places:
+            cell = cells[at].strip()
+            known = cells_of.get(name)
+            if known is not None and cell in known:
+                values.append(known[cell])
+                continue
+            try:
+                value = _value(cell, column)
+            except ValueError as error:
+                parsed.report(file.name, line, f"{name} {_shown(cell)} arrived; {error}")
+                continue
+            if known is not None:
+                known[cell] = value
+            values.append(value)
+        name = cells[name_at].strip()
+        before = named.setdefault(name, (file.name, line))
+        if before != (file.name, line):
+            message = f"{name_column} {_shown(name)} arrived again, first in {before[0]} line {before[1]}"
+            parsed.report(file.name, line, f"{message}; each name once was expected; remove one of the rows")
+        elif len(values) == len(places):
+            rows.append(kind.row(*values))
+            where.append((file.name, line))
+
+
+def _value(cell: str, column: _Column) -> Any:
+    if cell:
+        return column.read(cell)
+    if column.required:
+        raise ValueError("a value was expected; fill it in")
+    return column.default
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")

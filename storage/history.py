@@ -1,0 +1,155 @@
+"""Stored reads and events as columns, for the rules to rebuild their state after a start.
+
+Promises: one call sees one snapshot; times are exact; no Python object per row; memory is bounded by one page.
+A page continues after the last (slot, end_at) of the one before, along the unique index. Refuses to know any rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import numpy as np
+import psycopg
+import psycopg_pool
+from numpy.typing import NDArray
+
+from meterwatch.batch import Events, ReadChange
+from meterwatch.quality import Quality
+from storage.arrays import fetch_columns, micros, moment
+from storage.faults import storage_faults
+
+PAGE_ROWS: Final = 100_000
+
+_PAGE = """
+SELECT array_agg(slot), array_agg(end_at), array_agg(interval_s), array_agg(quality), array_agg(import_wh),
+       array_agg(export_wh), array_agg(import_varh), array_agg(export_varh), array_agg(has_energy),
+       array_agg(has_reactive)
+FROM (SELECT slot, end_at, interval_s, quality, coalesce(import_wh, 0) AS import_wh, coalesce(export_wh, 0) AS export_wh,
+             coalesce(import_varh, 0) AS import_varh, coalesce(export_varh, 0) AS export_varh,
+             import_wh IS NOT NULL OR export_wh IS NOT NULL AS has_energy,
+             import_varh IS NOT NULL OR export_varh IS NOT NULL AS has_reactive
+      FROM reads
+      WHERE end_at >= %(first)s AND end_at < %(last)s AND (slot, end_at) > (%(slot)s, %(end)s)
+        AND (%(slots)s::integer[] IS NULL OR slot = ANY(%(slots)s::integer[]))
+      ORDER BY slot, end_at LIMIT %(rows)s) AS page"""
+
+_EVENTS = """
+SELECT array_agg(slot), array_agg(at), array_agg(code)
+FROM (SELECT slot, at, code FROM events
+      WHERE at >= %(first)s AND at < %(last)s
+        AND (%(slots)s::integer[] IS NULL OR slot = ANY(%(slots)s::integer[]))
+      ORDER BY at, slot, code) AS found"""
+
+_SUPPLY_OFF = """
+SELECT array_agg(slot) FROM (
+    SELECT slot FROM reads WHERE end_at >= %(first)s AND quality & 64 <> 0
+    UNION SELECT slot FROM events WHERE at >= %(first)s AND code = 1
+    ORDER BY slot) AS off"""
+assert Quality.SUPPLY_OFF == 64  # the partial index reads_supply_off says it in the same words
+
+_LAST_HEARD = """
+SELECT array_agg(slot), array_agg(last)
+FROM (SELECT slot, max(end_at) AS last FROM reads WHERE end_at >= %s GROUP BY slot) AS heard"""
+
+
+class History:
+    """Reads what was committed. Every call takes one connection of the pool for its duration."""
+
+    def __init__(self, pool: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]]) -> None:
+        self._pool = pool
+
+    async def reads_between(
+        self, from_us: int, to_us: int, slots: NDArray[np.int32] | None
+    ) -> AsyncIterator[ReadChange]:
+        """Current reads with from_us <= end < to_us as changes of sign +1, by slot and end, PAGE_ROWS at most in each.
+
+        slots None: every meter. Raises StorageUnavailable.
+        """
+        parameters: dict[str, Any] = {
+            "first": moment(from_us),
+            "last": moment(to_us),
+            "slots": None if slots is None else slots.tolist(),
+            "rows": PAGE_ROWS,
+            "slot": -1,
+            "end": moment(from_us),
+        }
+        with storage_faults():
+            async with self._pool.connection() as connection, connection.transaction():
+                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                while True:
+                    [page] = await fetch_columns(connection, _PAGE, parameters)
+                    if len(page[0]):
+                        yield _change(page)
+                    if len(page[0]) < PAGE_ROWS:
+                        return
+                    parameters["slot"] = int(page[0][-1])
+                    parameters["end"] = moment(int(page[1][-1]))
+
+    async def events_between(self, from_us: int, to_us: int, slots: NDArray[np.int32] | None) -> Events:
+        """Events with from_us <= at < to_us, by time. slots None: every meter. Raises StorageUnavailable."""
+        parameters = {
+            "first": moment(from_us),
+            "last": moment(to_us),
+            "slots": None if slots is None else slots.tolist(),
+        }
+        slot, at_us, code = await self._columns(_EVENTS, parameters)
+        return Events(_frozen(slot, np.int32), _frozen(at_us, np.int64), _frozen(code, np.int16))
+
+    async def supply_off_slots(self, from_us: int) -> NDArray[np.int32]:
+        """Ascending slots with a SUPPLY_OFF read or a POWER_FAIL event since from_us: who may be in an outage."""
+        [slot] = await self._columns(_SUPPLY_OFF, {"first": moment(from_us)})
+        return _frozen(slot, np.int32)
+
+    async def last_heard(self, from_us: int) -> NDArray[np.int64]:
+        """Latest interval end per slot since from_us, us; 0: none. Length: highest slot + 1."""
+        with storage_faults():
+            async with self._pool.connection() as connection, connection.transaction():
+                row = await (await connection.execute("SELECT coalesce(max(slot), -1) + 1 FROM meters")).fetchone()
+                [[slot, last_us]] = await fetch_columns(connection, _LAST_HEARD, (moment(from_us),))
+        slots = max(int(row[0]) if row else 0, int(slot.max(initial=-1)) + 1)
+        heard = np.zeros(slots, np.int64)
+        heard[slot] = last_us
+        return heard
+
+    async def batches_not_evaluated(self) -> list[tuple[int, int, int]]:
+        """(batch_id, first_end_us, last_end_us) of stored batches the rules have not seen, oldest first.
+
+        Both ends are 0 for a batch that stored no row.
+        """
+        with storage_faults():
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(
+                    "SELECT batch_id, first_end, last_end FROM batches WHERE NOT evaluated ORDER BY batch_id"
+                )
+                rows = await cursor.fetchall()
+        return [(batch, micros(first) if first else 0, micros(last) if last else 0) for batch, first, last in rows]
+
+    async def _columns(self, query: Any, parameters: Any) -> list[NDArray[Any]]:
+        with storage_faults():
+            async with self._pool.connection() as connection, connection.transaction():
+                [columns] = await fetch_columns(connection, query, parameters)
+        return columns
+
+
+def _change(page: list[NDArray[Any]]) -> ReadChange:
+    slot, end_us, interval_s, quality, import_wh, export_wh, import_varh, export_varh, energy, reactive = page
+    return ReadChange(
+        slot=_frozen(slot, np.int32),
+        end_us=_frozen(end_us, np.int64),
+        interval_s=_frozen(interval_s, np.int32),
+        quality=_frozen(quality, np.int32),
+        import_wh=_frozen(import_wh, np.int32),
+        export_wh=_frozen(export_wh, np.int32),
+        import_varh=_frozen(import_varh, np.int32),
+        export_varh=_frozen(export_varh, np.int32),
+        has_energy=_frozen(energy, np.bool_),
+        has_reactive=_frozen(reactive, np.bool_),
+        sign=_frozen(np.ones(len(slot), np.int8), np.int8),
+    )
+
+
+def _frozen(column: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    column = column.astype(dtype, copy=False)
+    column.flags.writeable = False
+    return column
