@@ -1,0 +1,425 @@
+"""Laws of the overload rule: a scalar ladder as oracle, and what order, splits, corrections, gaps may not change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meterwatch.batch import ReadChange
+from meterwatch.episodes import Episode, Severity, Verdict
+from meterwatch.errors import ConfigError
+from meterwatch.quality import ORIGIN_SHIFT, Origin
+from meterwatch.topology import Topology
+from rules.ladder import Level
+from rules.overload import Overload, OverloadProfile
+
+US = 1_000_000
+WINDOW_US = 900 * US
+FOREVER = np.iinfo(np.int64).max
+DAY_US = 86_400 * US
+START_US = 20_000 * DAY_US
+START = START_US // WINDOW_US
+RATED_KVA = 100.0
+FULL_WH = 25_000
+"""Energy of one window at b = 1."""
+Row = tuple[int, int, int, int, int]
+"""slot, end_us, interval_s, import_wh, sign"""
+
+
+def tree(
+    meters: int = 1,
+    transformers: int = 1,
+    kw: float = 4.0,
+    installed_us: list[int] | None = None,
+    retired_us: list[int] | None = None,
+) -> Topology:
+    """Meters dealt out to transformers in turn."""
+
+    def none(n: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+        return np.full(n, -1, np.int32)
+
+    return Topology(
+        as_of_us=START_US,
+        meter=[f"m{i}" for i in range(meters)],
+        transformer_of=np.arange(meters, dtype=np.int32) % transformers,
+        concentrator_of=none(meters),
+        head_end_of=none(meters),
+        phases=np.zeros(meters, np.uint8),
+        nominal_v=np.full(meters, 230, np.float32),
+        rated_a=np.full(meters, 60, np.float32),
+        contract_kw=np.full(meters, kw, np.float32),
+        interval_s=np.full(meters, 900, np.int32),
+        installed_us=np.array(installed_us or [0] * meters, np.int64),
+        retired_us=np.array(retired_us or [FOREVER] * meters, np.int64),
+        comm_mode=np.zeros(meters, np.int16),
+        comm_modes=["PLC"],
+        transformer=[f"T{i}" for i in range(transformers)],
+        feeder_of=none(transformers),
+        rated_kva=np.full(transformers, RATED_KVA),
+        transformer_district=[""] * transformers,
+        feeder=[],
+        feeder_district=[],
+        concentrator=[],
+        concentrator_head_end=none(0),
+        head_end=[],
+        late_window_us=np.zeros(0, np.int64),
+        slot_of={f"m{i}": i for i in range(meters)},
+    )
+
+
+def change(rows: list[Row], quality: int = 0, has_reactive: bool = True, export_wh: int = 0) -> ReadChange:
+    table = np.array(rows, np.int64).reshape(-1, 5)
+    n, zeros = len(table), np.zeros(len(table), np.int32)
+    return ReadChange(
+        slot=table[:, 0].astype(np.int32),
+        end_us=table[:, 1],
+        interval_s=table[:, 2].astype(np.int32),
+        quality=np.full(n, quality, np.int32),
+        import_wh=table[:, 3].astype(np.int32),
+        export_wh=zeros + np.int32(export_wh),
+        import_varh=zeros,
+        export_varh=zeros,
+        has_energy=np.ones(n, np.bool_),
+        has_reactive=np.full(n, has_reactive),
+        sign=table[:, 4].astype(np.int8),
+    )
+
+
+def rows_of(loads: Sequence[float | None], slot: int = 0) -> list[Row]:
+    """One 15-minute read per window from START on; None: no read."""
+    return [
+        (slot, START_US + (i + 1) * WINDOW_US, 900, round(b * FULL_WH), 1) for i, b in enumerate(loads) if b is not None
+    ]
+
+
+def now_after(windows: int) -> int:
+    return START_US + windows * WINDOW_US
+
+
+def run(loads: Sequence[float | None], profile: OverloadProfile | None = None) -> tuple[Episode, ...]:
+    rule = Overload(tree(), profile)
+    rule.observe(change(rows_of(loads)), now_after(len(loads)))
+    verdicts = rule.judge(now_after(len(loads)))
+    return verdicts[0].episodes if verdicts else ()
+
+
+Spoken = tuple[int, int, int | None, str]
+
+
+def oracle(loads: Sequence[float | None], profile: OverloadProfile) -> list[Spoken]:
+    """The ladder as one reads it in the rules: (onset, raised, cleared, level) in windows after START."""
+    levels, page = profile.levels, [v.name for v in profile.levels].index(profile.page_from_level)
+    hold, since, clear, on = [0] * len(levels), [0] * len(levels), [0] * len(levels), [False] * len(levels)
+    gap, worst, onset, raised = 0, -1, 0, -1
+    said: list[Spoken] = []
+    for w, b in enumerate(loads):
+        gap = gap + 1 if b is None else 0
+        was, begun = any(on), []
+        for i, v in enumerate(levels):
+            if b is None:
+                if gap > profile.max_gap_windows:
+                    hold[i] = clear[i] = 0
+                continue
+            high = b > v.raise_pu if v.strictly_above else b >= v.raise_pu
+            since[i] = w if high and not hold[i] else since[i]
+            hold[i] = hold[i] + 900 if high else 0
+            clear[i] = clear[i] + 900 if on[i] and b < v.clear_pu else 0
+            if not on[i] and high and hold[i] >= v.hold_s:
+                on[i] = True
+                begun.append(since[i])
+            elif on[i] and b < v.clear_pu and clear[i] >= v.clear_s:
+                on[i], clear[i] = False, 0
+        top = max((i for i, latched in enumerate(on) if latched), default=-1)
+        if not was and any(on):
+            onset, raised, worst = min(begun), -1, -1
+        worst = max(worst, top)
+        if raised < 0 and top >= page:
+            raised = w + 1
+        if was and not any(on) and raised >= 0:
+            said.append((onset, raised, w + 1, levels[worst].name))
+    if any(on) and raised >= 0:
+        said.append((onset, raised, None, levels[top].name))
+    return said
+
+
+def spoken(episodes: tuple[Episode, ...]) -> list[Spoken]:
+    def window(us: int) -> int:
+        return (us - START_US) // WINDOW_US
+
+    return [
+        (window(e.onset_us), window(e.raised_us), None if e.cleared_us is None else window(e.cleared_us), e.level)
+        for e in episodes
+    ]
+
+
+PALETTE = [None, 0.0, 0.70, 0.75, 0.78, 0.80, 0.90, 0.95, 0.96, 1.0, 1.04, 1.2, 1.28, 1.3, 1.4, 1.5, 1.6, 2.0, 2.2]
+load_runs = st.lists(st.tuples(st.sampled_from(PALETTE), st.integers(1, 12)), min_size=1, max_size=16).map(
+    lambda runs: [b for b, length in runs for _ in range(length)][:180]
+)
+QUICK = OverloadProfile(
+    levels=(
+        Level("HEAVY", 0.80, 1800, 0.75, 1800, Severity.MEDIUM),
+        Level("OVERLOAD", 1.00, 1800, 0.95, 1800, Severity.HIGH, strictly_above=True),
+        *OverloadProfile().levels[2:],
+    )
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(loads=load_runs, profile=st.sampled_from([OverloadProfile(), OverloadProfile.fast(), QUICK]))
+def test_the_ladder_equals_the_scalar_one(loads: list[float | None], profile: OverloadProfile) -> None:
+    assert spoken(run(loads, profile)) == oracle(loads, profile)
+
+
+@settings(max_examples=100, deadline=None)
+@given(loads=load_runs, seed=st.integers(0, 2**32), late=st.booleans())
+def test_order_splitting_and_corrections_do_not_change_the_verdict(
+    loads: list[float | None], seed: int, late: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    truth = rows_of(loads)
+    noisy: list[Row] = list(truth)
+    for slot, end_us, length, _, _ in truth:
+        if rng.random() < 0.3:  # an older version came first, or last, and goes away
+            wrong = int(rng.integers(0, 3 * FULL_WH))
+            noisy += [(slot, end_us, length, wrong, 1), (slot, end_us, length, wrong, -1)]
+    if late:
+        noisy = [noisy[i] for i in rng.permutation(len(noisy))]
+    else:
+        noisy.sort(key=lambda row: row[1])
+    now, rule, last = now_after(len(loads)), Overload(tree(), QUICK), ()
+    while noisy:
+        cut = int(rng.integers(1, 20))
+        batch, noisy = noisy[:cut], noisy[cut:]
+        rule.observe(change(batch), now)
+        for verdict in rule.judge(now):
+            last = verdict.episodes
+    assert last == run(loads, QUICK)
+
+
+@settings(max_examples=50, deadline=None)
+@given(each=st.lists(load_runs, min_size=2, max_size=4), seed=st.integers(0, 2**32))
+def test_transformers_judged_together_say_what_each_says_alone(each: list[list[float | None]], seed: int) -> None:
+    rng, now = np.random.default_rng(seed), now_after(180)
+    rule = Overload(tree(len(each), len(each)), QUICK)
+    rows = [row for slot, loads in enumerate(each) for row in rows_of(loads, slot)]
+    last: dict[int, list[Spoken]] = {}
+    for part in np.array_split(rng.permutation(len(rows)), 4):
+        rule.observe(change([rows[i] for i in part]), now)
+        last |= {verdict.asset_id: spoken(verdict.episodes) for verdict in rule.judge(now)}
+    for transformer, loads in enumerate(each):
+        assert last.get(transformer, []) == oracle(loads, QUICK)
+
+
+@settings(max_examples=50, deadline=None)
+@given(runs=st.lists(load_runs, min_size=1, max_size=4), seed=st.integers(0, 2**32))
+def test_a_restart_says_what_the_live_rule_said(runs: list[list[float | None]], seed: int) -> None:
+    loads = [b for part in runs for b in part]
+    live, now = Overload(tree(), QUICK), START_US
+    for i, b in enumerate(loads):
+        now = now_after(i + 1)
+        if b is not None:
+            live.observe(change([rows_of(loads[: i + 1])[-1]]), now)
+            said = live.judge(now)
+    stored = rows_of(loads)
+    if not stored:
+        return
+    fresh = Overload(tree(), QUICK)
+    for first in range(0, len(stored), 50):
+        fresh.observe(change(stored[first : first + 50]), now)
+    assert fresh.judge(now) == said
+
+
+def test_an_overload_of_hours_is_one_alarm_that_says_so() -> None:
+    (episode,) = run([0.5] * 4 + [0.9] * 4 + [1.2] * 8 + [1.31] + [1.23])
+    assert spoken((episode,)) == [(4, 16, None, "OVERLOAD")]
+    assert episode.severity is Severity.HIGH
+    assert episode.summary == (
+        "Transformer T0 loaded 1.23 x its 100 kVA since 2024-10-04 01:00 UTC (peak 1.31), OVERLOAD for 3 h 30 min"
+    )
+    assert episode.evidence["windows"][-1] == {"end_us": now_after(18), "b": 1.23, "coverage": 1.0}
+    assert episode.evidence["members"] == 1
+
+
+def test_heavy_load_alone_is_no_alarm() -> None:
+    assert run([0.99] * 100) == ()
+
+
+def test_an_exact_load_of_one_is_not_overload() -> None:
+    assert run([1.0] * 20) == ()
+    assert spoken(run([1.0 + 1 / FULL_WH] * 8)) == [(0, 8, None, "OVERLOAD")]
+
+
+def test_severity_steps_up_at_once_and_a_closed_episode_keeps_its_worst() -> None:
+    (still,) = run([1.1] * 8 + [2.0])
+    assert (still.level, still.severity) == ("EMERGENCY_3", Severity.CRITICAL)
+    (over,) = run([1.1] * 8 + [2.0] + [0.1] * 2)
+    assert (over.level, over.cleared_us) == ("EMERGENCY_3", now_after(11))
+    assert over.summary.startswith("Transformer T0 was loaded up to 2.00 x its 100 kVA from ")
+
+
+def test_a_short_gap_neither_extends_nor_resets_a_hold() -> None:
+    assert spoken(run([1.1] * 7 + [None] + [1.1])) == [(0, 9, None, "OVERLOAD")]
+    assert run([1.1] * 7 + [None]) == ()
+
+
+def test_a_long_gap_resets_a_hold_but_clears_nothing() -> None:
+    assert run([1.1] * 7 + [None] * 2 + [1.1]) == ()
+    assert spoken(run([1.1] * 8 + [None] * 40 + [1.1])) == [(0, 8, None, "OVERLOAD")]
+
+
+def test_a_late_read_amends_and_another_retracts() -> None:
+    loads: list[float | None] = [1.1] * 3 + [None] * 2 + [1.1] * 7 + [0.2] * 20
+    rule, now = Overload(tree()), now_after(len(loads))
+    rule.observe(change(rows_of(loads)), now)
+    assert rule.judge(now)[0].episodes == ()
+    late: list[Row] = [(0, now_after(i), 900, round(1.1 * FULL_WH), 1) for i in (4, 5)]
+    rule.observe(change(late), now)
+    assert spoken(rule.judge(now)[0].episodes) == [(0, 8, 14, "OVERLOAD")]
+    rule.observe(change([(*late[1][:4], -1), (*late[1][:3], 0, 1)]), now)
+    (verdict,) = rule.judge(now)
+    assert verdict.episodes == ()
+    assert verdict.asset_id == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(hours=st.lists(st.integers(0, 10**7), min_size=2, max_size=12), export=st.booleans())
+def test_parts_of_a_long_read_add_up_to_it(hours: list[int], export: bool) -> None:
+    rule = Overload(tree())
+    rows: list[Row] = [(0, START_US + (i + 1) * 3600 * US, 3600, wh, 1) for i, wh in enumerate(hours)]
+    rule.observe(change(rows, export_wh=5_000_003 if export else 0), FOREVER)
+    net = sum(hours) - (5_000_003 * len(hours) if export else 0)
+    assert int(rule._wh.sum()) == net
+    assert int(rule._covered.sum()) == 4000 * 3600 * len(hours)
+
+
+def test_meters_of_any_interval_give_the_same_load() -> None:
+    def rows(length_s: int, wh_per_minute: int) -> list[Row]:
+        n = 4 * 3600 // length_s
+        return [
+            (slot, START_US + (i + 1) * length_s * US, length_s, wh_per_minute * length_s // 60, 1)
+            for slot in range(4)
+            for i in range(n)
+        ]
+
+    seen = []
+    for lengths in [(900,) * 4, (3600, 900, 300, 600), (60, 1800, 600, 3600)]:
+        rule = Overload(tree(meters=4))
+        mixed = [row for slot, length in enumerate(lengths) for row in rows(length, 400) if row[0] == slot]
+        rule.observe(change(mixed), now_after(16))
+        seen.append([tuple(a[0] for a in rule.load(START + i)) for i in range(16)])
+        assert spoken(rule.judge(now_after(16))[0].episodes) == []
+    assert seen[0] == seen[1] == seen[2] == [(24_000 / FULL_WH, 1.0)] * 16
+
+
+def test_a_window_below_the_coverage_limit_is_a_gap() -> None:
+    def judged(silent: int) -> int:
+        rule = Overload(tree(meters=20))
+        rows = [row for slot in range(20 - silent) for row in rows_of([0.1] * 8, slot)]
+        rule.observe(change(rows), now_after(8))
+        return len(rule.judge(now_after(8))[0].episodes)
+
+    assert (judged(2), judged(3)) == (1, 0)
+
+
+def test_only_meters_in_service_are_expected() -> None:
+    installed, retired = [0, now_after(4), 0], [FOREVER, FOREVER, now_after(2)]
+    rule = Overload(tree(meters=3, installed_us=installed, retired_us=retired))
+    rule.observe(change(rows_of([0.1] * 8)), now_after(8))
+    shares = [float(rule.load(START + i)[1][0]) for i in range(8)]
+    assert shares == [0.5] * 2 + [1.0] * 2 + [0.5] * 4
+
+
+@pytest.mark.parametrize("origin", [Origin.ESTIMATED, Origin.SUBSTITUTED])
+def test_an_estimate_never_raises_an_overload(origin: Origin) -> None:
+    rule = Overload(tree())
+    rule.observe(change(rows_of([1.5] * 12), quality=origin << ORIGIN_SHIFT), now_after(12))
+    assert rule.judge(now_after(12)) == []
+
+
+def test_missing_reactive_energy_is_assumed_from_the_power_factor() -> None:
+    rule = Overload(tree())
+    rule.observe(change(rows_of([0.95]), has_reactive=False), now_after(1))
+    assert rule.load(START)[0][0] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_window_that_ends_after_now_waits_and_is_then_judged() -> None:
+    rule = Overload(tree())
+    rule.observe(change(rows_of([2.0])), now_after(1) - 1)
+    assert rule.judge(now_after(1) - 1) == []
+    assert len(rule.judge(now_after(1))[0].episodes) == 1
+    assert rule.judge(now_after(1)) == []
+
+
+def test_reads_older_than_the_ring_are_counted_and_ignored() -> None:
+    rule = Overload(tree())
+    rule.observe(change(rows_of([None] * 192 + [0.5])), now_after(193))
+    rule.judge(now_after(193))
+    rule.observe(change(rows_of([2.0])), now_after(193))
+    assert rule.older_than_ring == 1
+    assert rule.judge(now_after(193)) == []
+    with pytest.raises(KeyError, match="the windows of the ring"):
+        rule.load(START)
+
+
+def test_an_episode_that_outlasts_the_ring_keeps_its_onset() -> None:
+    rule, said = Overload(tree()), list[Verdict]()
+    for i in range(500):
+        rule.observe(change([(0, now_after(i + 1), 900, 27_500, 1)]), now_after(i + 1))
+        said = rule.judge(now_after(i + 1))
+    assert spoken(said[0].episodes) == [(0, 8, None, "OVERLOAD")]
+    rule.observe(change([(0, now_after(1300), 900, 27_500, 1)]), now_after(1300))  # after a silence of days
+    assert spoken(rule.judge(now_after(1300))[0].episodes) == [(0, 8, None, "OVERLOAD")]
+
+
+def test_an_episode_over_before_the_ring_has_left_the_verdict() -> None:
+    loads: list[float | None] = [2.0, 0.1, 0.1]
+    rule = Overload(tree())
+    rule.observe(change(rows_of(loads)), now_after(3))
+    cleared_us = rule.judge(now_after(3))[0].episodes[0].cleared_us
+    assert cleared_us is not None
+    kept = {}
+    for i in range(185, 200):
+        rule.observe(change([(0, now_after(i), 900, 0, 1)]), now_after(i))
+        (verdict,) = rule.judge(now_after(i))
+        kept[i] = bool(verdict.episodes)
+        assert kept[i] == (cleared_us >= verdict.from_us)
+    assert set(kept.values()) == {True, False}
+
+
+def test_an_unrated_transformer_is_never_judged() -> None:
+    unrated = replace(tree(), rated_kva=np.array([np.nan]))
+    rule = Overload(unrated)
+    rule.observe(change(rows_of([2.0] * 12)), now_after(12))
+    assert rule.judge(now_after(12))[0].episodes == ()
+
+
+def test_a_profile_that_contradicts_itself_lists_every_problem() -> None:
+    with pytest.raises(ConfigError) as caught:
+        OverloadProfile(levels=(Level("A", 1.0, 0, 1.0, 0, Severity.LOW), Level("B", 0.9, 0, 0.5, 0, Severity.LOW)))
+    assert len(caught.value.problems) == 3
+
+
+def test_cost_of_a_batch_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    meters, transformers = 30_000, 300
+    rule = Overload(tree(meters, transformers))
+    slots = np.arange(meters)
+    times = []
+    for i in range(12):
+        table = np.column_stack([slots, slots * 0 + now_after(i + 1), slots * 0 + 900, slots * 0 + 280, slots * 0 + 1])
+        batch = change(table)  # type: ignore[arg-type]
+        begin = time.perf_counter()
+        rule.observe(batch, now_after(i + 1))
+        mid = time.perf_counter()
+        said = rule.judge(now_after(i + 1))
+        times.append((mid - begin, time.perf_counter() - mid))
+    observed, judged = np.median(times, axis=0) * 1000
+    with capsys.disabled():
+        print(f"\n{meters} reads, {transformers} transformers: observe {observed:.1f} ms, judge {judged:.1f} ms")
+    assert [e.level for v in said for e in v.episodes] == ["OVERLOAD"] * transformers
