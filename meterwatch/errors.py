@@ -28,6 +28,15 @@ class Denied(MeterwatchError):
         self.message = message
 
 
+class Missing(MeterwatchError):
+    """What the caller names does not exist."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
 class Stale(MeterwatchError):
     """The caller decided on a state that has changed since: read again, then decide again."""
 

@@ -2,8 +2,8 @@
 
 Promise: every status that is not OK carries google.rpc.Status details with ErrorInfo{reason, domain "meterwatch"}, and
 RetryInfo exactly when the same call may succeed later. What the tree of meterwatch.errors does not know is our bug: the
-caller then gets an incident id and nothing else, the log gets the rest. A status grpc itself sends carries no ErrorInfo,
-so the two can be told apart.
+caller then gets an incident id and nothing else, the log gets the rest. A status that grpc itself sends has no
+ErrorInfo, so the two can be told apart.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from grpc_status import rpc_status
 from meterwatch.errors import (
     Denied,
     MeterwatchError,
+    Missing,
     Overloaded,
     Rejected,
     Stale,
@@ -81,6 +82,8 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str, str, float | None
             return grpc.StatusCode.INVALID_ARGUMENT, error.reason, error.message, None
         case Denied():
             return grpc.StatusCode.PERMISSION_DENIED, error.reason, error.message, None
+        case Missing():
+            return grpc.StatusCode.NOT_FOUND, error.reason, error.message, None
         case Stale():
             return grpc.StatusCode.ABORTED, error.reason, error.message, None
         case Overloaded():

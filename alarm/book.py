@@ -1,0 +1,324 @@
+"""The alarm book: which alarms there are, and which transitions a verdict makes.
+
+Argument. A rule states the episodes it knows; the book holds the alarms it has made of earlier verdicts. An episode and
+an alarm of the same (rule, asset) whose times overlap are the same fault. What differs between the two is the
+transition. So the same verdict twice makes nothing, a restart makes nothing, and late data amends the alarm it concerns
+instead of raising a second one. Several differences at once are one transition; its kind names the first in the order
+reopened, suppressed, closed, severity, amended.
+
+`reconcile` and `acknowledge` only propose; the book changes in `apply`, after the drafts are committed. It knows no
+clock, no database and no event loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from enum import Enum, auto
+from typing import Final
+
+from meterwatch.alarms import Alarm, AlarmState, Draft, TransitionKind
+from meterwatch.episodes import Episode, Verdict
+from meterwatch.errors import Missing, Rejected, Stale
+from meterwatch.topology import Topology
+
+KEEP_US: Final = 72 * 3600 * 1_000_000
+"""Finished alarms stay this long after their end: the span of the longest verdict (outage duration, domain rule 2)."""
+PRUNE_STEP_US: Final = 3600 * 1_000_000
+GROWTH_PERCENT: Final = 10
+"""Evidence alone makes a transition only when the affected count grows by this much; else a storm floods the log."""
+AFFECTED: Final = "affected"
+"""Key of the affected count in an episode's evidence."""
+PREFIX: Final = {"OUTAGE": "OUT", "OVERLOAD": "OVL", "COMM_LOSS": "COM"}
+
+
+class Input(Enum):
+    """What can happen to an alarm's state."""
+
+    REOPEN = auto()
+    SUPPRESS = auto()
+    RELEASE = auto()
+    CLOSE = auto()
+    ESCALATE = auto()
+    RETRACT = auto()
+    ACKNOWLEDGE = auto()
+
+
+_S, _I = AlarmState, Input
+NEXT: Final[dict[tuple[AlarmState, Input], AlarmState]] = {
+    (_S.UNACK_ACTIVE, _I.CLOSE): _S.RTN_UNACK,
+    (_S.UNACK_ACTIVE, _I.ACKNOWLEDGE): _S.ACK_ACTIVE,
+    (_S.UNACK_ACTIVE, _I.ESCALATE): _S.UNACK_ACTIVE,
+    (_S.UNACK_ACTIVE, _I.SUPPRESS): _S.SUPPRESSED,
+    (_S.UNACK_ACTIVE, _I.RETRACT): _S.RETRACTED,
+    (_S.ACK_ACTIVE, _I.CLOSE): _S.NORMAL,
+    (_S.ACK_ACTIVE, _I.ESCALATE): _S.UNACK_ACTIVE,  # worse than what was acknowledged
+    (_S.ACK_ACTIVE, _I.SUPPRESS): _S.SUPPRESSED,
+    (_S.ACK_ACTIVE, _I.RETRACT): _S.RETRACTED,
+    (_S.RTN_UNACK, _I.REOPEN): _S.UNACK_ACTIVE,
+    (_S.RTN_UNACK, _I.ACKNOWLEDGE): _S.NORMAL,
+    (_S.RTN_UNACK, _I.ESCALATE): _S.RTN_UNACK,
+    (_S.RTN_UNACK, _I.SUPPRESS): _S.NORMAL,  # the parent is what needs acknowledging
+    (_S.RTN_UNACK, _I.RETRACT): _S.RETRACTED,
+    (_S.NORMAL, _I.REOPEN): _S.UNACK_ACTIVE,
+    (_S.NORMAL, _I.ESCALATE): _S.NORMAL,
+    (_S.NORMAL, _I.SUPPRESS): _S.NORMAL,
+    (_S.NORMAL, _I.RETRACT): _S.RETRACTED,
+    (_S.SUPPRESSED, _I.RELEASE): _S.UNACK_ACTIVE,
+    (_S.SUPPRESSED, _I.CLOSE): _S.NORMAL,
+    (_S.SUPPRESSED, _I.ESCALATE): _S.SUPPRESSED,
+    (_S.SUPPRESSED, _I.RETRACT): _S.RETRACTED,
+    (_S.RETRACTED, _I.REOPEN): _S.UNACK_ACTIVE,  # corrected back
+}
+"""A pair that is not here cannot happen."""
+
+KIND: Final = {
+    Input.REOPEN: TransitionKind.REOPENED,
+    Input.SUPPRESS: TransitionKind.SUPPRESSED,
+    Input.RELEASE: TransitionKind.UNSUPPRESSED,
+    Input.CLOSE: TransitionKind.CLEARED,
+    Input.ESCALATE: TransitionKind.SEVERITY,
+}
+
+Key = tuple[str, str, int]
+"""rule, asset_kind, asset_id."""
+
+
+class Book:
+    """The alarms that are not finished, and those that ended within KEEP_US."""
+
+    def __init__(self, alarms: Iterable[Alarm], names: Topology) -> None:
+        self.names = names
+        """Registry names for new alarms; replaced after a registry change."""
+        self.horizon_us = 0
+        """Finished alarms that ended before this may be missing here; see `adopt`."""
+        self._pruned_us = 0
+        self._by_id: dict[str, Alarm] = {}
+        self._by_key: dict[Key, dict[str, Alarm]] = {}
+        self.adopt(alarms)
+
+    def __iter__(self) -> Iterator[Alarm]:
+        return iter(self._by_id.values())
+
+    def __contains__(self, alarm_id: str) -> bool:
+        return alarm_id in self._by_id
+
+    def adopt(self, alarms: Iterable[Alarm]) -> None:
+        """Take alarms as they are stored, replacing what the book had."""
+        for alarm in alarms:
+            self._by_id[alarm.alarm_id] = alarm
+            self._by_key.setdefault((alarm.rule, alarm.asset_kind, alarm.asset_id), {})[alarm.alarm_id] = alarm
+
+    def reconcile(self, verdicts: Sequence[Verdict], now_us: int) -> list[Draft]:
+        """Return what the verdicts change. At most one verdict per (rule, asset). Cost: linear in their episodes."""
+        self.horizon_us = max(self.horizon_us, now_us - KEEP_US)
+        raised: list[Draft] = []
+        matched: list[tuple[Alarm, Episode]] = []
+        retracted: list[Draft] = []
+        taken: set[str] = set()
+        for verdict in verdicts:
+            pairs, fresh, gone = self._match(verdict, now_us)
+            matched += pairs
+            raised += [self._raised(verdict, episode, now_us, taken) for episode in fresh if episode.parent is None]
+            if verdict.retract:
+                retracted += [
+                    _draft(alarm, TransitionKind.RETRACTED, state=NEXT[alarm.state, Input.RETRACT]) for alarm in gone
+                ]
+        parents = {(d.alarm.rule, d.alarm.asset_kind, d.alarm.asset_id): d.alarm.alarm_id for d in raised}
+        followed = [_follow(alarm, episode, self._parent_id(alarm, episode, parents)) for alarm, episode in matched]
+        return raised + [draft for draft in followed if draft is not None] + retracted
+
+    def acknowledge(self, alarm_id: str, operator: str, note: str, expected_version: int, now_us: int) -> Draft:
+        """Propose an acknowledgement. Missing, Stale (expected_version 0: any), or Rejected in a state without one."""
+        alarm = self._by_id.get(alarm_id)
+        if alarm is None:
+            raise Missing("ALARM_UNKNOWN", f"alarm {alarm_id!r} is not known; take the id from Subscribe or ListAlarms")
+        if expected_version not in (0, alarm.version):
+            raise Stale(
+                "ALARM_CHANGED",
+                f"alarm {alarm_id} is at version {alarm.version}, state {alarm.state.value}; the action was for "
+                f"version {expected_version}; read the alarm again, then decide",
+            )
+        state = NEXT.get((alarm.state, Input.ACKNOWLEDGE))
+        if state is None:
+            raise Rejected(
+                "NOT_ACKNOWLEDGEABLE",
+                f"alarm {alarm_id} is {alarm.state.value}; only UNACK_ACTIVE and RTN_UNACK can be acknowledged",
+            )
+        return _draft(
+            alarm,
+            TransitionKind.ACKNOWLEDGED,
+            state=state,
+            acknowledged_by=operator,
+            acknowledged_us=now_us,
+            note=note,
+        )
+
+    def apply(self, alarms: Iterable[Alarm]) -> None:
+        """Take committed alarms, and forget finished ones that ended before the horizon."""
+        self.adopt(alarms)
+        if self.horizon_us < self._pruned_us + PRUNE_STEP_US:
+            return
+        self._pruned_us = self.horizon_us
+        for alarm in [a for a in self._by_id.values() if a.finished and a.end_us < self.horizon_us]:
+            del self._by_id[alarm.alarm_id]
+            key = (alarm.rule, alarm.asset_kind, alarm.asset_id)
+            del self._by_key[key][alarm.alarm_id]
+            if not self._by_key[key]:
+                del self._by_key[key]
+
+    def _match(self, verdict: Verdict, now_us: int) -> tuple[list[tuple[Alarm, Episode]], list[Episode], list[Alarm]]:
+        """Pairs of alarm and episode, episodes without an alarm, alarms without an episode."""
+        known = self._by_key.get((verdict.rule, verdict.asset_kind, verdict.asset_id), {}).values()
+        alarms = [a for a in known if a.cleared_us is None or a.cleared_us >= verdict.from_us]
+        choices = sorted(
+            (a.state is AlarmState.RETRACTED, -overlap_us, a.onset_us, e.onset_us, a.alarm_id, i)
+            for a in alarms
+            for i, e in enumerate(verdict.episodes)
+            if (overlap_us := _overlap_us(a, e, now_us)) >= 0
+        )
+        alarm_of: dict[int, str] = {}
+        used: set[str] = set()
+        for *_, alarm_id, i in choices:
+            if i not in alarm_of and alarm_id not in used:
+                alarm_of[i] = alarm_id
+                used.add(alarm_id)
+        pairs = [(self._by_id[alarm_id], verdict.episodes[i]) for i, alarm_id in sorted(alarm_of.items())]
+        fresh = [episode for i, episode in enumerate(verdict.episodes) if i not in alarm_of]
+        gone = [a for a in alarms if a.alarm_id not in used and a.state is not AlarmState.RETRACTED]
+        return pairs, fresh, gone
+
+    def _raised(self, verdict: Verdict, episode: Episode, now_us: int, taken: set[str]) -> Draft:
+        asset = self.names.asset_name(verdict.asset_kind, verdict.asset_id)
+        feeder, district = self._place(verdict.asset_kind, verdict.asset_id)
+        nth = 0
+        while (alarm_id := _alarm_id(verdict, asset, episode.onset_us, nth)) in self._by_id or alarm_id in taken:
+            nth += 1  # the onset of another alarm's first verdict, amended since
+        taken.add(alarm_id)
+        state = AlarmState.UNACK_ACTIVE
+        alarm = Alarm(
+            alarm_id=alarm_id,
+            rule=verdict.rule,
+            asset_kind=verdict.asset_kind,
+            asset_id=verdict.asset_id,
+            asset=asset,
+            feeder=feeder,
+            district=district,
+            state=state if episode.cleared_us is None else NEXT[state, Input.CLOSE],
+            severity=episode.severity,
+            level=episode.level,
+            onset_us=episode.onset_us,
+            raised_us=episode.raised_us,
+            cleared_us=episode.cleared_us,
+            recorded_us=now_us,
+            version=1,
+            seq=0,
+            parent_id=None,
+            summary=episode.summary,
+            evidence=episode.evidence,
+        )
+        return Draft(TransitionKind.RAISED, alarm)
+
+    def _parent_id(self, alarm: Alarm, episode: Episode, raised: dict[Key, str]) -> str | None:
+        if episode.parent is None:
+            return None
+        key = (alarm.rule, *episode.parent)
+        if key in raised:
+            return raised[key]
+        stored = [a for a in self._by_key.get(key, {}).values() if a.state is not AlarmState.RETRACTED]
+        latest = max(stored, key=lambda a: (a.cleared_us is None, a.onset_us), default=None)
+        return None if latest is None else latest.alarm_id
+
+    def _place(self, kind: str, asset_id: int) -> tuple[str, str]:
+        """Feeder and district of an asset; empty where the electrical tree has none."""
+        names = self.names
+        if kind == "feeder":
+            return names.feeder[asset_id], names.feeder_district[asset_id]
+        transformer = int(names.transformer_of[asset_id]) if kind == "meter" else asset_id
+        if kind not in ("meter", "transformer") or transformer < 0:
+            return "", ""
+        feeder = int(names.feeder_of[transformer])
+        return names.feeder[feeder] if feeder >= 0 else "", names.transformer_district[transformer]
+
+
+def _follow(alarm: Alarm, episode: Episode, parent_id: str | None) -> Draft | None:
+    """What a matched episode changes, or None."""
+    inputs = _inputs(alarm, episode)
+    state, kind = alarm.state, None
+    for given in inputs:
+        after = NEXT[state, given]
+        if after is not state and kind is None:
+            kind = KIND[given]
+        state = after
+    if kind is None:
+        kind = _attribute_change(alarm, episode)
+    if kind is None:
+        return None
+    reset = state is AlarmState.UNACK_ACTIVE and alarm.acknowledged_us is not None
+    return _draft(
+        alarm,
+        kind,
+        state=state,
+        severity=episode.severity,
+        level=episode.level,
+        onset_us=episode.onset_us,
+        raised_us=episode.raised_us,
+        cleared_us=episode.cleared_us,
+        parent_id=parent_id,
+        summary=episode.summary,
+        evidence=episode.evidence,
+        acknowledged_by=None if reset else alarm.acknowledged_by,
+        acknowledged_us=None if reset else alarm.acknowledged_us,
+        note=None if reset else alarm.note,
+    )
+
+
+def _inputs(alarm: Alarm, episode: Episode) -> list[Input]:
+    """The inputs of the state machine, in the order in which they happen."""
+    inputs = []
+    retracted, suppressed = alarm.state is AlarmState.RETRACTED, alarm.state is AlarmState.SUPPRESSED
+    closed = episode.cleared_us is not None
+    was_open = alarm.cleared_us is None
+    if retracted or (not was_open and not closed):
+        inputs.append(Input.REOPEN)
+    if episode.parent is not None and not suppressed:
+        inputs.append(Input.SUPPRESS)
+    if episode.parent is None and suppressed:
+        inputs.append(Input.RELEASE)
+    if closed and (was_open or retracted):
+        inputs.append(Input.CLOSE)
+    elif episode.severity > alarm.severity:
+        inputs.append(Input.ESCALATE)
+    return inputs
+
+
+def _attribute_change(alarm: Alarm, episode: Episode) -> TransitionKind | None:
+    if (episode.severity, episode.level) != (alarm.severity, alarm.level):
+        return TransitionKind.SEVERITY
+    times = (episode.onset_us, episode.raised_us, episode.cleared_us)
+    if times != (alarm.onset_us, alarm.raised_us, alarm.cleared_us):
+        return TransitionKind.AMENDED
+    before, after = alarm.evidence.get(AFFECTED, 0), episode.evidence.get(AFFECTED, 0)
+    if after > before and (after - before) * 100 >= before * GROWTH_PERCENT:
+        return TransitionKind.AMENDED
+    return None
+
+
+def _overlap_us(alarm: Alarm, episode: Episode, now_us: int) -> int:
+    """How long both lasted; negative: they are different faults. A retracted alarm only comes back as it began."""
+    if alarm.state is AlarmState.RETRACTED and (episode.onset_us != alarm.onset_us or episode.parent is not None):
+        return -1
+    ends = [max(now_us, x.onset_us) if x.cleared_us is None else x.cleared_us for x in (alarm, episode)]
+    return min(ends) - max(alarm.onset_us, episode.onset_us)
+
+
+def _draft(alarm: Alarm, kind: TransitionKind, **changes: object) -> Draft:
+    return Draft(kind, replace(alarm, version=alarm.version + 1, **changes), was=alarm)  # type: ignore[arg-type]
+
+
+def _alarm_id(verdict: Verdict, asset: str, onset_us: int, nth: int) -> str:
+    """Identity of an episode: the same on every machine and after every restart."""
+    text = f"{verdict.rule}|{verdict.asset_kind}|{asset}|{onset_us}" + (f"|{nth}" if nth else "")
+    prefix = PREFIX.get(verdict.rule, verdict.rule[:3].upper())
+    return f"{prefix}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

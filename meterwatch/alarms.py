@@ -1,0 +1,170 @@
+"""Alarms as the service speaks of them: the alarm, a change of it, a filter over both.
+
+The alarm book makes them, storage keeps them, the hub hands them out. This is the vocabulary they share; it knows
+neither the wire nor the tables. All times are UTC microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Any, Final
+
+from meterwatch.episodes import Severity
+
+
+class AlarmState(StrEnum):
+    """ISA-18.2 states, and RETRACTED for corrected history. The values are those of the alarms table."""
+
+    UNACK_ACTIVE = "UNACK_ACTIVE"
+    ACK_ACTIVE = "ACK_ACTIVE"
+    RTN_UNACK = "RTN_UNACK"
+    NORMAL = "NORMAL"
+    SUPPRESSED = "SUPPRESSED"
+    RETRACTED = "RETRACTED"
+
+
+FINISHED: Final = frozenset({AlarmState.NORMAL, AlarmState.RETRACTED})
+"""Nothing is left to do for anybody; not part of a snapshot."""
+PAGED: Final = frozenset({AlarmState.UNACK_ACTIVE, AlarmState.ACK_ACTIVE, AlarmState.RTN_UNACK})
+"""What an operator's list shows."""
+
+
+class TransitionKind(StrEnum):
+    """What happened to an alarm."""
+
+    RAISED = "RAISED"
+    SEVERITY = "SEVERITY"
+    AMENDED = "AMENDED"
+    CLEARED = "CLEARED"
+    REOPENED = "REOPENED"
+    SUPPRESSED = "SUPPRESSED"
+    UNSUPPRESSED = "UNSUPPRESSED"
+    RETRACTED = "RETRACTED"
+    ACKNOWLEDGED = "ACKNOWLEDGED"
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One fault episode of one asset. Fields as the columns of the alarms table."""
+
+    alarm_id: str
+    rule: str
+    asset_kind: str
+    asset_id: int
+    asset: str
+    feeder: str
+    district: str
+    state: AlarmState
+    severity: Severity
+    level: str
+    onset_us: int
+    raised_us: int
+    cleared_us: int | None
+    recorded_us: int
+    """Service clock when it was first committed."""
+    version: int
+    """Rises by 1 with each transition."""
+    seq: int
+    """Cursor of its last transition; 0 until committed."""
+    parent_id: str | None
+    summary: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+    acknowledged_by: str | None = None
+    acknowledged_us: int | None = None
+    note: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINISHED
+
+    @property
+    def end_us(self) -> int:
+        """When it ended, for a finished alarm; a retracted one may have no end, then its onset."""
+        return self.onset_us if self.cleared_us is None else self.cleared_us
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field; enums as their stored values."""
+        row = {name: getattr(self, name) for name in ALARM_FIELDS}
+        return row | {"state": self.state.value, "severity": int(self.severity)}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Alarm:
+        """Inverse of to_json. Fields a later version added are ignored; a missing one is a TypeError."""
+        known = {name: row[name] for name in ALARM_FIELDS if name in row}
+        return cls(**(known | {"state": AlarmState(row["state"]), "severity": Severity(row["severity"])}))
+
+
+ALARM_FIELDS: Final = tuple(f.name for f in fields(Alarm))
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A transition that is not committed: it has no cursor yet."""
+
+    kind: TransitionKind
+    alarm: Alarm
+    """As it shall be."""
+    was: Alarm | None = None
+    """As it is; None for a new alarm."""
+
+    def numbered(self, seq: int, recorded_us: int) -> Transition:
+        """The committed transition."""
+        return Transition(seq, self.kind, replace(self.alarm, seq=seq), recorded_us, self.was)
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One committed change of one alarm."""
+
+    seq: int
+    kind: TransitionKind
+    alarm: Alarm
+    recorded_us: int
+    was: Alarm | None = None
+    """The alarm before it; None for a new alarm, or where the log no longer tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What an operator did, under an id of the caller's choice."""
+
+    action_id: str
+    alarm_id: str
+    kind: TransitionKind
+    operator: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmFilter:
+    """Which alarms somebody wants; an empty set means all."""
+
+    rules: frozenset[str] = frozenset()
+    districts: frozenset[str] = frozenset()
+    feeders: frozenset[str] = frozenset()
+    severity_min: Severity = Severity.LOW
+    states: frozenset[AlarmState] = frozenset()
+
+    def matches(self, alarm: Alarm) -> bool:
+        """True: the alarm, as it is, is wanted."""
+        return (
+            self._place(alarm)
+            and alarm.severity >= self.severity_min
+            and (not self.states or alarm.state in self.states)
+        )
+
+    def wants(self, transition: Transition) -> bool:
+        """True: the alarm is wanted after the change or was before it. Else nobody would hear that it left."""
+        alarm, was = transition.alarm, transition.was
+        if self.matches(alarm):
+            return True
+        return alarm.version > 1 and (self._place(alarm) if was is None else self.matches(was))
+
+    def _place(self, alarm: Alarm) -> bool:
+        return (
+            (not self.rules or alarm.rule in self.rules)
+            and (not self.districts or alarm.district in self.districts)
+            and (not self.feeders or alarm.feeder in self.feeders)
+        )

@@ -1,0 +1,248 @@
+"""Alarms in the database: the table of what is, the log of what happened, the actions of operators.
+
+Promise: a commit is one transaction, and cursors are given out in commit order. The cursor row is updated, hence
+locked, in the transaction that writes the transitions, so no reader ever sees a cursor whose predecessor is still on
+its way (a plain sequence loses rows there). Cursors have no gaps. Refuses to know what a transition means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import orjson
+import psycopg
+from psycopg import errors, sql
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from meterwatch.alarms import ALARM_FIELDS, PAGED, Action, Alarm, AlarmFilter, Draft, Transition, TransitionKind
+from meterwatch.errors import StorageBroken, StorageUnavailable
+
+TRANSITIONS_MAX: Final = 1000
+"""Of one alarm, in get(); as alarms.proto says."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_US: Final = timedelta(microseconds=1)
+_AT: Final = tuple(name for name in ALARM_FIELDS if name.endswith("_us"))
+_COLUMNS: Final = tuple(name[:-3] + "_at" if name in _AT else name for name in ALARM_FIELDS)
+_SELECT: Final = sql.SQL("SELECT {} FROM alarms ").format(sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)))
+_UPSERT: Final = sql.SQL("INSERT INTO alarms ({}) VALUES ({}) ON CONFLICT (alarm_id) DO UPDATE SET {}").format(
+    sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)),
+    sql.SQL(", ").join(sql.SQL("%s") for _ in _COLUMNS),
+    sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(c)) for c in _COLUMNS[1:]),
+)
+_LOG: Final = (
+    "SELECT l.seq, l.kind, l.recorded_at, l.alarm, p.alarm AS was FROM alarm_log l "
+    "LEFT JOIN alarm_log p ON p.alarm_id = l.alarm_id AND p.version = l.version - 1 "
+)
+
+
+class AlarmStore:
+    """Alarms over a connection pool. Every method may raise StorageUnavailable (try again) or StorageBroken."""
+
+    def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
+        self._pool = pool
+
+    async def load_open_and_recent(self, since_us: int) -> list[Alarm]:
+        """Alarms that are not finished, and finished ones that ended at or after since_us."""
+        query = _SELECT + sql.SQL(
+            "WHERE state IN ('UNACK_ACTIVE', 'ACK_ACTIVE', 'RTN_UNACK', 'SUPPRESSED') "
+            "OR coalesce(cleared_at, onset_at) >= %s"
+        )
+        return [_alarm(row) for row in await self._rows(query, (_at(since_us),))]
+
+    async def commit(
+        self, drafts: Sequence[Draft], evaluated_batch_ids: Sequence[int], *, now_us: int, action: Action | None = None
+    ) -> list[int]:
+        """Write transitions, the batches they follow from, and the operator's action; all or nothing.
+
+        Returns the cursors, one per draft. After StorageUnavailable the outcome is unknown: compare newest_seq().
+        """
+        if not drafts and not evaluated_batch_ids:
+            return []
+        with _translated():
+            async with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
+                seqs = await _take_seqs(cursor, len(drafts))
+                done = [draft.numbered(seq, now_us) for draft, seq in zip(drafts, seqs, strict=True)]
+                if done:
+                    await cursor.executemany(
+                        "INSERT INTO alarm_log (seq, alarm_id, version, kind, recorded_at, alarm) "
+                        "VALUES (%s, %s, %s, %s, %s, %s)",
+                        [
+                            (t.seq, t.alarm.alarm_id, t.alarm.version, t.kind.value, _at(now_us), _log_json(t.alarm))
+                            for t in done
+                        ],
+                    )
+                    await cursor.executemany(_UPSERT, [_values(t.alarm) for t in done])
+                if action is not None:
+                    await cursor.execute(
+                        "INSERT INTO alarm_actions (action_id, alarm_id, kind, operator, note, recorded_at, seq) "
+                        "VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                        (
+                            action.action_id,
+                            action.alarm_id,
+                            action.kind.value,
+                            action.operator,
+                            action.note,
+                            _at(now_us),
+                            seqs[0],
+                        ),
+                    )
+                if evaluated_batch_ids:
+                    await cursor.execute(
+                        "UPDATE batches SET evaluated = true WHERE batch_id = ANY(%s) AND NOT evaluated",
+                        (list(evaluated_batch_ids),),
+                    )
+        return seqs
+
+    async def log_after(self, seq: int, limit: int) -> list[Transition]:
+        """Transitions after a cursor, oldest first. The first one is seq + 1 unless the log begins later."""
+        rows = await self._rows(sql.SQL(_LOG + "WHERE l.seq > %s ORDER BY l.seq LIMIT %s"), (seq, limit))
+        return [_transition(row) for row in rows]
+
+    async def oldest_seq(self) -> int:
+        """Cursor of the oldest transition in the log; the next one to come if it is empty."""
+        query = "SELECT coalesce((SELECT min(seq) FROM alarm_log), (SELECT seq + 1 FROM alarm_cursor)) AS seq"
+        return int((await self._rows(sql.SQL(query), ()))[0]["seq"])
+
+    async def newest_seq(self) -> int:
+        """Last cursor given out; 0 if none."""
+        return int((await self._rows(sql.SQL("SELECT seq FROM alarm_cursor"), ()))[0]["seq"])
+
+    async def log_id(self) -> str:
+        """Identity of this log: cursors of another log mean nothing here."""
+        return str((await self._rows(sql.SQL("SELECT log_id FROM service_identity"), ()))[0]["log_id"])
+
+    async def list_page(
+        self, wanted: AlarmFilter, *, active_only: bool, limit: int, after: tuple[int, str] | None = None
+    ) -> list[Alarm]:
+        """Alarms newest first; `after` is (recorded_us, alarm_id) of the last one of the page before."""
+        states = {state.value for state in wanted.states}
+        if active_only:
+            paged = {state.value for state in PAGED}
+            states = states & paged if states else paged
+            if not states:
+                return []
+        where, values = [sql.SQL("severity >= %s")], [int(wanted.severity_min)]  # type: list[sql.SQL], list[Any]
+        for column, chosen in (
+            ("rule", wanted.rules),
+            ("district", wanted.districts),
+            ("feeder", wanted.feeders),
+            ("state", states),
+        ):
+            if chosen:
+                where.append(sql.SQL(column + " = ANY(%s)"))
+                values.append(sorted(chosen))
+        if after is not None:
+            where.append(sql.SQL("(recorded_at < %s OR (recorded_at = %s AND alarm_id > %s))"))
+            values += [_at(after[0]), _at(after[0]), after[1]]
+        query = (
+            _SELECT
+            + sql.SQL("WHERE ")
+            + sql.SQL(" AND ").join(where)
+            + sql.SQL(" ORDER BY recorded_at DESC, alarm_id LIMIT %s")
+        )
+        return [_alarm(row) for row in await self._rows(query, (*values, limit))]
+
+    async def get(self, alarm_id: str) -> tuple[Alarm, list[Transition]] | None:
+        """An alarm with its first TRANSITIONS_MAX transitions, oldest first; None if there is none."""
+        found = await self.get_many([alarm_id])
+        if not found:
+            return None
+        query = sql.SQL(_LOG + "WHERE l.alarm_id = %s ORDER BY l.version LIMIT %s")
+        rows = await self._rows(query, (alarm_id, TRANSITIONS_MAX))
+        return found[0], [_transition(row) for row in rows]
+
+    async def get_many(self, alarm_ids: Sequence[str]) -> list[Alarm]:
+        """Those of the alarms that exist."""
+        rows = await self._rows(_SELECT + sql.SQL("WHERE alarm_id = ANY(%s)"), (list(alarm_ids),))
+        return [_alarm(row) for row in rows]
+
+    async def find_action(self, action_id: str) -> tuple[Action, Alarm] | None:
+        """An operator's action and the alarm as it was after it; None if there was none."""
+        query = (
+            "SELECT a.action_id, a.alarm_id, a.kind, a.operator, a.note, l.alarm "
+            "FROM alarm_actions a JOIN alarm_log l USING (seq) WHERE a.action_id = %s"
+        )
+        rows = await self._rows(sql.SQL(query), (action_id,))
+        if not rows:
+            return None
+        row = rows[0]
+        kind = TransitionKind(row["kind"])
+        action = Action(row["action_id"], row["alarm_id"], kind, row["operator"], row["note"])
+        return action, Alarm.from_json(row["alarm"])
+
+    async def _rows(self, query: sql.Composable, values: Sequence[object]) -> list[dict[str, Any]]:
+        with _translated():
+            async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
+                await cursor.execute(query, values)
+                rows: list[dict[str, Any]] = await cursor.fetchall()
+                return rows
+
+
+async def _take_seqs(cursor: psycopg.AsyncCursor[Any], count: int) -> list[int]:
+    if count == 0:
+        return []
+    await cursor.execute("UPDATE alarm_cursor SET seq = seq + %s RETURNING seq", (count,))
+    row = await cursor.fetchone()
+    if row is None:
+        raise StorageBroken("table alarm_cursor is empty; it must hold one row; restore it from a backup")
+    last = int(row[0])
+    return list(range(last - count + 1, last + 1))
+
+
+def _values(alarm: Alarm) -> list[object]:
+    row = alarm.to_json()
+    for name in _AT:
+        if row[name] is not None:
+            row[name] = _at(row[name])
+    row["evidence"] = _json(row["evidence"])
+    return list(row.values())
+
+
+def _alarm(row: dict[str, Any]) -> Alarm:
+    named = dict(zip(ALARM_FIELDS, row.values(), strict=True))
+    for name in _AT:
+        if named[name] is not None:
+            named[name] = _us(named[name])
+    return Alarm.from_json(named)
+
+
+def _transition(row: dict[str, Any]) -> Transition:
+    was = None if row["was"] is None else Alarm.from_json(row["was"])
+    kind = TransitionKind(row["kind"])
+    return Transition(row["seq"], kind, Alarm.from_json(row["alarm"]), _us(row["recorded_at"]), was)
+
+
+def _log_json(alarm: Alarm) -> str:
+    return _json(alarm.to_json())
+
+
+def _json(value: object) -> str:
+    """JSON for a jsonb column; NaN and infinity, which jsonb refuses, become null."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _at(us: int) -> datetime:
+    return _EPOCH + us * _US
+
+
+def _us(at: datetime) -> int:
+    return (at - _EPOCH) // _US
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Name a database error by what the caller can do about it; never repeat its text, it may hold a password."""
+    try:
+        yield
+    except (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction) as error:
+        raise StorageUnavailable(f"the alarm tables do not answer ({type(error).__name__}); try again") from error
+    except (errors.UniqueViolation, errors.InternalError, psycopg.ProgrammingError) as error:
+        raise StorageBroken(
+            f"the alarm tables are not as this service left them ({type(error).__name__}); "
+            "look for a second service on this database, or for damage"
+        ) from error
