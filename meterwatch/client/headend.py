@@ -250,7 +250,7 @@ class HeadEnd:
             while not done():
                 if self._error is not None:
                     raise self._error
-                if self._ended or self._abandoned:
+                if self._ended or self._abandoned.is_set():
                     raise RuntimeError("the HeadEnd is closed; open a new one")
                 self._break_if_stalled()
                 self._changed.wait(0.5)
@@ -336,7 +336,7 @@ class HeadEnd:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: stream.over or self._abandoned.is_set() or self._may_go_on(stream))
-                if stream.over or self._abandoned:
+                if stream.over or self._abandoned.is_set():
                     return
                 if not self._waiting:
                     stream.finished = True
@@ -422,5 +422,5 @@ class HeadEnd:
             ours, theirs = (*ours[:3], 0), (*theirs[:3], 0)
         if stream.finished and ours != theirs:
             raise Incomplete(
-                f"the service counted {theirs} (batches, acked, nacked, rows), sent were {ours}; look at the service's log"
+                f"the service counted {theirs} batches, acked, nacked, rows; sent were {ours}; look at the service's log"
             )

@@ -1,0 +1,59 @@
+"""The command line. Each command says in one sentence what is wrong and leaves with a code a script can use.
+
+Exit codes (sysexits.h): 0 done, 69 the service or database does not answer, 78 the configuration is wrong, 1 anything
+else. Results go to stdout, what is for people only (progress, errors) to stderr; no colour when piped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from meterwatch.cli import alarms, config, db, registry
+from meterwatch.cli.doctor import doctor
+from meterwatch.cli.failures import ReportingGroup
+from meterwatch.cli.send import send
+
+app = typer.Typer(
+    cls=ReportingGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Smart-meter ingestion and alarms over TimescaleDB.",
+)
+app.command()(send)
+app.command()(doctor)
+app.add_typer(alarms.app, name="alarms", help="List, follow and acknowledge alarms.")
+app.add_typer(registry.app, name="registry", help="Meters, transformers, feeders and how they hang together.")
+app.add_typer(db.app, name="db", help="The database behind the service.")
+app.add_typer(config.app, name="config", help="Check and show the configuration.")
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="TOML file; else METERWATCH_CONFIG, else ./meterwatch.toml.")
+    ] = None,
+) -> None:
+    context.obj = config_file
+
+
+@app.command()
+def serve(context: typer.Context) -> None:
+    """Run the service until it is told to stop (Ctrl-C or SIGTERM)."""
+    from meterwatch import app as service
+    from meterwatch.config import load_config
+
+    service.serve(load_config(context.obj))
+
+
+@app.command()
+def demo(
+    json: Annotated[Path | None, typer.Option(help="Write what happened to this file, as JSON.")] = None,
+) -> None:
+    """Play two days of a small town against a service of its own, with outages and overloads."""
+    from meterwatch.demo import run
+
+    run(json_path=json)

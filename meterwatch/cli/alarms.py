@@ -1,0 +1,108 @@
+"""meterwatch alarms: list, follow, ack."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Annotated, Any
+
+import typer
+
+from meterwatch.cli.calls import acknowledge, list_alarms
+from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, line, listing, utc
+from meterwatch.client import AlarmFeed
+from meterwatch.v1 import alarms_pb2
+
+app = typer.Typer(no_args_is_help=True)
+COLUMNS = ("alarm_id", "state", "severity", "type", "level", "asset", "onset", "version", "summary")
+
+TypeOption = Annotated[list[str] | None, typer.Option("--type", help="OUTAGE, OVERLOAD or COMM_LOSS; repeatable.")]
+DistrictOption = Annotated[list[str] | None, typer.Option("--district", help="Only of this district; repeatable.")]
+FeederOption = Annotated[list[str] | None, typer.Option("--feeder", help="Only of this feeder; repeatable.")]
+
+
+def _row(alarm: Any) -> dict[str, Any]:
+    return {
+        "alarm_id": alarm.alarm_id,
+        "state": alarms_pb2.AlarmState.Name(alarm.state).removeprefix("ALARM_STATE_"),
+        "severity": alarms_pb2.Severity.Name(alarm.severity).removeprefix("SEVERITY_"),
+        "type": alarm.type,
+        "level": alarm.level,
+        "asset_kind": alarm.asset_kind,
+        "asset": alarm.asset,
+        "feeder": alarm.feeder,
+        "district": alarm.district,
+        "onset": utc(alarm.onset_us),
+        "raised": utc(alarm.raised_us),
+        "cleared": utc(alarm.cleared_us),
+        "version": alarm.version,
+        "parent_id": alarm.parent_id,
+        "acknowledged_by": alarm.acknowledged_by,
+        "note": alarm.note,
+        "summary": alarm.summary,
+        "evidence_json": alarm.evidence_json,
+    }
+
+
+@app.command(name="list")
+def list_(
+    context: typer.Context,
+    active: Annotated[bool, typer.Option("--active", help="Only those that need somebody.")] = False,
+    type_: TypeOption = None,
+    district: DistrictOption = None,
+    feeder: FeederOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 100,
+    address: AddressOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """List alarms, newest first."""
+    wanted = alarms_pb2.AlarmFilter(type=type_ or [], district=district or [], feeder=feeder or [])
+    found = list_alarms(address_of(context, address), wanted, active_only=active, most=limit)
+    listing((_row(alarm) for alarm in found), COLUMNS, output)
+
+
+@app.command()
+def follow(
+    context: typer.Context,
+    from_seq: Annotated[int, typer.Option(min=0, help="Last seq you have; 0: what is open now, then changes.")] = 0,
+    type_: TypeOption = None,
+    district: DistrictOption = None,
+    feeder: FeederOption = None,
+    address: AddressOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Print alarms as they change, over breaks of the connection, until Ctrl-C."""
+    wanted = alarms_pb2.AlarmFilter(type=type_ or [], district=district or [], feeder=feeder or [])
+    with AlarmFeed(address_of(context, address), from_seq, wanted, give_up_after_s=300.0) as feed:
+        for message in feed:
+            if message.HasField("snapshot"):
+                for alarm in message.snapshot.alarm:
+                    _print({"seq": message.snapshot.seq, "kind": "OPEN", **_row(alarm)}, output)
+            elif message.HasField("transition"):
+                change = message.transition
+                _print({"seq": change.seq, "kind": change.kind, **_row(change.alarm)}, output)
+
+
+def _print(row: dict[str, Any], output: Output) -> None:
+    if output is Output.table:
+        print(
+            f"{row['seq']:>8} {row['kind']:<12} {row['state']:<13} {row['severity']:<8} {row['asset']:<16} "
+            f"{row['onset']} {row['summary']}",
+            flush=True,
+        )
+    else:
+        line(row)
+
+
+@app.command()
+def ack(
+    context: typer.Context,
+    alarm_id: str,
+    note: Annotated[str, typer.Option(help="Why, or what is being done.")] = "",
+    operator: Annotated[str | None, typer.Option(help="Who; else the name you are logged in with.")] = None,
+    version: Annotated[int, typer.Option(min=0, help="Version you saw; refused if it has changed. 0: any.")] = 0,
+    address: AddressOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Acknowledge an alarm."""
+    alarm = acknowledge(address_of(context, address), alarm_id, version, operator or getpass.getuser(), note)
+    listing([_row(alarm)], COLUMNS, output)

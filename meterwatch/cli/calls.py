@@ -1,0 +1,77 @@
+"""Single calls to the service: open a channel, ask, close."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from meterwatch.client.retry import open_channel
+from meterwatch.v1 import alarms_pb2, registry_pb2
+
+DEADLINE_S: Final = 60.0
+PAGE: Final = 1000
+ASSET_PAGE: Final = 10_000
+
+
+@contextmanager
+def calling(address: str) -> Iterator[Any]:
+    """Give a function call(method, request, answer type) -> answer."""
+    channel = open_channel(address)
+
+    def call(method: str, request: Any, answer: Any, timeout_s: float = DEADLINE_S) -> Any:
+        send = channel.unary_unary(
+            f"/meterwatch.v1.{method}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=answer.FromString,
+        )
+        return send(request, timeout=timeout_s)
+
+    try:
+        yield call
+    finally:
+        channel.close()
+
+
+def list_alarms(address: str, filter_: alarms_pb2.AlarmFilter, *, active_only: bool, most: int) -> Iterator[Any]:
+    """Alarms newest first, over all pages."""
+    request = alarms_pb2.ListAlarmsRequest(filter=filter_, active_only=active_only, page_size=min(most, PAGE))
+    with calling(address) as call:
+        while most > 0:
+            page = call("Alarms/ListAlarms", request, alarms_pb2.ListAlarmsResponse)
+            yield from page.alarm[:most]
+            most -= len(page.alarm)
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
+
+def acknowledge(address: str, alarm_id: str, version: int, operator: str, note: str) -> Any:
+    """Acknowledge an alarm; return it."""
+    request = alarms_pb2.AcknowledgeRequest(
+        alarm_id=alarm_id, expected_version=version, action_id=str(uuid.uuid4()), operator=operator, note=note
+    )
+    with calling(address) as call:
+        return call("Alarms/Acknowledge", request, alarms_pb2.AcknowledgeResponse).alarm
+
+
+def list_assets(address: str, kind: str, parent: str = "") -> Iterator[Any]:
+    """Assets of one kind by name, over all pages."""
+    request = registry_pb2.ListAssetsRequest(kind=kind, page_size=ASSET_PAGE, parent=parent)
+    with calling(address) as call:
+        while True:
+            page = call("Registry/ListAssets", request, registry_pb2.ListAssetsResponse)
+            yield from page.asset
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
+
+def import_registry(address: str, files: list[tuple[str, str, bytes]], valid_from_us: int, *, dry_run: bool) -> Any:
+    """Import (kind, name, CSV) files as one transaction; return the ImportResponse."""
+    request = registry_pb2.ImportRequest(dry_run=dry_run, valid_from_us=valid_from_us)
+    for kind, name, content in files:
+        request.file.add(kind=kind, name=name, content=content)
+    with calling(address) as call:
+        return call("Registry/Import", request, registry_pb2.ImportResponse, 600.0)

@@ -1,0 +1,100 @@
+"""meterwatch db: status, url, shell. Looks at the database the service uses; never starts one and never writes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+import typer
+
+from meterwatch.cli.output import Output, OutputOption, listing
+from meterwatch.config import Config, load_config
+from meterwatch.errors import StorageUnavailable
+from storage.embedded import EmbeddedCluster, PgInstall, cache_dir, data_dir
+from storage.embedded.provision import find_installed
+
+app = typer.Typer(no_args_is_help=True)
+
+TABLES: Final = ("reads", "read_versions", "events", "quarantine", "alarms", "alarm_log", "batches", "meters")
+EDITION: Final = {
+    "apache": "apache: hypertables and dropping of old chunks; compression is absent and not used",
+    "timescale": "timescale: compression is available; the service uses hypertables and dropping of old chunks only",
+}
+
+
+def embedded(config: Config) -> tuple[Path, PgInstall | None]:
+    """Data directory of the embedded database, and its programs if they are there."""
+    return config.database.data_dir or data_dir(), find_installed(cache_dir())
+
+
+def dsn_of(config: Config) -> str:
+    """URL of the database in use; StorageUnavailable if it is the embedded one and it does not run."""
+    if config.database.url is not None:
+        return config.database.url.get_secret_value()
+    directory, install = embedded(config)
+    url = None if install is None else EmbeddedCluster(directory, install).running_dsn()
+    if url is None:
+        raise StorageUnavailable(
+            f"the embedded database in {directory} is not running; start the service (meterwatch serve), which runs it"
+        )
+    return url
+
+
+@app.command()
+def url(context: typer.Context) -> None:
+    """Print the URL for psql and other programs; it contains the password if there is one."""
+    print(dsn_of(load_config(context.obj)))
+
+
+@app.command()
+def shell(context: typer.Context) -> None:
+    """Open psql on the database."""
+    config = load_config(context.obj)
+    dsn = dsn_of(config)
+    _, install = embedded(config)
+    program = str(install.program("psql")) if install is not None else shutil.which("psql")
+    if program is None or not Path(program).exists():
+        program = shutil.which("psql")
+    if program is None:
+        raise StorageUnavailable("psql is not installed; install postgresql-client, or use another program with db url")
+    os.execv(program, [program, dsn])
+
+
+@app.command()
+def status(context: typer.Context, output: OutputOption = Output.table) -> None:
+    """Show versions, edition, sizes and rows."""
+    with psycopg.connect(dsn_of(load_config(context.obj)), connect_timeout=10, autocommit=True) as connection:
+        rows = [{"what": what, "value": value} for what, value in facts(connection)]
+    listing(rows, ("what", "value"), output)
+
+
+def facts(connection: psycopg.Connection[Any]) -> list[tuple[str, Any]]:
+    """What `db status` shows, as (name, value)."""
+    edition = one(connection, "SELECT current_setting('timescaledb.license', true)")
+    found: list[tuple[str, Any]] = [
+        ("postgresql", one(connection, "SHOW server_version")),
+        ("timescaledb", one(connection, "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'")),
+        ("edition", EDITION.get(str(edition), str(edition))),
+        ("schema version", schema_version(connection)),
+        ("size, bytes", one(connection, "SELECT pg_database_size(current_database())")),
+    ]
+    for table in TABLES:
+        if one(connection, f"SELECT to_regclass('public.{table}')") is not None:
+            found.append((f"{table}, rows (estimate)", one(connection, f"SELECT approximate_row_count('{table}')")))
+    return found
+
+
+def schema_version(connection: psycopg.Connection[Any]) -> int:
+    """Highest migration applied; 0 in an empty database."""
+    if one(connection, "SELECT to_regclass('public.schema_version')") is None:
+        return 0
+    return int(one(connection, "SELECT coalesce(max(version), 0) FROM schema_version"))
+
+
+def one(connection: psycopg.Connection[Any], query: str) -> Any:
+    """First value of the first row; None if there is none."""
+    row = connection.execute(query.encode()).fetchone()
+    return None if row is None else row[0]

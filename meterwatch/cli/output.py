@@ -1,0 +1,71 @@
+"""Listings as a table for people or as JSON for programs."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+class Output(enum.StrEnum):
+    """How a listing is written."""
+
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+
+
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="table, json (one array) or jsonl (a line each).")]
+AddressOption = Annotated[str | None, typer.Option("--address", help="host:port of the service; else as configured.")]
+
+
+def address_of(context: typer.Context, address: str | None) -> str:
+    """The address given, or where the configured service listens."""
+    if address:
+        return address
+    from meterwatch.config import load_config
+
+    server = load_config(context.obj).server
+    host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host
+    return f"[{host}]:{server.port}" if ":" in host else f"{host}:{server.port}"
+
+
+def listing(rows: Iterable[dict[str, Any]], columns: Sequence[str], output: Output) -> None:
+    """Write rows; a table shows `columns`, JSON everything."""
+    if output is Output.jsonl:
+        for row in rows:
+            line(row)
+        return
+    if output is Output.json:
+        sys.stdout.write(orjson.dumps(list(rows), option=orjson.OPT_INDENT_2).decode() + "\n")
+        return
+    terminal = sys.stdout.isatty()
+    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=not terminal)
+    for row in rows:
+        table.add_row(*(str(row.get(column, "")) for column in columns))
+    Console(file=sys.stdout, width=None if terminal else 1000, no_color=not terminal, markup=False).print(
+        table, soft_wrap=not terminal
+    )
+
+
+def line(row: dict[str, Any]) -> None:
+    """Write one JSON object on one line, at once."""
+    sys.stdout.write(orjson.dumps(row).decode() + "\n")
+    sys.stdout.flush()
+
+
+def utc(time_us: int) -> str:
+    """2026-01-31T12:15:00Z; empty for 0."""
+    if not time_us:
+        return ""
+    return datetime.fromtimestamp(time_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

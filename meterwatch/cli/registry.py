@@ -1,0 +1,100 @@
+"""meterwatch registry: import, list; and the entries `send --register` makes for meters nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from meterwatch.cli.calls import import_registry, list_assets
+from meterwatch.cli.failures import EX_FAILED, fail
+from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, listing
+from meterwatch.errors import Rejected
+
+app = typer.Typer(no_args_is_help=True)
+
+KINDS: Final = ("feeders", "transformers", "head_ends", "concentrators", "meters")
+"""File names, and the order in which they build on each other."""
+UNASSIGNED: Final = "UNASSIGNED"
+"""Transformer of meters registered on the fly: rated so high that it never looks overloaded."""
+LONG_AGO: Final = "2000-01-01"
+LONG_AGO_US: Final = 946_684_800_000_000
+
+
+@app.command(name="import")
+def import_(
+    context: typer.Context,
+    paths: Annotated[list[Path], typer.Argument(help="A directory, or CSV files named by their kind: meters.csv ...")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only.")] = False,
+    address: AddressOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Import CSV files in one transaction; repeating it changes nothing."""
+    files = [(kind, path.name, path.read_bytes()) for kind, path in _files(paths)]
+    answer = import_registry(address_of(context, address), files, 0, dry_run=dry_run)
+    _refuse_errors(answer)
+    listing(
+        ({"kind": c.kind, "added": c.added, "changed": c.changed, "unchanged": c.unchanged} for c in answer.count),
+        ("kind", "added", "changed", "unchanged"),
+        output,
+    )
+
+
+def _files(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+    found: list[tuple[str, Path]] = []
+    for path in paths:
+        for file in [path / f"{kind}.csv" for kind in KINDS] if path.is_dir() else [path]:
+            if path.is_dir() and not file.exists():
+                continue
+            if file.stem not in KINDS:
+                raise Rejected("FILE", f"{file} is none of {', '.join(KINDS)}; name the file by what it holds")
+            found.append((file.stem, file))
+    if not found:
+        raise Rejected("FILE", f"{paths[0]} holds no registry file; expected {', '.join(k + '.csv' for k in KINDS)}")
+    return sorted(found, key=lambda item: KINDS.index(item[0]))
+
+
+def _refuse_errors(answer: Any) -> None:
+    if answer.error:
+        fail([f"{e.file}, line {e.line}: {e.message}" if e.line else e.message for e in answer.error], EX_FAILED)
+
+
+@app.command(name="list")
+def list_(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(help="feeder, transformer, concentrator, head_end or meter.")] = "meter",
+    parent: Annotated[str, typer.Option(help="Only of this transformer (meters) or feeder (transformers).")] = "",
+    address: AddressOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """List what is registered."""
+    found = list_assets(address_of(context, address), kind, parent)
+    rows = [{"kind": a.kind, "name": a.name, "parent": a.parent, **dict(sorted(a.attribute.items()))} for a in found]
+    columns = ["name", "parent", *dict.fromkeys(key for row in rows for key in row if key not in _FIXED)]
+    listing(rows, columns, output)
+
+
+_FIXED: Final = ("kind", "name", "parent")
+
+
+def register_unknown(address: str, head_end: str, meters: dict[str, int]) -> int:
+    """Register the meters (number -> interval_s) nobody knows, under UNASSIGNED; return how many."""
+    known = {asset.name for asset in list_assets(address, "meter")}
+    missing = {meter: interval_s for meter, interval_s in meters.items() if meter not in known}
+    files: list[tuple[str, str, bytes]] = []
+    if all(asset.name != head_end for asset in list_assets(address, "head_end")):
+        files.append(("head_ends", "head_ends.csv", f"head_end\n{head_end}\n".encode()))
+    if missing:
+        if all(asset.name != UNASSIGNED for asset in list_assets(address, "transformer")):
+            content = f"transformer,rated_kva\n{UNASSIGNED},1000000\n"
+            files.append(("transformers", "transformers.csv", content.encode()))
+        rows = "".join(
+            f"{meter},{UNASSIGNED},{interval_s},{LONG_AGO},{head_end}\n" for meter, interval_s in missing.items()
+        )
+        content = "meter,transformer,interval_s,installed_on,head_end\n" + rows
+        files.append(("meters", "meters.csv", content.encode()))
+    if files:
+        _refuse_errors(import_registry(address, files, LONG_AGO_US, dry_run=False))
+    return len(missing)

@@ -1,0 +1,126 @@
+"""meterwatch send: files of other systems into the service."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from meterwatch.cli.failures import EX_FAILED
+from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, listing
+from meterwatch.cli.registry import register_unknown
+from meterwatch.client import HeadEnd, Totals
+from meterwatch.files import FileReads, read_file
+from meterwatch.quality import Origin
+
+# FileReads.method to the origin codes of the contract
+_ORIGIN = np.array([Origin.MEASURED, Origin.SUBSTITUTED, Origin.ESTIMATED], np.uint32)
+_OFFSET = re.compile(r"([+-]?)(\d{1,2})(?::?(\d\d))?", re.ASCII)
+
+
+def send(
+    context: typer.Context,
+    files: Annotated[list[Path], typer.Argument(help="NEM12, NEM13 or CSV, plain or zipped.")],
+    address: AddressOption = None,
+    head_end: Annotated[str, typer.Option(help="Registered name to send as.")] = "files",
+    register: Annotated[bool, typer.Option("--register", help="Register meters nobody knows, as UNASSIGNED.")] = False,
+    epoch: Annotated[
+        int | None, typer.Option(min=1, help="The same number again: what is stored is answered, not written again.")
+    ] = None,
+    batch_rows: Annotated[int, typer.Option(min=1, max=65_000, help="Most reads in a batch.")] = 20_000,
+    market_utc_offset: Annotated[str, typer.Option(help="Clock of NEM12 files, hours from UTC.")] = "+10:00",
+    time_zone: Annotated[str | None, typer.Option(help="Clock of CSV times without offset: Europe/Berlin.")] = None,
+    interval_s: Annotated[int | None, typer.Option(help="Interval length of CSV files without such a column.")] = None,
+    give_up_after_s: Annotated[float, typer.Option(help="Leave after so long without an answer.")] = 60.0,
+    output: OutputOption = Output.table,
+) -> None:
+    """Send files and say what became of each read. Leaves with 1 if a batch was refused."""
+    where = address_of(context, address)
+    offset_s = _offset_s(market_utc_offset)
+    console = Console(stderr=True)
+    loaded = [read_file(f, time_zone=time_zone, interval_s=interval_s, utc_offset_s=offset_s) for f in files]
+    reads = [file.storable() for file in loaded]
+    for file in reads:
+        for note in file.notes:
+            console.print(f"{file.source}: {note}", markup=False, highlight=False)
+    if register:
+        count = register_unknown(where, head_end, _meters(reads))
+        console.print(f"{count} meters registered", highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("reads", total=sum(file.rows for file in reads))
+        sender = HeadEnd(
+            where,
+            head_end,
+            epoch,
+            "meterwatch send",
+            batch_rows=batch_rows,
+            give_up_after_s=give_up_after_s,
+            on_ack=lambda seq, ack, latency_s: progress.advance(
+                task, ack.accepted + ack.versions + ack.duplicates + ack.rejected
+            ),
+        )
+        with sender:
+            for file in reads:
+                _send(sender, file)
+            totals = sender.flush()
+    listing(_rows(totals, reads), ("what", "count"), output)
+    if totals.nacked:
+        raise typer.Exit(EX_FAILED)
+
+
+def _offset_s(text: str) -> int:
+    match = _OFFSET.fullmatch(text)
+    if not match:
+        raise typer.BadParameter(f"{text!r}; expected hours from UTC such as +10:00", param_hint="--market-utc-offset")
+    sign, hours, minutes = match.groups()
+    return (-1 if sign == "-" else 1) * (int(hours) * 3600 + int(minutes or 0) * 60)
+
+
+def _meters(reads: list[FileReads]) -> dict[str, int]:
+    """Interval length per meter, its most frequent one."""
+    found: dict[str, int] = {}
+    for file in reads:
+        key = file.meter_index.astype(np.int64) << 20 | file.interval_s
+        pairs, counts = np.unique(key, return_counts=True)
+        for pair in pairs[np.argsort(counts)].tolist():
+            found[file.meter[pair >> 20]] = pair & 0xFFFFF
+    return found
+
+
+def _send(sender: HeadEnd, file: FileReads) -> None:
+    origin = _ORIGIN[file.method]
+    sender.send_columns(
+        file.meter,
+        file.meter_index,
+        file.end_us,
+        file.interval_s,
+        mask=file.present,
+        origin=origin if origin.any() else None,
+        **file.channels,
+    )
+
+
+def _rows(totals: Totals, reads: list[FileReads]) -> list[dict[str, object]]:
+    skipped: Counter[str] = Counter()
+    for file in reads:
+        skipped.update(file.skipped)
+    counts: list[tuple[str, int]] = [
+        ("sent", totals.sent),
+        ("accepted", totals.accepted),
+        ("duplicates", totals.duplicates),
+        ("versions", totals.versions),
+        ("rejected", totals.rejected),
+        *((f"rejected {reason}", count) for reason, count in totals.rejected_reasons.most_common()),
+        *((f"skipped, {reason}", count) for reason, count in skipped.most_common()),
+        ("batches refused", totals.nacked),
+        *((f"refused, {reason}", count) for reason, count in totals.nack_reasons.most_common()),
+    ]
+    return [{"what": what, "count": count} for what, count in counts]
