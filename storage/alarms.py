@@ -7,19 +7,19 @@ its way (a plain sequence loses rows there). Cursors have no gaps. Refuses to kn
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import orjson
 import psycopg
-from psycopg import errors, sql
+from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from meterwatch.alarms import ALARM_FIELDS, PAGED, Action, Alarm, AlarmFilter, Draft, Transition, TransitionKind
-from meterwatch.errors import StorageBroken, StorageUnavailable
+from meterwatch.errors import StorageBroken
+from storage.faults import storage_faults
 
 TRANSITIONS_MAX: Final = 1000
 """Of one alarm, in get(); as alarms.proto says."""
@@ -41,7 +41,7 @@ _LOG: Final = (
 
 
 class AlarmStore:
-    """Alarms over a connection pool. Every method may raise StorageUnavailable (try again) or StorageBroken."""
+    """Alarms over a connection pool. Every method may raise as storage_faults says."""
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool
@@ -63,7 +63,7 @@ class AlarmStore:
         """
         if not drafts and not evaluated_batch_ids:
             return []
-        with _translated():
+        with storage_faults():
             async with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
                 seqs = await _take_seqs(cursor, len(drafts))
                 done = [draft.numbered(seq, now_us) for draft, seq in zip(drafts, seqs, strict=True)]
@@ -176,7 +176,7 @@ class AlarmStore:
         return action, Alarm.from_json(row["alarm"])
 
     async def _rows(self, query: sql.Composable, values: Sequence[object]) -> list[dict[str, Any]]:
-        with _translated():
+        with storage_faults():
             async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
                 await cursor.execute(query, values)
                 rows: list[dict[str, Any]] = await cursor.fetchall()
@@ -232,17 +232,3 @@ def _at(us: int) -> datetime:
 
 def _us(at: datetime) -> int:
     return (at - _EPOCH) // _US
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Name a database error by what the caller can do about it; never repeat its text, it may hold a password."""
-    try:
-        yield
-    except (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction) as error:
-        raise StorageUnavailable(f"the alarm tables do not answer ({type(error).__name__}); try again") from error
-    except (errors.UniqueViolation, errors.InternalError, psycopg.ProgrammingError) as error:
-        raise StorageBroken(
-            f"the alarm tables are not as this service left them ({type(error).__name__}); "
-            "look for a second service on this database, or for damage"
-        ) from error

@@ -1,0 +1,129 @@
+"""The desk: the only place where alarms change.
+
+Promise: one change at a time, and always in this order: propose (book), commit (store), apply (book), publish (hub). If
+the commit fails nothing is applied and nobody hears of it. If its outcome is unknown, the next change first reads what
+the log has after the last published cursor, and applies and publishes that. So book and hub are never ahead of the
+database, and behind it only while a change is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from alarm.book import KEEP_US, Book
+from alarm.hub import Hub
+from meterwatch.alarms import Action, Alarm, Draft, Transition, TransitionKind
+from meterwatch.clock import Clock
+from meterwatch.episodes import Verdict
+from meterwatch.errors import Rejected
+from meterwatch.topology import Topology
+
+LOG_PAGE_MAX: Final = 1000
+
+
+class Store(Protocol):
+    """What the desk needs of the database."""
+
+    async def load_open_and_recent(self, since_us: int) -> list[Alarm]: ...
+
+    async def commit(
+        self, drafts: Sequence[Draft], evaluated_batch_ids: Sequence[int], *, now_us: int, action: Action | None = None
+    ) -> list[int]: ...
+
+    async def log_after(self, seq: int, limit: int) -> list[Transition]: ...
+
+    async def newest_seq(self) -> int: ...
+
+    async def log_id(self) -> str: ...
+
+    async def get_many(self, alarm_ids: Sequence[str]) -> list[Alarm]: ...
+
+    async def find_action(self, action_id: str) -> tuple[Action, Alarm] | None: ...
+
+
+class AlarmDesk:
+    """Records verdicts and acknowledgements."""
+
+    def __init__(self, book: Book, store: Store, hub: Hub, clock: Clock) -> None:
+        self.book = book
+        self.hub = hub
+        self._store = store
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._in_doubt = False
+        """A commit was begun and its outcome not seen."""
+
+    @classmethod
+    async def open(cls, store: Store, names: Topology, clock: Clock) -> AlarmDesk:
+        """A desk with book and hub as the database has them."""
+        seq = await store.newest_seq()
+        alarms = await store.load_open_and_recent(clock.now_us() - KEEP_US)
+        return cls(Book(alarms, names), store, Hub(alarms, seq, await store.log_id()), clock)
+
+    async def record(self, verdicts: Sequence[Verdict], batch_ids: Sequence[int]) -> list[Transition]:
+        """Commit what the verdicts change, together with the fact that these batches are evaluated."""
+        async with self._turn:
+            await self._settle()
+            now_us = self._clock.now_us()
+            drafts = self.book.reconcile(verdicts, now_us)
+            while forgotten := await self._forgotten(drafts):
+                self.book.adopt(forgotten)
+                drafts = self.book.reconcile(verdicts, now_us)
+            return await self._commit(drafts, batch_ids, now_us, None)
+
+    async def acknowledge(
+        self, alarm_id: str, operator: str, note: str, expected_version: int, action_id: str
+    ) -> Alarm:
+        """Commit an acknowledgement; the alarm after it. The same action again gets the same answer.
+
+        Missing, Stale, Rejected as Book.acknowledge; Rejected also for an action_id already used for something else.
+        """
+        action = Action(action_id, alarm_id, TransitionKind.ACKNOWLEDGED, operator, note)
+        async with self._turn:
+            await self._settle()
+            done = await self._store.find_action(action_id)
+            if done is not None:
+                if done[0] != action:
+                    raise Rejected(
+                        "ACTION_ID_REUSED",
+                        f"action_id {action_id!r} was used for alarm {done[0].alarm_id} by {done[0].operator!r}, "
+                        "or with another note; choose a new one for each action",
+                    )
+                return done[1]
+            if alarm_id not in self.book:
+                self.book.adopt(await self._store.get_many([alarm_id]))
+            now_us = self._clock.now_us()
+            draft = self.book.acknowledge(alarm_id, operator, note, expected_version, now_us)
+            return (await self._commit([draft], (), now_us, action))[0].alarm
+
+    async def _commit(
+        self, drafts: Sequence[Draft], batch_ids: Sequence[int], now_us: int, action: Action | None
+    ) -> list[Transition]:
+        self._in_doubt = True
+        seqs = await self._store.commit(drafts, batch_ids, now_us=now_us, action=action)
+        transitions = [draft.numbered(seq, now_us) for draft, seq in zip(drafts, seqs, strict=True)]
+        self._take(transitions)
+        self._in_doubt = False
+        return transitions
+
+    async def _settle(self) -> None:
+        """After a commit of unknown outcome: take what the log has and we have not."""
+        while self._in_doubt:
+            missed = await self._store.log_after(self.hub.seq, LOG_PAGE_MAX)
+            self._take(missed)
+            self._in_doubt = len(missed) == LOG_PAGE_MAX
+
+    def _take(self, transitions: Sequence[Transition]) -> None:
+        self.book.apply([transition.alarm for transition in transitions])
+        self.hub.publish(transitions)
+
+    async def _forgotten(self, drafts: Sequence[Draft]) -> list[Alarm]:
+        """Stored alarms that the book no longer has and is about to raise again (very late data)."""
+        old = [
+            draft.alarm.alarm_id
+            for draft in drafts
+            if draft.kind is TransitionKind.RAISED and draft.alarm.onset_us < self.book.horizon_us
+        ]
+        return await self._store.get_many(old) if old else []

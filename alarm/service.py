@@ -1,0 +1,283 @@
+"""The Alarms service: subscribe, list, get, acknowledge.
+
+Promise of Subscribe (reliability P5): from 0 a snapshot and then every transition after it; from n every transition
+after n, out of the hub's ring or the log; a cursor the log does not hold is an error that says which it holds, never
+silence; a bookmark at least every bookmark_s, also when nothing matches. Requests are parsed here and not by grpc, so
+that bytes that are no message get a status of ours. Errors become statuses in one place, at the edge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, Final, Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from alarm.desk import AlarmDesk
+from alarm.hub import Subscription
+from alarm.wire import alarm_to_wire, check_text, filter_of, response_of, transition_to_wire
+from meterwatch.alarms import Alarm, AlarmFilter, Transition
+from meterwatch.clock import Clock
+from meterwatch.errors import Missing, Rejected
+from meterwatch.status import abort, abort_with
+from meterwatch.v1 import alarms_pb2 as pb
+
+SNAPSHOT_ALARMS_MAX: Final = 500
+SNAPSHOT_BYTES_MAX: Final = 1 << 20
+"""Per part: well below the 4 MiB at which clients refuse a message."""
+LOG_PAGE_MAX: Final = 1000
+BOOKMARK_S: Final = 5.0
+AGE_S_MAX: Final = 4 * 3600.0
+"""An abandoned client is never collected (grpcio 43462), so no subscription lasts for ever; clients resume."""
+PAGE_DEFAULT, PAGE_MAX = 100, 1000
+
+Request = TypeVar("Request", bound=Message)
+
+
+class Reader(Protocol):
+    """What the service reads from the database by itself."""
+
+    async def log_after(self, seq: int, limit: int) -> list[Transition]: ...
+
+    async def oldest_seq(self) -> int: ...
+
+    async def newest_seq(self) -> int: ...
+
+    async def list_page(
+        self, wanted: AlarmFilter, *, active_only: bool, limit: int, after: tuple[int, str] | None = None
+    ) -> list[Alarm]: ...
+
+    async def get(self, alarm_id: str) -> tuple[Alarm, list[Transition]] | None: ...
+
+
+class AlarmService:
+    """Serves meterwatch.v1.Alarms from a desk and the tables; register with `handlers(service)`."""
+
+    def __init__(
+        self,
+        desk: AlarmDesk,
+        reader: Reader,
+        clock: Clock,
+        rules_ready: Callable[[], bool],
+        bookmark_s: float = BOOKMARK_S,
+        age_s_max: float = AGE_S_MAX,
+    ) -> None:
+        self._desk = desk
+        self._hub = desk.hub
+        self._reader = reader
+        self._clock = clock
+        self._rules_ready = rules_ready
+        self._bookmark_s = bookmark_s
+        self._age_s_max = age_s_max
+
+    async def subscribe(self, request: pb.SubscribeRequest, context: Any) -> AsyncGenerator[pb.SubscribeResponse, None]:
+        """Yield the stream of one subscriber until it leaves, is too old, or the service drains."""
+        wanted = filter_of(request.filter)
+        if request.from_seq == 0:
+            seq, alarms, subscription = self._hub.subscribe_now(wanted.wants)
+            parts = self._snapshot(seq, [alarm for alarm in alarms if wanted.matches(alarm)])
+            try:
+                for part in parts:
+                    yield pb.SubscribeResponse(snapshot=part)
+                async with aclosing(self._follow(subscription, context)) as responses:
+                    async for response in responses:
+                        yield response
+            finally:
+                subscription.close()
+            return
+        await self._check_cursor(request.from_seq, request.log_id, context)
+        position = request.from_seq
+        while (joined := self._hub.subscribe_after(position, wanted.wants)) is None:
+            page = await self._reader.log_after(position, LOG_PAGE_MAX)
+            if not page or page[0].seq != position + 1:
+                await self._too_old(position, context)
+            for transition in page:
+                if wanted.wants(transition):
+                    yield response_of(transition)
+            position = page[-1].seq
+            yield self._bookmark(position)
+        try:
+            async with aclosing(self._follow(joined, context)) as responses:
+                async for response in responses:
+                    yield response
+        finally:
+            joined.close()
+
+    async def list_alarms(self, request: pb.ListAlarmsRequest, context: Any) -> pb.ListAlarmsResponse:
+        """One page, newest first."""
+        wanted = filter_of(request.filter)
+        if request.page_size > PAGE_MAX:
+            raise Rejected("PAGE_SIZE", f"page_size is {request.page_size}; 1 to {PAGE_MAX} are allowed, 0 is 100")
+        size = request.page_size or PAGE_DEFAULT
+        after = _position(request.page_token) if request.page_token else None
+        alarms = await self._reader.list_page(wanted, active_only=request.active_only, limit=size + 1, after=after)
+        token = _token(alarms[size - 1]) if len(alarms) > size else ""
+        return pb.ListAlarmsResponse(alarm=map(alarm_to_wire, alarms[:size]), next_page_token=token)
+
+    async def get_alarm(self, request: pb.GetAlarmRequest, context: Any) -> pb.GetAlarmResponse:
+        """One alarm with its history."""
+        check_text("alarm_id", request.alarm_id, 1, 64)
+        found = await self._reader.get(request.alarm_id)
+        if found is None:
+            raise Missing(
+                "ALARM_UNKNOWN", f"alarm {request.alarm_id!r} is not known; take the id from Subscribe or ListAlarms"
+            )
+        return pb.GetAlarmResponse(alarm=alarm_to_wire(found[0]), transition=map(transition_to_wire, found[1]))
+
+    async def acknowledge(self, request: pb.AcknowledgeRequest, context: Any) -> pb.AcknowledgeResponse:
+        """Commit an operator's acknowledgement."""
+        check_text("alarm_id", request.alarm_id, 1, 64)
+        check_text("action_id", request.action_id, 1, 64)
+        check_text("operator", request.operator, 1, 128)
+        check_text("note", request.note, 0, 2000)
+        alarm = await self._desk.acknowledge(
+            request.alarm_id, request.operator, request.note, request.expected_version, request.action_id
+        )
+        return pb.AcknowledgeResponse(alarm=alarm_to_wire(alarm))
+
+    async def _follow(self, subscription: Subscription, context: Any) -> AsyncGenerator[pb.SubscribeResponse, None]:
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._age_s_max
+        yield self._bookmark(subscription.sent_seq)
+        bookmark_at = loop.time() + self._bookmark_s
+        while loop.time() < ends_at:
+            try:
+                async with asyncio.timeout_at(min(bookmark_at, ends_at)):
+                    item = await anext(subscription)
+            except TimeoutError:
+                item = None
+            except StopAsyncIteration:
+                break
+            if item is not None:
+                yield response_of(item)
+            if loop.time() >= bookmark_at:
+                yield self._bookmark(subscription.sent_seq)
+                bookmark_at = loop.time() + self._bookmark_s
+        await abort_with(
+            context,
+            grpc.StatusCode.UNAVAILABLE,
+            "DRAINING",
+            "this subscription has reached its end; subscribe again from the last cursor",
+            retry_after_s=0.0,
+        )
+
+    def _snapshot(self, seq: int, alarms: list[Alarm]) -> list[pb.Snapshot]:
+        parts = [pb.Snapshot(seq=seq, log_id=self._hub.log_id)]
+        size = 0
+        for alarm in alarms:
+            message = alarm_to_wire(alarm)
+            size += message.ByteSize()
+            if len(parts[-1].alarm) == SNAPSHOT_ALARMS_MAX or (parts[-1].alarm and size > SNAPSHOT_BYTES_MAX):
+                parts.append(pb.Snapshot(seq=seq, log_id=self._hub.log_id))
+                size = message.ByteSize()
+            parts[-1].alarm.append(message)
+        parts[-1].complete = True
+        return parts
+
+    def _bookmark(self, seq: int) -> pb.SubscribeResponse:
+        return pb.SubscribeResponse(
+            bookmark=pb.Bookmark(
+                seq=seq, log_id=self._hub.log_id, now_us=self._clock.now_us(), rules_ready=self._rules_ready()
+            )
+        )
+
+    async def _check_cursor(self, seq: int, log_id: str, context: Any) -> None:
+        """End the call unless the cursor is of this log and not ahead of it."""
+        newest = self._hub.seq
+        if seq > newest:  # the table is ahead of the hub while a change is under way
+            newest = await self._reader.newest_seq()
+        if log_id and log_id != self._hub.log_id:
+            reason, arrived = "OTHER_LOG", f"from_seq {seq} is a cursor of log {log_id[:64]}"
+        elif seq > newest:
+            reason, arrived = "CURSOR_TOO_NEW", f"from_seq is {seq}"
+        else:
+            return
+        await abort_with(
+            context,
+            grpc.StatusCode.FAILED_PRECONDITION,
+            reason,
+            f"{arrived}; this is log {self._hub.log_id} and its newest cursor is {newest}; "
+            "subscribe from 0 for a new snapshot",
+            metadata={"newest_seq": str(newest), "log_id": self._hub.log_id},
+        )
+
+    async def _too_old(self, seq: int, context: Any) -> None:
+        oldest = await self._reader.oldest_seq()
+        await abort_with(
+            context,
+            grpc.StatusCode.OUT_OF_RANGE,
+            "CURSOR_TOO_OLD",
+            f"from_seq is {seq}; the oldest transition in the log is {oldest}; subscribe from 0 for a new snapshot",
+            metadata={"oldest_seq": str(oldest), "log_id": self._hub.log_id},
+        )
+
+
+def handlers(service: AlarmService) -> grpc.GenericRpcHandler:
+    """The service for grpc.aio.Server.add_generic_rpc_handlers."""
+    descriptor = pb.DESCRIPTOR.services_by_name["Alarms"]
+    return grpc.method_handlers_generic_handler(
+        descriptor.full_name,
+        {
+            "Subscribe": grpc.unary_stream_rpc_method_handler(
+                _streaming(service.subscribe, pb.SubscribeRequest), None, pb.SubscribeResponse.SerializeToString
+            ),
+            "ListAlarms": _unary(service.list_alarms, pb.ListAlarmsRequest),
+            "GetAlarm": _unary(service.get_alarm, pb.GetAlarmRequest),
+            "Acknowledge": _unary(service.acknowledge, pb.AcknowledgeRequest),
+        },
+    )
+
+
+def _unary(method: Callable[[Request, Any], Awaitable[Message]], request_type: type[Request]) -> Any:
+    async def serve(raw: bytes, context: Any) -> Message:
+        try:
+            return await method(_parsed(raw, request_type), context)
+        except Exception as error:
+            await abort(context, error)
+
+    return grpc.unary_unary_rpc_method_handler(serve, None, lambda message: message.SerializeToString())
+
+
+def _streaming(
+    method: Callable[[Request, Any], AsyncGenerator[pb.SubscribeResponse, None]], request_type: type[Request]
+) -> Callable[[bytes, Any], AsyncIterator[pb.SubscribeResponse]]:
+    async def serve(raw: bytes, context: Any) -> AsyncIterator[pb.SubscribeResponse]:
+        try:
+            async with aclosing(method(_parsed(raw, request_type), context)) as responses:
+                async for response in responses:
+                    yield response
+        except Exception as error:
+            await abort(context, error)
+
+    return serve
+
+
+def _parsed(raw: bytes, request_type: type[Request]) -> Request:
+    try:
+        return request_type.FromString(raw)
+    except DecodeError as error:
+        raise Rejected(
+            "MALFORMED",
+            f"{len(raw)} bytes arrived that are no {request_type.DESCRIPTOR.name}; check the client's stubs",
+        ) from error
+
+
+def _token(alarm: Alarm) -> str:
+    return base64.urlsafe_b64encode(f"{alarm.recorded_us} {alarm.alarm_id}".encode()).decode()
+
+
+def _position(token: str) -> tuple[int, str]:
+    """(recorded_us, alarm_id) of the last alarm of the page before."""
+    try:
+        recorded, _, alarm_id = base64.urlsafe_b64decode(token.encode()).decode().partition(" ")
+        recorded_us = int(recorded)
+    except (binascii.Error, ValueError):
+        recorded_us, alarm_id = -1, ""
+    if not 0 <= recorded_us < 1 << 57 or not alarm_id or "\0" in alarm_id:
+        raise Rejected("PAGE_TOKEN", "page_token is not one of ours; send next_page_token of the page before unchanged")
+    return recorded_us, alarm_id

@@ -1,0 +1,111 @@
+"""Alarms to and from protobuf: one function per message, and the limits of a filter.
+
+Absent times are 0 on the wire, absent texts empty. The state's name on the wire is ours with a prefix.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import orjson
+
+from alarm.hub import Coalesced
+from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, Transition
+from meterwatch.episodes import Severity
+from meterwatch.errors import Rejected
+from meterwatch.v1 import alarms_pb2 as pb
+
+TYPES_MAX: Final = 64
+PLACES_MAX: Final = 1000
+"""Districts or feeders in one filter; both limits as in alarms.proto."""
+NAME_CHARS_MAX: Final = 256
+
+STATE_TO_WIRE: Final = {state: pb.AlarmState.Value(f"ALARM_STATE_{state.value}") for state in AlarmState}
+STATE_OF_WIRE: Final = {value: state for state, value in STATE_TO_WIRE.items()}
+
+
+def alarm_to_wire(alarm: Alarm) -> pb.Alarm:
+    """An alarm as a message."""
+    return pb.Alarm(
+        alarm_id=alarm.alarm_id,
+        type=alarm.rule,
+        asset_kind=alarm.asset_kind,
+        asset=alarm.asset,
+        feeder=alarm.feeder,
+        district=alarm.district,
+        state=STATE_TO_WIRE[alarm.state],
+        severity=pb.Severity.ValueType(int(alarm.severity)),
+        level=alarm.level,
+        onset_us=alarm.onset_us,
+        raised_us=alarm.raised_us,
+        cleared_us=alarm.cleared_us or 0,
+        recorded_us=alarm.recorded_us,
+        version=alarm.version,
+        parent_id=alarm.parent_id or "",
+        summary=alarm.summary,
+        evidence_json=orjson.dumps(
+            alarm.evidence, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS
+        ).decode(),
+        acknowledged_by=alarm.acknowledged_by or "",
+        acknowledged_us=alarm.acknowledged_us or 0,
+        note=alarm.note or "",
+    )
+
+
+def transition_to_wire(transition: Transition) -> pb.Transition:
+    """A transition as a message."""
+    return pb.Transition(
+        seq=transition.seq,
+        kind=transition.kind.value,
+        alarm=alarm_to_wire(transition.alarm),
+        recorded_us=transition.recorded_us,
+    )
+
+
+def response_of(item: Transition | Coalesced) -> pb.SubscribeResponse:
+    """What a subscription yields, as the message of the stream."""
+    if isinstance(item, Transition):
+        return pb.SubscribeResponse(transition=transition_to_wire(item))
+    return pb.SubscribeResponse(
+        coalesced=pb.Coalesced(merged=item.merged, first_seq=item.first_seq, last_seq=item.last_seq)
+    )
+
+
+def filter_of(message: pb.AlarmFilter) -> AlarmFilter:
+    """A filter from the wire. Rejected when it is larger than allowed or names what does not exist."""
+    for field, names, limit in (
+        ("type", message.type, TYPES_MAX),
+        ("district", message.district, PLACES_MAX),
+        ("feeder", message.feeder, PLACES_MAX),
+        ("state", message.state, len(STATE_OF_WIRE)),
+    ):
+        if len(names) > limit:
+            raise Rejected(
+                "FILTER_TOO_LARGE",
+                f"filter.{field} has {len(names)} entries; at most {limit} are allowed; use fewer, or none for all",
+            )
+    for name in (*message.type, *message.district, *message.feeder):
+        check_text("filter entry", name, 1, NAME_CHARS_MAX)
+    if message.severity_min not in (0, *Severity):
+        raise Rejected("FILTER_INVALID", f"filter.severity_min is {message.severity_min}; 0 to 4 are defined")
+    unknown = [value for value in message.state if value not in STATE_OF_WIRE]
+    if unknown:
+        raise Rejected("FILTER_INVALID", f"filter.state has {unknown[0]}; the values are 1 to {len(STATE_OF_WIRE)}")
+    return AlarmFilter(
+        rules=frozenset(message.type),
+        districts=frozenset(message.district),
+        feeders=frozenset(message.feeder),
+        severity_min=Severity(message.severity_min or Severity.LOW),
+        states=frozenset(STATE_OF_WIRE[value] for value in message.state),
+    )
+
+
+def check_text(field: str, text: str, chars_min: int, chars_max: int) -> None:
+    """Rejected unless the text has an allowed length and no NUL, which PostgreSQL cannot store."""
+    if not chars_min <= len(text) <= chars_max:
+        raise Rejected(
+            "TEXT_LENGTH",
+            f"{field} has {len(text)} characters; {chars_min} to {chars_max} are allowed; shorten or give it",
+        )
+    if "\0" in text:
+        raise Rejected("TEXT_NUL", f"{field} contains a NUL character; remove it")

@@ -1,0 +1,116 @@
+"""A small grid and the verdicts the alarm tests are made of. Minutes of one hour stand for event time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meterwatch.alarms import Alarm, Draft, Transition
+from meterwatch.clock import ReplayClock
+from meterwatch.episodes import Episode, Severity, Verdict
+from meterwatch.topology import Topology
+
+BASE_US = 1_700_000_000_000_000
+MINUTE_US = 60_000_000
+
+
+def at(minute: float) -> int:
+    return BASE_US + int(minute * MINUTE_US)
+
+
+def names() -> Topology:
+    """4 transformers on 1 feeder, a meter each."""
+    ids = np.arange(4, dtype=np.int32)
+    return Topology(
+        as_of_us=BASE_US,
+        meter=[f"M{i}" for i in ids],
+        transformer_of=ids,
+        concentrator_of=np.full(4, -1, np.int32),
+        head_end_of=np.zeros(4, np.int32),
+        phases=np.full(4, 7, np.uint8),
+        nominal_v=np.full(4, 230, np.float32),
+        rated_a=np.full(4, 100, np.float32),
+        contract_kw=np.full(4, np.nan, np.float32),
+        interval_s=np.full(4, 900, np.int32),
+        installed_us=np.zeros(4, np.int64),
+        retired_us=np.full(4, np.iinfo(np.int64).max),
+        comm_mode=np.zeros(4, np.int16),
+        comm_modes=["PLC"],
+        transformer=[f"T{i}" for i in ids],
+        feeder_of=np.zeros(4, np.int32),
+        rated_kva=np.full(4, 400.0),
+        transformer_district=["North", "North", "South", "South"],
+        feeder=["F0"],
+        feeder_district=["North"],
+        concentrator=[],
+        concentrator_head_end=np.zeros(0, np.int32),
+        head_end=["H0"],
+        late_window_us=np.zeros(1, np.int64),
+        slot_of={f"M{i}": int(i) for i in ids},
+    )
+
+
+def episode(onset: float, cleared: float | None = None, **changes: Any) -> Episode:
+    values: dict[str, Any] = {
+        "onset_us": at(onset),
+        "raised_us": at(onset + 1),
+        "cleared_us": None if cleared is None else at(cleared),
+        "severity": Severity.HIGH,
+        "level": "SUSTAINED",
+        "summary": "transformer without supply",
+        "evidence": {"affected": 100},
+    }
+    return Episode(**(values | changes))
+
+
+def verdict(
+    *episodes: Episode, asset_id: int = 0, kind: str = "transformer", since: float = 0, **changes: Any
+) -> Verdict:
+    return Verdict("OUTAGE", kind, asset_id, at(since), episodes, **changes)
+
+
+def clock(minute: float = 30) -> ReplayClock:
+    return ReplayClock(at(minute))
+
+
+class SinkStore:
+    """A log in memory with the store's interface; `fail` is raised by the next commit, before or after it holds."""
+
+    def __init__(self) -> None:
+        self.log: list[Transition] = []
+        self.batches: list[int] = []
+        self.actions: dict[str, tuple[Any, Alarm]] = {}
+        self.fail: Exception | None = None
+        self.fail_after = False
+
+    async def load_open_and_recent(self, since_us: int) -> list[Alarm]:
+        return list({t.alarm.alarm_id: t.alarm for t in self.log}.values())
+
+    async def commit(self, drafts: list[Draft], batch_ids: Any, *, now_us: int, action: Any = None) -> list[int]:
+        fail, self.fail = self.fail, None
+        if fail is not None and not self.fail_after:
+            raise fail
+        seqs = [len(self.log) + 1 + i for i in range(len(drafts))]
+        self.log += [draft.numbered(seq, now_us) for draft, seq in zip(drafts, seqs, strict=True)]
+        self.batches += batch_ids
+        if action is not None:
+            self.actions[action.action_id] = (action, self.log[-1].alarm)
+        if fail is not None:
+            raise fail
+        return seqs
+
+    async def log_after(self, seq: int, limit: int) -> list[Transition]:
+        return self.log[seq : seq + limit]
+
+    async def newest_seq(self) -> int:
+        return len(self.log)
+
+    async def log_id(self) -> str:
+        return "log"
+
+    async def get_many(self, alarm_ids: Any) -> list[Alarm]:
+        return [a for a in await self.load_open_and_recent(0) if a.alarm_id in alarm_ids]
+
+    async def find_action(self, action_id: str) -> Any:
+        return self.actions.get(action_id)

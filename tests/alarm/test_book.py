@@ -1,0 +1,197 @@
+"""Laws of the alarm book."""
+
+from __future__ import annotations
+
+import pytest
+from alarm_cases import at, episode, names, verdict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alarm.book import KEEP_US, NEXT, Book
+from meterwatch.alarms import AlarmState, Draft
+from meterwatch.episodes import Severity, Verdict
+from meterwatch.errors import Missing, Rejected, Stale
+
+
+def step(book: Book, *verdicts: Verdict, minute: float = 30) -> list[Draft]:
+    drafts = book.reconcile(verdicts, at(minute))
+    book.apply([draft.alarm for draft in drafts])
+    return drafts
+
+
+def kinds(drafts: list[Draft]) -> list[str]:
+    return [draft.kind.value for draft in drafts]
+
+
+def acknowledge(book: Book, alarm_id: str, version: int = 0) -> AlarmState:
+    draft = book.acknowledge(alarm_id, "Kim", "on it", version, at(31))
+    book.apply([draft.alarm])
+    return draft.alarm.state
+
+
+def test_the_same_verdict_twice_makes_no_transition() -> None:
+    book = Book([], names())
+    assert kinds(step(book, verdict(episode(10)))) == ["RAISED"]
+    assert step(book, verdict(episode(10)), minute=40) == []
+
+
+def test_reconcile_alone_changes_nothing() -> None:
+    book = Book([], names())
+    assert book.reconcile([verdict(episode(10))], at(30)) == book.reconcile([verdict(episode(10))], at(30))
+    assert list(book) == []
+
+
+def test_a_new_alarm_carries_names_and_a_deterministic_id() -> None:
+    alarm = step(Book([], names()), verdict(episode(10), asset_id=2))[0].alarm
+    again = step(Book([], names()), verdict(episode(10), asset_id=2), minute=55)[0].alarm
+    assert (alarm.asset, alarm.feeder, alarm.district) == ("T2", "F0", "South")
+    assert alarm.alarm_id == again.alarm_id
+    assert alarm.alarm_id.startswith("OUT-")
+
+
+def test_an_episode_already_over_is_born_closed() -> None:
+    (draft,) = step(Book([], names()), verdict(episode(10, 20)))
+    assert (draft.kind, draft.alarm.state) == ("RAISED", AlarmState.RTN_UNACK)
+
+
+def test_a_late_onset_amends_the_alarm_and_raises_no_second_one() -> None:
+    book = Book([], names())
+    first = step(book, verdict(episode(10)))[0].alarm
+    (draft,) = step(book, verdict(episode(5)))
+    assert (draft.kind, draft.alarm.alarm_id, draft.alarm.onset_us) == ("AMENDED", first.alarm_id, at(5))
+    assert step(book, verdict(episode(5))) == []
+
+
+@pytest.mark.parametrize(("acknowledged", "state"), [(False, "RTN_UNACK"), (True, "NORMAL")])
+def test_clearing_ends_only_an_acknowledged_alarm(acknowledged: bool, state: str) -> None:
+    book = Book([], names())
+    alarm = step(book, verdict(episode(10)))[0].alarm
+    if acknowledged:
+        assert acknowledge(book, alarm.alarm_id) is AlarmState.ACK_ACTIVE
+    (draft,) = step(book, verdict(episode(10, 20)))
+    assert (draft.kind, draft.alarm.state) == ("CLEARED", state)
+    (draft,) = step(book, verdict(episode(10)))
+    assert (draft.kind, draft.alarm.state, draft.alarm.acknowledged_by) == ("REOPENED", "UNACK_ACTIVE", None)
+
+
+def test_worse_than_acknowledged_needs_acknowledging_again() -> None:
+    book = Book([], names())
+    alarm = step(book, verdict(episode(10)))[0].alarm
+    acknowledge(book, alarm.alarm_id)
+    (draft,) = step(book, verdict(episode(10, severity=Severity.CRITICAL)))
+    assert (draft.kind, draft.alarm.state) == ("SEVERITY", AlarmState.UNACK_ACTIVE)
+    acknowledge(book, alarm.alarm_id)
+    (draft,) = step(book, verdict(episode(10, severity=Severity.LOW)))
+    assert (draft.kind, draft.alarm.state) == ("SEVERITY", AlarmState.ACK_ACTIVE)
+
+
+def test_a_fault_that_never_was_is_retracted_once_and_may_come_back() -> None:
+    book = Book([], names())
+    first = step(book, verdict(episode(10)))[0].alarm
+    assert step(book, verdict(retract=False)) == []
+    assert kinds(step(book, verdict())) == ["RETRACTED"]
+    assert step(book, verdict()) == []
+    (draft,) = step(book, verdict(episode(10)))
+    assert (draft.kind, draft.alarm.alarm_id, draft.alarm.version) == ("REOPENED", first.alarm_id, 3)
+
+
+def test_what_ended_before_the_span_of_the_verdict_stays() -> None:
+    book = Book([], names())
+    step(book, verdict(episode(10, 20)))
+    assert step(book, verdict(since=25)) == []
+
+
+def test_two_episodes_of_one_asset_are_two_alarms() -> None:
+    book = Book([], names())
+    assert kinds(step(book, verdict(episode(1, 5), episode(10)))) == ["RAISED", "RAISED"]
+    (draft,) = step(book, verdict(episode(1, 5), episode(10, 20)))
+    assert (draft.kind, draft.alarm.onset_us) == ("CLEARED", at(10))
+
+
+def test_evidence_alone_is_no_transition_until_it_grows_by_a_tenth() -> None:
+    book = Book([], names())
+    step(book, verdict(episode(10)))
+    assert step(book, verdict(episode(10, evidence={"affected": 109}, summary="109"))) == []
+    assert step(book, verdict(episode(10, evidence={"affected": 50}))) == []
+    assert kinds(step(book, verdict(episode(10, evidence={"affected": 110})))) == ["AMENDED"]
+
+
+def test_a_parent_suppresses_an_alarm_and_its_end_releases_it() -> None:
+    book = Book([], names())
+    child = step(book, verdict(episode(10)))[0].alarm
+    folded = episode(10, parent=("feeder", 0))
+    drafts = step(book, verdict(folded), verdict(episode(9), kind="feeder"), verdict(folded, asset_id=1))
+    assert kinds(drafts) == ["RAISED", "SUPPRESSED"]
+    assert drafts[1].alarm.alarm_id == child.alarm_id
+    assert drafts[1].alarm.parent_id == drafts[0].alarm.alarm_id
+    assert step(book, verdict(folded), verdict(episode(9), kind="feeder")) == []
+    (draft,) = step(book, verdict(episode(10)))
+    assert (draft.kind, draft.alarm.state, draft.alarm.parent_id) == ("UNSUPPRESSED", AlarmState.UNACK_ACTIVE, None)
+
+
+def test_a_suppressed_alarm_that_clears_needs_nobody() -> None:
+    book = Book([], names())
+    step(book, verdict(episode(10)))
+    step(book, verdict(episode(10, parent=("feeder", 0))))
+    over = verdict(episode(10, 20, parent=("feeder", 0)))
+    (draft,) = step(book, over)
+    assert (draft.kind, draft.alarm.state) == ("CLEARED", AlarmState.NORMAL)
+    assert step(book, over) == []
+
+
+def test_the_onset_of_another_alarms_first_verdict_makes_a_new_id() -> None:
+    book = Book([], names())
+    first = step(book, verdict(episode(10)))[0].alarm
+    step(book, verdict(episode(2)))
+    step(book, verdict(episode(2, 5)))
+    (draft,) = step(book, verdict(episode(2, 5), episode(10)))
+    assert draft.kind == "RAISED"
+    assert draft.alarm.alarm_id != first.alarm_id
+
+
+def test_acknowledging_refuses_unknown_stale_and_finished() -> None:
+    book = Book([], names())
+    alarm = step(book, verdict(episode(10, 20)))[0].alarm
+    with pytest.raises(Missing):
+        acknowledge(book, "OUT-0")
+    with pytest.raises(Stale):
+        acknowledge(book, alarm.alarm_id, version=7)
+    assert acknowledge(book, alarm.alarm_id, version=1) is AlarmState.NORMAL
+    with pytest.raises(Rejected) as refused:
+        acknowledge(book, alarm.alarm_id)
+    assert refused.value.reason == "NOT_ACKNOWLEDGEABLE"
+
+
+def test_finished_alarms_are_forgotten_after_the_horizon_and_open_ones_never() -> None:
+    book = Book([], names())
+    over, still = step(book, verdict(episode(1, 5)), verdict(episode(1, 5), asset_id=1))
+    acknowledge(book, over.alarm.alarm_id)
+    step(book, minute=30 + KEEP_US / 60_000_000)
+    assert [alarm.alarm_id for alarm in book] == [still.alarm.alarm_id]
+
+
+def test_every_state_but_retracted_can_be_retracted() -> None:
+    assert {state for state, given_ in NEXT if given_.name == "RETRACT"} == set(AlarmState) - {AlarmState.RETRACTED}
+
+
+spans = st.tuples(st.integers(0, 25), st.none() | st.integers(0, 25))
+shapes = st.lists(
+    st.tuples(spans, st.sampled_from(Severity), st.none() | st.just(("feeder", 0)), st.integers(1, 300)), max_size=3
+)
+
+
+@given(st.lists(shapes, min_size=1, max_size=8))
+def test_after_any_history_the_last_verdict_again_makes_nothing(history: list[list]) -> None:  # type: ignore[type-arg]
+    book = Book([], names())
+    for shape in history:
+        given_verdict = verdict(
+            *(
+                episode(on, None if off is None else on + off, severity=sev, parent=up, evidence={"affected": n})
+                for (on, off), sev, up, n in shape
+            )
+        )
+        versions = {alarm.alarm_id: alarm.version for alarm in book}
+        for draft in step(book, given_verdict, minute=60):
+            assert draft.alarm.version == versions.get(draft.alarm.alarm_id, 0) + 1
+        assert step(book, given_verdict, minute=60) == []
+        assert step(Book(list(book), names()), given_verdict, minute=60) == []
