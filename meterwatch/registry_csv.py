@@ -10,29 +10,16 @@ Refuses to know what is stored already: references are checked by storage.regist
 from __future__ import annotations
 
 import csv
-import functools
 import io
-import math
-import re
-import zoneinfo
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Final, NamedTuple
 
-from meterwatch.channels import INTERVALS_S
+from meterwatch.registry_values import day, identifier, interval, phases, positive, text_value, time_zone, whole
 
 PROBLEMS_MAX: Final = 200
-TEXT_CHARS_MAX: Final = 200
-NUMBER_MAX: Final = 1e9
-PHASES: Final = ("A", "B", "C", "AB", "AC", "BC", "ABC", "?")
 INSTALLED_DEFAULT: Final = date(2000, 1, 1)
-
-_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
-_WHOLE = re.compile(r"\d{1,9}", re.ASCII)
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_FORBIDDEN_TEXT = re.compile(r"[;\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Problem(NamedTuple):
@@ -129,73 +116,8 @@ class _Column(NamedTuple):
     required: bool = False
 
 
-def _id(text: str) -> str:
-    if not _ID.fullmatch(text):
-        raise ValueError(
-            "1 to 64 characters out of A-Z a-z 0-9 _ . : - were expected; rename it here and where it is used"
-        )
-    return text
-
-
-def _text(text: str) -> str:
-    if len(text) > TEXT_CHARS_MAX or _FORBIDDEN_TEXT.search(text):
-        raise ValueError(
-            f"at most {TEXT_CHARS_MAX} characters without semicolons and control characters were expected; shorten or clean it"
-        )
-    return text
-
-
-def _zone(text: str) -> str:
-    if text not in _zones():
-        raise ValueError("a time zone such as Europe/Berlin was expected; use its IANA name")
-    return text
-
-
-@functools.cache
-def _zones() -> frozenset[str]:
-    return frozenset(zoneinfo.available_timezones()) | {"UTC"}
-
-
-def _positive(text: str) -> float:
-    number = float(text) if _NUMBER.fullmatch(text) else math.nan
-    if not 1e-6 <= number <= NUMBER_MAX:
-        raise ValueError("a number above 0 with a decimal point was expected; correct the value")
-    return number
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not _WHOLE.fullmatch(text) or not low <= int(text) <= high:
-            raise ValueError(f"a whole number from {low} to {high} was expected; correct the value")
-        return int(text)
-
-    return read
-
-
-def _interval(text: str) -> int:
-    if not _WHOLE.fullmatch(text) or int(text) not in INTERVALS_S:
-        raise ValueError(f"one of {', '.join(map(str, INTERVALS_S))} seconds was expected; correct the interval")
-    return int(text)
-
-
-def _phases(text: str) -> str:
-    if text not in PHASES:
-        raise ValueError(f"one of {' '.join(PHASES)} was expected; correct it, or leave it empty if unknown")
-    return text
-
-
-def _date(text: str) -> date:
-    try:
-        day = date.fromisoformat(text) if _DATE.fullmatch(text) else None
-    except ValueError:
-        day = None
-    if day is None or not 1900 <= day.year <= 2199:
-        raise ValueError("a date as YYYY-MM-DD from 1900 to 2199 was expected; correct the date")
-    return day
-
-
-_REFERENCE = _Column(_id)
-_TEXT = _Column(_text, "")
+_REFERENCE = _Column(identifier)
+_TEXT = _Column(text_value, "")
 
 
 class Kind(NamedTuple):
@@ -211,28 +133,28 @@ KINDS: Final[dict[str, Kind]] = {
     "head_ends": Kind(
         HeadEnd,
         {
-            "head_end": _Column(_id, required=True),
-            "time_zone": _Column(_zone, "UTC"),
-            "late_window_days": _Column(_whole(1, 36_500), 45),
+            "head_end": _Column(identifier, required=True),
+            "time_zone": _Column(time_zone, "UTC"),
+            "late_window_days": _Column(whole(1, 36_500), 45),
         },
         {},
     ),
     "feeders": Kind(
         Feeder,
         {
-            "feeder": _Column(_id, required=True),
+            "feeder": _Column(identifier, required=True),
             "substation": _TEXT,
             "district": _TEXT,
-            "ampacity_a": _Column(_positive),
+            "ampacity_a": _Column(positive),
         },
         {},
     ),
     "transformers": Kind(
         Transformer,
         {
-            "transformer": _Column(_id, required=True),
+            "transformer": _Column(identifier, required=True),
             "feeder": _REFERENCE,
-            "rated_kva": _Column(_positive, required=True),
+            "rated_kva": _Column(positive, required=True),
             "winding": _TEXT,
             "district": _TEXT,
         },
@@ -240,21 +162,21 @@ KINDS: Final[dict[str, Kind]] = {
     ),
     "concentrators": Kind(
         Concentrator,
-        {"concentrator": _Column(_id, required=True), "head_end": _REFERENCE, "comm_mode": _TEXT},
+        {"concentrator": _Column(identifier, required=True), "head_end": _REFERENCE, "comm_mode": _TEXT},
         {"head_end": "head_ends"},
     ),
     "meters": Kind(
         Meter,
         {
-            "meter": _Column(_id, required=True),
+            "meter": _Column(identifier, required=True),
             "transformer": _REFERENCE,
-            "phases": _Column(_phases, "?"),
-            "nominal_v": _Column(_positive, 230.0),
-            "rated_a": _Column(_positive, 100.0),
-            "contract_kw": _Column(_positive),
-            "multiplier": _Column(_positive, 1.0),
-            "interval_s": _Column(_interval, 900),
-            "installed_on": _Column(_date, INSTALLED_DEFAULT),
+            "phases": _Column(phases, "?"),
+            "nominal_v": _Column(positive, 230.0),
+            "rated_a": _Column(positive, 100.0),
+            "contract_kw": _Column(positive),
+            "multiplier": _Column(positive, 1.0),
+            "interval_s": _Column(interval, 900),
+            "installed_on": _Column(day, INSTALLED_DEFAULT),
             "terminal_type": _TEXT,
             "comm_mode": _TEXT,
             "concentrator": _REFERENCE,

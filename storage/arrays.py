@@ -7,13 +7,14 @@ Promises: an array_agg over no rows is an empty array. Refuses NULL elements: th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, LiteralString
 
 import numpy as np
 import psycopg
 from numpy.typing import NDArray
+from psycopg import sql
 
 INT64_MAX: Final = int(np.iinfo(np.int64).max)
 INT64_MIN: Final = int(np.iinfo(np.int64).min)
@@ -59,8 +60,8 @@ def decode(raw: bytes | memoryview | None) -> NDArray[Any]:
 
 async def fetch_columns(
     connection: psycopg.AsyncConnection[Any],
-    query: LiteralString | psycopg.sql.Composable,
-    parameters: Sequence[Any] = (),
+    query: LiteralString | sql.Composed,
+    parameters: Sequence[Any] | Mapping[str, Any] = (),
 ) -> list[list[NDArray[Any]]]:
     """Run a query whose every column is an array_agg; per row of the result, its columns as arrays."""
     async with connection.cursor(binary=True) as cursor:

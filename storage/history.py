@@ -25,7 +25,8 @@ _PAGE = """
 SELECT array_agg(slot), array_agg(end_at), array_agg(interval_s), array_agg(quality), array_agg(import_wh),
        array_agg(export_wh), array_agg(import_varh), array_agg(export_varh), array_agg(has_energy),
        array_agg(has_reactive)
-FROM (SELECT slot, end_at, interval_s, quality, coalesce(import_wh, 0) AS import_wh, coalesce(export_wh, 0) AS export_wh,
+FROM (SELECT slot, end_at, interval_s, quality, coalesce(import_wh, 0) AS import_wh,
+             coalesce(export_wh, 0) AS export_wh,
              coalesce(import_varh, 0) AS import_varh, coalesce(export_varh, 0) AS export_varh,
              import_wh IS NOT NULL OR export_wh IS NOT NULL AS has_energy,
              import_varh IS NOT NULL OR export_varh IS NOT NULL AS has_reactive
@@ -46,7 +47,7 @@ SELECT array_agg(slot) FROM (
     SELECT slot FROM reads WHERE end_at >= %(first)s AND quality & 64 <> 0
     UNION SELECT slot FROM events WHERE at >= %(first)s AND code = 1
     ORDER BY slot) AS off"""
-assert Quality.SUPPLY_OFF == 64  # the partial index reads_supply_off says it in the same words
+assert int(Quality.SUPPLY_OFF) == 64  # the partial index reads_supply_off says it in the same words
 
 _LAST_HEARD = """
 SELECT array_agg(slot), array_agg(last)

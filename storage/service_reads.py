@@ -55,7 +55,7 @@ def _query() -> sql.Composed:
     """Per stretch, its first %(rows)s reads as one row of arrays."""
     values = [sql.Identifier(channel.name) for channel in CHANNELS]
     present = sql.SQL(" | ").join(
-        sql.SQL("(r.{} IS NOT NULL)::integer << {}").format(value, sql.Literal(i)) for i, value in enumerate(values)
+        sql.SQL("((r.{} IS NOT NULL)::integer << {})").format(value, sql.Literal(i)) for i, value in enumerate(values)
     )
     inner = sql.SQL(", ").join(sql.SQL("coalesce(r.{0}, 0) AS {0}").format(value) for value in values)
     outer = sql.SQL(", ").join(sql.SQL("array_agg({})").format(value) for value in values)
@@ -78,9 +78,7 @@ class ReadsService(reads_pb2_grpc.ReadsServicer):
     def __init__(self, pool: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]]) -> None:
         self._pool = pool
 
-    async def Query(  # type: ignore[override]
-        self, request: reads_pb2.QueryRequest, context: Any
-    ) -> AsyncIterator[reads_pb2.QueryResponse]:
+    async def Query(self, request: reads_pb2.QueryRequest, context: Any) -> AsyncIterator[reads_pb2.QueryResponse]:
         """Stream the reads asked for."""
         wrong = _wrong(request)
         if wrong:
@@ -104,6 +102,8 @@ def _wrong(request: reads_pb2.QueryRequest) -> str:
         return f"{both} arrived; one of the two was expected; give meter numbers or the name of one transformer"
     if len(request.meter) > METERS_MAX:
         return f"{len(request.meter)} meters arrived; at most {METERS_MAX} were expected; ask in parts"
+    if any("\0" in name for name in (request.transformer, *request.meter)):
+        return "a NUL character arrived; a name was expected; correct it"
     if not 0 <= request.from_us < request.to_us <= TO_US_MAX:
         return (
             f"from_us {request.from_us} and to_us {request.to_us} arrived; 0 <= from_us < to_us <= {TO_US_MAX} was"

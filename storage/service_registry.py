@@ -1,0 +1,107 @@
+"""meterwatch.v1.Registry over gRPC: import CSV files as one transaction, list assets in pages.
+
+An import that has begun is finished, and `on_change` called, even if the client goes away: what is committed and what
+the service believes must not differ. Refuses to know what `on_change` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+
+from meterwatch import status
+from meterwatch.clock import Clock
+from meterwatch.errors import MeterwatchError
+from meterwatch.registry_csv import RegistryCsv, parse
+from meterwatch.v1 import registry_pb2, registry_pb2_grpc
+from storage.registry import PAGE_MAX, Imported, RegistryStore
+from storage.registry_sql import ASSET_KINDS
+
+FILES_MAX: Final = 8
+PAGE_DEFAULT: Final = 1000
+VALID_FROM_US_MAX: Final = 7_258_118_400_000_000  # 2200-01-01
+WITH_PARENT: Final = ("transformer", "concentrator", "meter")
+
+
+class RegistryService(registry_pb2_grpc.RegistryServicer):
+    """Servicer of meterwatch.v1.Registry. `on_change` is awaited after each import that was not a check."""
+
+    def __init__(self, store: RegistryStore, clock: Clock, on_change: Callable[[], Awaitable[None]]) -> None:
+        self._store = store
+        self._clock = clock
+        self._on_change = on_change
+        self._running: set[asyncio.Task[Imported]] = set()
+
+    async def Import(self, request: registry_pb2.ImportRequest, context: Any) -> registry_pb2.ImportResponse:
+        """Import the files of the request."""
+        if not 1 <= len(request.file) <= FILES_MAX:
+            message = f"{len(request.file)} files arrived; 1 to {FILES_MAX} were expected; join or split the import"
+            await status.abort_with(context, grpc.StatusCode.INVALID_ARGUMENT, "BAD_IMPORT", message)
+        if not 0 <= request.valid_from_us <= VALID_FROM_US_MAX:
+            message = (
+                f"valid_from_us {request.valid_from_us} arrived; microseconds since 1970 up to {VALID_FROM_US_MAX}"
+                " were expected; correct it, or give 0 for now"
+            )
+            await status.abort_with(context, grpc.StatusCode.INVALID_ARGUMENT, "BAD_IMPORT", message)
+        task = asyncio.create_task(self._import(request))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        try:
+            outcome = await asyncio.shield(task)
+        except MeterwatchError as error:
+            await status.abort(context, error)
+        return registry_pb2.ImportResponse(
+            count=[
+                registry_pb2.ImportCount(kind=kind, added=count.added, changed=count.changed, unchanged=count.unchanged)
+                for kind, count in outcome.counts.items()
+            ],
+            error=[
+                registry_pb2.ImportError(file=problem.file, line=problem.line, message=problem.message)
+                for problem in outcome.problems
+            ],
+        )
+
+    async def _import(self, request: registry_pb2.ImportRequest) -> Imported:
+        files = [RegistryCsv(file.kind, file.name or f"{file.kind}.csv", file.content) for file in request.file]
+        parsed = await asyncio.to_thread(parse, files)
+        valid_from_us = request.valid_from_us or self._clock.now_us()
+        outcome = await self._store.import_files(parsed, valid_from_us, request.dry_run)
+        if not outcome.problems and not request.dry_run:
+            await self._on_change()
+        return outcome
+
+    async def ListAssets(
+        self, request: registry_pb2.ListAssetsRequest, context: Any
+    ) -> registry_pb2.ListAssetsResponse:
+        """One page of assets; the token of the next page is the last name of this one."""
+        wrong = _wrong(request)
+        if wrong:
+            await status.abort_with(context, grpc.StatusCode.INVALID_ARGUMENT, "BAD_LIST", wrong)
+        size = request.page_size or PAGE_DEFAULT
+        try:
+            assets = await self._store.list_assets(request.kind, request.parent, request.page_token, size + 1)
+        except MeterwatchError as error:
+            await status.abort(context, error)
+        more = len(assets) > size
+        return registry_pb2.ListAssetsResponse(
+            asset=[
+                registry_pb2.Asset(kind=asset.kind, name=asset.name, parent=asset.parent, attribute=asset.attributes)
+                for asset in assets[:size]
+            ],
+            next_page_token=assets[size - 1].name if more else "",
+        )
+
+
+def _wrong(request: registry_pb2.ListAssetsRequest) -> str:
+    if request.kind not in ASSET_KINDS:
+        return f"kind {request.kind[:64]!r} arrived; one of {', '.join(ASSET_KINDS)} was expected; name one"
+    if request.parent and request.kind not in WITH_PARENT:
+        return f"a parent of a {request.kind} arrived; none was expected; leave parent empty"
+    if request.page_size > PAGE_MAX:
+        return f"page_size {request.page_size} arrived; at most {PAGE_MAX} was expected; ask for smaller pages"
+    if "\0" in request.parent or "\0" in request.page_token:
+        return "a NUL character arrived; a name was expected; correct it"
+    return ""
