@@ -1,7 +1,7 @@
 """The Ingest servicer: gRPC in front of sessions. Knows calls, timeouts and credits; what a batch means is elsewhere.
 
-Requests of the stream arrive as bytes (identity deserialiser), so that a malformed message gets a Nack in band instead of
-ending the stream with a status that names a Python class.
+Requests of the stream arrive as bytes (identity deserialiser), so that a malformed message gets a Nack in band instead
+of ending the stream with a status that names a Python class.
 """
 
 from __future__ import annotations
@@ -164,12 +164,15 @@ class IngestService:
                     return
                 in_flight[0] += 1
                 if in_flight[0] > self._limits.credits + 1:
-                    raise _CreditsExceeded(
-                        f"{in_flight[0]} batches in flight; expected at most {self._limits.credits}; wait for answers"
-                    )
+                    raise self._credits_exceeded(in_flight[0])
                 await answers.put(self._one(data, session, in_flight))
         except Exception as error:
             await answers.put(_failed(error))
+
+    def _credits_exceeded(self, in_flight: int) -> _CreditsExceeded:
+        return _CreditsExceeded(
+            f"{in_flight} batches in flight; expected at most {self._limits.credits}; wait for answers"
+        )
 
     def _one(self, data: bytes, session: Session, in_flight: list[int]) -> Awaitable[pb.IngestResponse]:
         try:
@@ -177,9 +180,7 @@ class IngestService:
             match request.WhichOneof("message"):
                 case "batch":
                     if in_flight[0] > self._limits.credits:
-                        raise _CreditsExceeded(
-                            f"{in_flight[0]} batches in flight; expected at most {self._limits.credits}; wait for answers"
-                        )
+                        raise self._credits_exceeded(in_flight[0])
                     return asyncio.create_task(session.answer(request.batch))
                 case "dictionary":
                     response = session.extend_dictionary(request.dictionary)
@@ -275,10 +276,10 @@ async def _failed(error: Exception) -> pb.IngestResponse:
 
 def _limit(data: bytes, most: int) -> None:
     if len(data) > most:
-        raise Overloaded_no_retry(len(data), most)
+        raise _too_large(len(data), most)
 
 
-def Overloaded_no_retry(size: int, most: int) -> Rejected:  # noqa: N802
+def _too_large(size: int, most: int) -> Rejected:
     return Rejected("MESSAGE_TOO_LARGE", f"{size} bytes; expected at most {most}; split the request or use Stream")
 
 

@@ -29,14 +29,15 @@ def batch_of_rows(request: pb.SendReadsRequest) -> tuple[pb.Dictionary, pb.ReadB
     batch = pb.ReadBatch(seq=request.seq, interval_s=request.interval_s)
     batch.meter_index.extend(index[read.meter] for read in request.read)
     batch.stamp_us.extend(read.end_us for read in request.read)
-    batch.channel_mask.extend(
-        sum(bit for name, bit in CHANNEL_BIT.items() if read.HasField(name))
-        for read in request.read  # type: ignore[arg-type]
-    )
+    batch.channel_mask.extend(sum(CHANNEL_BIT[name] for name in _present(read)) for read in request.read)
     for channel in CHANNELS:
-        if any(read.HasField(channel.name) for read in request.read):  # type: ignore[arg-type]
+        if any(channel.name in _present(read) for read in request.read):
             getattr(batch, channel.name).extend(getattr(read, channel.name) for read in request.read)
     return pb.Dictionary(meter=meters), batch
+
+
+def _present(read: pb.Read) -> set[str]:
+    return {field.name for field, _ in read.ListFields()} & CHANNEL_BIT.keys()
 
 
 def events_of(
@@ -63,7 +64,7 @@ def events_of(
         row = int(np.argmax(index >= len(request.meter)))
         raise Rejected(
             "INDEX_RANGE",
-            f"row {row}: index {int(index[row])}, meter has {len(request.meter)}; expected an index below that",
+            f"row {row}: index {int(index[row])}, meter has {len(request.meter)}; expected an index below",
         )
     known_code = np.isin(code, [int(c) for c in EventCode])
     if not known_code.all():

@@ -241,8 +241,6 @@ def _single_meters(scene: _Scene, runs: Runs, roots: list[Outage]) -> list[tuple
     for i in np.flatnonzero(lasting & ~waiting).tolist():
         slot, start_us, end_us = int(runs.slot[i]), int(runs.start_us[i]), int(runs.end_us[i])
         shown, cleared_us = scene.span(int(raised_us[i]), min(end_us, NEVER - hold_us) + hold_us)
-        if end_us == NEVER:
-            cleared_us = None
         if shown:
             name = scene.topology.meter[slot]
             verb = "without supply" if cleared_us is None else "was without supply for"

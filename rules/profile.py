@@ -1,7 +1,7 @@
 """The numbers of the rules, by name, with unit and source. A rule holds no literal; a profile is one set of them.
 
 Marks: (std) a standard or published practice, (ours) our choice, (check) quoted from memory of a standard: keep it
-configurable. A profile is immutable; changing one means a new one and a re-evaluation.
+configurable. The overload ladder stands in rules.ladder. A profile is immutable; changing one means a new one and a re-evaluation.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from meterwatch.episodes import Severity
+from rules.ladder import OverloadProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,49 +104,6 @@ class SilenceProfile:
     def grace_of(self, comm_mode: str) -> int:
         """Seconds a read may be late by this communication mode."""
         return self.grace_cellular_s if comm_mode.upper() in self.cellular else self.grace_s
-
-
-@dataclass(frozen=True, slots=True)
-class LoadLevel:
-    """One step of the overload ladder."""
-
-    name: str
-    raise_ratio: float
-    """Load / rated, at or above (OVERLOAD: above; `strict`)."""
-    hold_s: int
-    """Covered event time at or above raise_ratio before it is raised."""
-    clear_ratio: float
-    clear_hold_s: int
-    """Time below clear_ratio before it is cleared."""
-    severity: Severity
-    strict: bool = False
-
-
-LADDER = (
-    LoadLevel("HEAVY", 0.80, 7200, 0.75, 1800, Severity.LOW),  # (check)
-    LoadLevel("OVERLOAD", 1.00, 7200, 0.95, 1800, Severity.MEDIUM, strict=True),  # (check)
-    LoadLevel("EMERGENCY_1", 1.30, 1800, 1.20, 1800, Severity.HIGH),  # (ours)
-    LoadLevel("EMERGENCY_2", 1.50, 900, 1.30, 0, Severity.HIGH),  # (ours)
-    LoadLevel("EMERGENCY_3", 2.00, 0, 1.50, 0, Severity.CRITICAL),  # (ours)
-)
-"""The overload ladder, rising."""
-
-
-@dataclass(frozen=True, slots=True)
-class OverloadProfile:
-    """Limits of OVERLOAD."""
-
-    levels: tuple[LoadLevel, ...] = LADDER
-    coverage_min: float = 0.90
-    """Expected energy share that must have reported; below it capped at HEAVY and marked. (ours)"""
-    reverse_ratio: float = 0.80
-    """REVERSE_HEAVY: export / rated. (ours)"""
-    reverse_clear_ratio: float = 0.75
-    reverse_hold_s: int = 7200
-    gap_intervals_max: int = 1
-    """A gap longer than this neither extends nor resets a hold. (ours)"""
-    power_factor: float = 0.95
-    """Assumed where no reactive energy is reported. (ours)"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,10 +153,12 @@ class Silence:
         back = empty | ((total > 0) & (still < profile.back_share * total))
         for concentrator in [i for kind, i in self._open if kind == "concentrator" and back[i]]:
             self._close("concentrator", concentrator, now_us)
+        lost[[i for kind, i in self._open if kind == "concentrator"]] = False
+        slots = np.flatnonzero(overdue & np.append(lost, False)[of])
+        slots = slots[np.argsort(of[slots], kind="stable")]
+        starts = np.searchsorted(of[slots], np.arange(n + 1))
         for concentrator in np.flatnonzero(lost).tolist():
-            if ("concentrator", concentrator) in self._open:
-                continue
-            its = np.flatnonzero(overdue & (of == concentrator))
+            its = slots[starts[concentrator] : starts[concentrator + 1]]
             onset_us = int((base_us[its] + self._interval_us[its]).max())
             raised_us = int((base_us[its] + self._patience_us[its]).max())
             count, members = int(late[concentrator]), int(total[concentrator])

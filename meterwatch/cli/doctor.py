@@ -91,9 +91,7 @@ def _service(address: str) -> Finding:
             check(health_pb2.HealthCheckRequest(), timeout=5).status
         )
     except grpc.RpcError as error:
-        return Finding(
-            "fail", "service", f"{address} does not answer ({failure_of(error).code}); start it, or --address"
-        )
+        return Finding("fail", "service", f"{address} gives no answer ({failure_of(error).code}); start it")
     finally:
         channel.close()
     return Finding("ok" if state == "SERVING" else "fail", "service", f"{address} is {state}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
-import click
 import grpc
 import psycopg
 import typer
@@ -24,7 +23,7 @@ EX_CONFIG: Final = 78
 class ReportingGroup(TyperGroup):
     """A command group that ends in an exit code, never in a traceback the user could have avoided."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except ConfigError as error:

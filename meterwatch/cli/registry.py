@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -19,6 +21,29 @@ KINDS: Final = ("feeders", "transformers", "head_ends", "concentrators", "meters
 """File names, and the order in which they build on each other."""
 UNASSIGNED: Final = "UNASSIGNED"
 """Transformer of meters registered on the fly: rated so high that it never looks overloaded."""
+LATE_WINDOW_DAYS: Final = 36_500
+"""A head-end registered for files sends history, however old."""
+_COLUMNS: Final = {
+    "head_ends": ("head_end", "time_zone", "late_window_days"),
+    "transformers": ("transformer", "feeder", "rated_kva", "winding", "district"),
+    "meters": tuple(
+        [
+            "meter",
+            "transformer",
+            "phases",
+            "nominal_v",
+            "rated_a",
+            "contract_kw",
+            "multiplier",
+            "interval_s",
+            "installed_on",
+            "terminal_type",
+            "comm_mode",
+            "concentrator",
+            "head_end",
+        ]
+    ),
+}
 LONG_AGO: Final = "2000-01-01"
 LONG_AGO_US: Final = 946_684_800_000_000
 
@@ -85,16 +110,22 @@ def register_unknown(address: str, head_end: str, meters: dict[str, int]) -> int
     missing = {meter: interval_s for meter, interval_s in meters.items() if meter not in known}
     files: list[tuple[str, str, bytes]] = []
     if all(asset.name != head_end for asset in list_assets(address, "head_end")):
-        files.append(("head_ends", "head_ends.csv", f"head_end\n{head_end}\n".encode()))
+        row = {"head_end": head_end, "time_zone": "UTC", "late_window_days": LATE_WINDOW_DAYS}
+        files.append(_csv("head_ends", [row]))
     if missing:
         if all(asset.name != UNASSIGNED for asset in list_assets(address, "transformer")):
-            content = f"transformer,rated_kva\n{UNASSIGNED},1000000\n"
-            files.append(("transformers", "transformers.csv", content.encode()))
-        rows = "".join(
-            f"{meter},{UNASSIGNED},{interval_s},{LONG_AGO},{head_end}\n" for meter, interval_s in missing.items()
-        )
-        content = "meter,transformer,interval_s,installed_on,head_end\n" + rows
-        files.append(("meters", "meters.csv", content.encode()))
+            files.append(_csv("transformers", [{"transformer": UNASSIGNED, "rated_kva": 1_000_000}]))
+        common = {"transformer": UNASSIGNED, "installed_on": LONG_AGO, "head_end": head_end}
+        files.append(_csv("meters", [{"meter": m, "interval_s": s, **common} for m, s in missing.items()]))
     if files:
         _refuse_errors(import_registry(address, files, LONG_AGO_US, dry_run=False))
     return len(missing)
+
+
+def _csv(kind: str, rows: list[dict[str, Any]]) -> tuple[str, str, bytes]:
+    """A registry file with every column of its kind; what a row does not say takes the service's default."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS[kind], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return kind, f"{kind}.csv", text.getvalue().encode()

@@ -28,6 +28,7 @@ from meterwatch.client.encode import NAME, Columns, Row, checked_columns, row_co
 from meterwatch.client.errors import Incomplete, Refused, Unreachable
 from meterwatch.client.events import EventSender
 from meterwatch.client.retry import BUGS_MAX, Backoff, Failure, failure_of, open_channel
+from meterwatch.client.stream import Pending, Stream
 from meterwatch.client.totals import Totals
 from meterwatch.v1.ingest_pb2 import Ack, Dictionary, Hello, IngestRequest, IngestResponse, Nack, Summary, Welcome
 
@@ -38,33 +39,6 @@ OVERHEAD_BYTES: Final = 1024
 """Room for field tags and lengths in a message."""
 
 OnAck = Callable[[int, Ack, float], None]
-
-
-class _Pending:
-    """A batch without an answer."""
-
-    __slots__ = ("meters", "request", "rows", "sent_s", "seq")
-
-    def __init__(self, seq: int, request: bytes, rows: int, meters: int) -> None:
-        self.seq = seq
-        self.request = request
-        self.rows = rows
-        self.meters = meters
-        """Dictionary entries the stream must have before it."""
-        self.sent_s: float | None = None
-        """Monotonic time of the first sending."""
-
-
-class _Stream:
-    """What belongs to one stream and ends with it."""
-
-    def __init__(self) -> None:
-        self.welcome: Welcome | None = None
-        self.credits = 0
-        self.in_flight: dict[int, float] = {}
-        self.announced = 0
-        self.batches = self.rows = self.acked = self.nacked = 0
-        self.over = self.finished = False
 
 
 def _as_is(request: bytes) -> bytes:
@@ -114,9 +88,9 @@ class HeadEnd:
         self._meters: list[str] = []
         self._index: dict[str, int] = {}
         self._seq = 0
-        self._unanswered: dict[int, _Pending] = {}
+        self._unanswered: dict[int, Pending] = {}
         self._waiting: deque[int] = deque()
-        self._stream = _Stream()
+        self._stream = Stream()
         self._call: Any = None
         self._totals = Totals()
         self._welcome: Welcome | None = None
@@ -229,7 +203,7 @@ class HeadEnd:
             self._seq += 1
             request, count = columns.encode(self._seq, interval_s, rows, index_of)
             with self._changed:
-                self._unanswered[self._seq] = _Pending(self._seq, request, count, len(self._meters))
+                self._unanswered[self._seq] = Pending(self._seq, request, count, len(self._meters))
                 self._waiting.append(self._seq)
                 self._totals.sent += count
                 self._totals.batches += 1
@@ -302,7 +276,7 @@ class HeadEnd:
             if self._abandoned.is_set():
                 channel.close()
                 return None
-            stream = self._stream = _Stream()
+            stream = self._stream = Stream()
             self._waiting = deque(self._unanswered)
         call: Any = None
         try:
@@ -330,7 +304,7 @@ class HeadEnd:
                 call.cancel()
             channel.close()
 
-    def _requests(self, stream: _Stream) -> Iterator[bytes]:
+    def _requests(self, stream: Stream) -> Iterator[bytes]:
         """What goes out on one stream; runs on a thread of grpc."""
         yield self._hello.SerializeToString()
         while True:
@@ -354,14 +328,14 @@ class HeadEnd:
                 yield IngestRequest(dictionary=part).SerializeToString()
             yield pending.request
 
-    def _may_go_on(self, stream: _Stream) -> bool:
+    def _may_go_on(self, stream: Stream) -> bool:
         if stream.welcome is None:
             return False
         return len(stream.in_flight) < stream.credits if self._waiting else self._done()
 
-    def _take(self, stream: _Stream, response: IngestResponse) -> None:
+    def _take(self, stream: Stream, response: IngestResponse) -> None:
         kind = response.WhichOneof("message")
-        answered: tuple[_Pending, Ack] | None = None
+        answered: tuple[Pending, Ack] | None = None
         with self._changed:
             if kind == "welcome":
                 self._welcome = stream.welcome = response.welcome
@@ -386,7 +360,7 @@ class HeadEnd:
         self._bugs = 0
         self._backoff.reset()
 
-    def _take_ack(self, stream: _Stream, ack: Ack) -> _Pending:
+    def _take_ack(self, stream: Stream, ack: Ack) -> Pending:
         if ack.seq not in stream.in_flight:
             raise Incomplete(f"the service acknowledged batch {ack.seq}, which is not open on this stream")
         del stream.in_flight[ack.seq]
@@ -400,7 +374,7 @@ class HeadEnd:
         self._answered()
         return pending
 
-    def _take_nack(self, stream: _Stream, nack: Nack) -> None:
+    def _take_nack(self, stream: Stream, nack: Nack) -> None:
         stream.nacked += 1
         stream.credits = nack.credits or stream.credits
         if nack.seq not in stream.in_flight:  # a dictionary, or a message that could not be read
@@ -415,12 +389,12 @@ class HeadEnd:
         self._totals.nack_reasons[f"{nack.reason}: {nack.message}"] += 1
         self._answered()
 
-    def _compare(self, stream: _Stream, summary: Summary) -> None:
+    def _compare(self, stream: Stream, summary: Summary) -> None:
         ours = (stream.batches, stream.acked, stream.nacked, stream.rows)
         theirs = (summary.batches, summary.acked, summary.nacked, summary.rows)
         if stream.nacked:  # rows of a batch that could not be read are not in the service's count
             ours, theirs = (*ours[:3], 0), (*theirs[:3], 0)
         if stream.finished and ours != theirs:
             raise Incomplete(
-                f"the service counted {theirs} batches, acked, nacked, rows; sent were {ours}; look at the service's log"
+                f"the service counted {theirs} batches, acked, nacked, rows; sent were {ours}; look at its log"
             )

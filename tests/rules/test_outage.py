@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from towns import T0, town
 
 from meterwatch.batch import EventCode, Events, ReadChange
 from meterwatch.clock import US
@@ -30,7 +32,6 @@ from rules.outage import (
 )
 from rules.profile import OutageProfile
 from rules.supply import Outage, Runs, feeder_outages, transformer_outages
-from tests.rules.towns import T0, town
 
 P = OutageProfile()
 HOUR = 3600
@@ -87,7 +88,7 @@ def test_off_runs_equal_a_scalar_walk(votes: list[Vote]) -> None:
     assert list(zip(*(column.tolist() for column in runs), strict=True)) == runs_by_hand(votes)
 
 
-# transformer and feeder, beside a scalar oracle ---------------------------------------------------------------------------
+# transformer and feeder, beside a scalar oracle ------------------------------------------------------------
 
 
 def restored_by_hand(runs: list[tuple[int, int, int]], decided: int) -> int:
@@ -252,6 +253,21 @@ def test_one_transformer_is_a_root_of_its_own_and_stands_for_its_meters() -> Non
     found = told([v for v in cut(topology, 0, 0.6) if v[0] < 30], HOUR, topology)
     assert list(found) == [("transformer", 0)]
     assert found["transformer", 0][0].parent is None
+
+
+def test_a_meter_of_another_transformer_is_not_explained_by_a_transformer_outage() -> None:
+    topology = town(feeders=1, transformers=10, meters=30)
+    votes = [v for v in cut(topology, 0, 0.6) if v[0] < 30]
+    assert set(told([*votes, (45, 30, OFF)], HOUR, topology)) == {("transformer", 0), ("meter", 45)}
+
+
+def test_a_retired_meter_is_not_off_any_longer() -> None:
+    topology = town(feeders=1, transformers=10, meters=30)
+    retired_us = topology.retired_us.copy()
+    retired_us[7] = T0 + 900 * US
+    topology = dataclasses.replace(topology, retired_us=retired_us)
+    assert told([(7, 0, OFF)], 899, topology)["meter", 7][0].cleared_us is None
+    assert told([(7, 0, OFF)], 1000, topology)["meter", 7][0].cleared_us == T0 + 960 * US
 
 
 def test_meters_that_say_on_take_a_transformer_outage_back() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from towns import T0, town
 
 from meterwatch.clock import US
 from meterwatch.episodes import Severity, Verdict
 from rules.profile import SilenceProfile
 from rules.silence import Silence, explained_by
-from tests.rules.towns import T0, town
 
 TOWN = town(feeders=1, transformers=2, meters=20, concentrator_meters=10)
 EVERYBODY = np.arange(40, dtype=np.int32)

@@ -1,0 +1,179 @@
+"""All rules over one topology: changes in, verdicts out. The one object of this package that the service drives.
+
+observe_* take what was committed, evaluate(now) says what the rules now know. Outages are judged per group (a feeder with
+all below it) and only where somebody reported OFF: such a group is *active* and needs the votes of all its meters since
+before the first OFF, which the engine cannot read itself. It asks with `wanted()` and is answered with `given()`. So memory
+grows with trouble, not with meters, and live, late and restart take the same path. No clock, no I/O, no threads here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meterwatch.batch import Events, ReadChange
+from meterwatch.clock import US
+from meterwatch.episodes import Verdict
+from meterwatch.topology import Topology
+from rules import outage
+from rules.overload import Overload
+from rules.profile import RuleProfile
+from rules.silence import Silence
+from rules.supply import OFF, Evidence, evidence_of_events, evidence_of_reads, groups_of, join, members_of, off_runs
+
+Group = tuple[str, int]
+
+LOOKBACK_S = 86_400
+"""Votes this old are forgotten, except those of meters still off. Late last gasps arrive within a day. (ours)"""
+MARGIN_S = 3600
+"""Votes loaded from before the first OFF: who was ON until then."""
+PRUNE_ROWS = 20_000
+"""A group's votes are thinned when they have doubled since and are more than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Votes the engine needs before it can judge a group: reads and events of `slots` from from_us on."""
+
+    group: Group
+    slots: NDArray[np.int32]
+    from_us: int
+
+
+@dataclass(slots=True)
+class _Active:
+    from_us: int
+    loaded: bool = False
+    evidence: list[Evidence] = field(default_factory=list)
+    told: set[Group] = field(default_factory=set)
+    open: set[Group] = field(default_factory=set)
+    touched: bool = True
+    due_us: int | None = None
+    pruned_rows: int = 0
+
+
+class Engine:
+    """Rule state of one topology. Feed it changes in any order; it forgets nothing it needs."""
+
+    def __init__(self, topology: Topology, profile: RuleProfile | None = None) -> None:
+        self._topology = topology
+        self._profile = profile or RuleProfile()
+        self.overload = Overload(topology)
+        self.silence = Silence(topology, self._profile.silence)
+        self._active: dict[Group, _Active] = {}
+        self._active_slot = np.zeros(topology.slots, np.bool_)
+
+    def observe_reads(self, change: ReadChange, now_us: int) -> None:
+        """Take committed reads."""
+        self.overload.observe(change, now_us)
+        new = change.sign > 0
+        self.silence.heard(change.slot[new], change.end_us[new])
+        self._votes(evidence_of_reads(change), now_us)
+        if not new.all() and self._active:
+            self._reload(change.slot[~new])
+
+    def observe_events(self, events: Events, now_us: int) -> None:
+        """Take committed events."""
+        self.silence.heard(events.slot, events.at_us)
+        self._votes(evidence_of_events(events), now_us)
+
+    def activate(self, slots: NDArray[np.int32], from_us: int) -> None:
+        """Judge the groups of these meters from from_us on (after a restart)."""
+        for group in groups_of(self._topology, slots):
+            self._activate(group, from_us)
+
+    def wanted(self) -> list[Wanted]:
+        """Groups that wait for votes; answer each with given()."""
+        return [
+            Wanted(group, members_of(self._topology, *group).slot, state.from_us)
+            for group, state in self._active.items()
+            if not state.loaded
+        ]
+
+    def given(self, wanted: Wanted, reads: list[ReadChange], events: Events) -> None:
+        """Answer to wanted(): everything committed for its slots from its from_us on."""
+        state = self._active.get(wanted.group)
+        if state is not None and state.from_us == wanted.from_us:
+            state.evidence = [evidence_of_events(events), *(evidence_of_reads(change) for change in reads)]
+            state.loaded = True
+            state.touched = True
+
+    def evaluate(self, now_us: int) -> list[Verdict]:
+        """What the rules know at now_us, for every asset whose answer may have changed."""
+        verdicts = self.overload.judge(now_us)
+        for group, state in list(self._active.items()):
+            if state.loaded and (state.touched or (state.due_us is not None and state.due_us <= now_us)):
+                verdicts += self._judge(group, state, now_us)
+        return verdicts + self.silence.judge(now_us, self._explained())
+
+    def _votes(self, votes: Evidence, now_us: int) -> None:
+        off = votes.vote == OFF
+        if off.any():
+            for group in groups_of(self._topology, votes.slot[off]):
+                members = members_of(self._topology, *group).slot
+                first_us = int(votes.at_us[off & np.isin(votes.slot, members)].min())
+                self._activate(group, first_us - MARGIN_S * US)
+        if self._active:
+            heard = self._active_slot[votes.slot]
+            if heard.any():
+                mine = Evidence(votes.slot[heard], votes.at_us[heard], votes.vote[heard])
+                for group in groups_of(self._topology, mine.slot):
+                    state = self._active[group]
+                    here = np.isin(mine.slot, members_of(self._topology, *group).slot)
+                    state.evidence.append(Evidence(mine.slot[here], mine.at_us[here], mine.vote[here]))
+                    state.touched = True
+
+    def _activate(self, group: Group, from_us: int) -> None:
+        state = self._active.get(group)
+        if state is None:
+            self._active[group] = _Active(from_us)
+            self._active_slot[members_of(self._topology, *group).slot] = True
+        elif from_us < state.from_us:
+            state.from_us = from_us
+            state.loaded = False
+
+    def _reload(self, slots: NDArray[np.int32]) -> None:
+        """A read was replaced: its vote is not known to be gone, so the group's votes are read again."""
+        for group in groups_of(self._topology, slots):
+            if group in self._active:
+                self._active[group].loaded = False
+
+    def _judge(self, group: Group, state: _Active, now_us: int) -> list[Verdict]:
+        evidence = join(state.evidence)
+        if len(evidence.slot) > max(PRUNE_ROWS, 2 * state.pruned_rows):
+            evidence = self._prune(state, evidence, now_us)
+        state.evidence = [evidence]
+        state.touched = False
+        members = members_of(self._topology, *group)
+        verdicts, state.due_us = outage.judge(
+            evidence, members, self._topology, now_us, self._profile.outage, state.from_us, state.told
+        )
+        state.told = {(v.asset_kind, v.asset_id) for v in verdicts if v.episodes}
+        state.open = {(v.asset_kind, v.asset_id) for v in verdicts if any(e.cleared_us is None for e in v.episodes)}
+        latest = int(evidence.at_us[evidence.vote == OFF].max(initial=0))
+        if not state.open and state.due_us is None and latest < now_us - LOOKBACK_S * US:
+            del self._active[group]
+            self._active_slot[members.slot] = False
+        return verdicts
+
+    def _prune(self, state: _Active, evidence: Evidence, now_us: int) -> Evidence:
+        cutoff_us = now_us - LOOKBACK_S * US
+        if cutoff_us > state.from_us:
+            runs = off_runs(evidence)
+            still_off = np.unique(runs.slot[(runs.start_us < cutoff_us) & (runs.end_us >= cutoff_us)])
+            keep = (evidence.at_us >= cutoff_us) | np.isin(evidence.slot, still_off)
+            evidence = Evidence(evidence.slot[keep], evidence.at_us[keep], evidence.vote[keep])
+            state.from_us = cutoff_us
+        packed = np.unique(np.stack((evidence.slot, evidence.at_us, evidence.vote)), axis=1)
+        state.pruned_rows = packed.shape[1]
+        return Evidence(packed[0].astype(np.int32), packed[1], packed[2].astype(np.int8))
+
+    def _explained(self) -> NDArray[np.bool_]:
+        """Slots whose silence an open outage explains."""
+        found = np.zeros(self._topology.slots, np.bool_)
+        for state in self._active.values():
+            for kind, asset_id in state.open:
+                found[members_of(self._topology, kind, asset_id).slot] = True
+        return found

@@ -1,0 +1,133 @@
+"""Stored reads and events come back exactly, in pages, for all meters or some."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import psycopg
+import psycopg_pool
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import storage.history
+from meterwatch.errors import StorageBroken, StorageUnavailable
+from storage.arrays import micros, moment
+from storage.faults import storage_faults
+from storage.history import History
+from tests.storage.stored import T0_US, end_us, fill
+
+READS = [
+    (1, 0, 0, 10, None, 230.0),
+    (1, 1, 64, None, None, 0.0),
+    (2, 0, 0, 20, -5, None),
+    (2, 1, 1 << 25, 0, 7, None),
+    (4, 1, 0, 30, None, None),
+]
+EVENTS = [(4, T0_US + 1, 1), (2, T0_US, 5)]
+
+
+@pytest.fixture
+async def history(dsn: str) -> AsyncIterator[History]:
+    fill(dsn, READS, EVENTS)
+    async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=2, open=False) as pool:
+        yield History(pool)
+
+
+async def flat(history: History, *arguments: Any) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = []
+    async for change in history.reads_between(*arguments):
+        assert not change.slot.flags.writeable
+        assert (change.sign == 1).all()
+        columns = (change.slot, change.end_us, change.quality, change.import_wh, change.import_varh)
+        flags = (change.has_energy, change.has_reactive)
+        rows += zip(*(column.tolist() for column in (*columns, *flags)), strict=True)
+    return rows
+
+
+EXPECTED = [
+    (slot, end_us(step), quality, wh or 0, varh or 0, wh is not None, varh is not None)
+    for slot, step, quality, wh, varh, _ in READS
+]
+
+
+@pytest.mark.parametrize("page_rows", [1, 2, 5, 100_000])
+async def test_pages_of_any_size_give_every_read_once(
+    history: History, page_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage.history, "PAGE_ROWS", page_rows)
+    assert await flat(history, T0_US, end_us(2), None) == EXPECTED
+
+
+async def test_the_range_includes_its_start_and_not_its_end(history: History) -> None:
+    assert await flat(history, T0_US, end_us(1), None) == [row for row in EXPECTED if row[1] == T0_US]
+    assert await flat(history, T0_US + 1, end_us(1), None) == []
+
+
+async def test_slots_limit_reads_and_events(history: History) -> None:
+    slots = np.array([2, 3], np.int32)
+    assert await flat(history, T0_US, end_us(2), slots) == [row for row in EXPECTED if row[0] == 2]
+    assert (await history.events_between(T0_US, end_us(2), slots)).slot.tolist() == [2]
+    assert await flat(history, T0_US, end_us(2), slots[:0]) == []
+
+
+async def test_events_come_by_time_with_exact_microseconds(history: History) -> None:
+    events = await history.events_between(0, end_us(2), None)
+    assert events.at_us.tolist() == [T0_US, T0_US + 1]
+    assert events.slot.tolist() == [2, 4]
+    assert events.code.tolist() == [5, 1]
+    assert events.code.dtype == np.int16
+    assert (await history.events_between(0, 1, None)).rows == 0
+
+
+async def test_supply_off_slots_are_those_of_zero_voltage_reads_and_power_fail_events(history: History) -> None:
+    assert (await history.supply_off_slots(T0_US)).tolist() == [1, 4]
+    assert (await history.supply_off_slots(T0_US + 2)).tolist() == [1]
+    assert (await history.supply_off_slots(end_us(2))).tolist() == []
+
+
+async def test_last_heard_is_zero_for_a_silent_meter(history: History) -> None:
+    assert (await history.last_heard(T0_US)).tolist() == [0, end_us(1), end_us(1), 0, end_us(1)]
+    assert (await history.last_heard(end_us(2))).tolist() == [0] * 5
+
+
+async def test_batches_not_evaluated_come_oldest_first(history: History, dsn: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        for seq, evaluated, first in ((1, True, moment(T0_US)), (2, False, moment(T0_US + 3)), (3, False, None)):
+            connection.execute(
+                "INSERT INTO batches (head_end_id, kind, epoch, seq, digest, answer, rows_sent, accepted, versions,"
+                " duplicates, rejected, first_end, last_end, received_at, evaluated)"
+                " VALUES (1, 1, 1, %s, '', '', 0, 0, 0, 0, 0, %s, %s, now(), %s)",
+                (seq, first, first, evaluated),
+            )
+    found = await history.batches_not_evaluated()
+    assert [ends for _, *ends in found] == [[T0_US + 3, T0_US + 3], [0, 0]]
+    assert found[0][0] < found[1][0]
+
+
+@given(st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999))
+def test_a_moment_is_the_same_microseconds_again(us: int) -> None:
+    assert micros(moment(us)) == us
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (psycopg.OperationalError("x"), StorageUnavailable),
+        (psycopg.InterfaceError("x"), StorageUnavailable),
+        (psycopg.errors.AdminShutdown("x"), StorageUnavailable),
+        (psycopg.errors.ReadOnlySqlTransaction("x"), StorageUnavailable),
+        (psycopg.errors.DataCorrupted("x"), StorageBroken),
+        (psycopg.errors.UndefinedTable("x"), psycopg.errors.UndefinedTable),
+    ],
+)
+def test_an_error_of_the_connection_is_unavailable_and_of_the_data_is_broken(error: Exception, ours: Any) -> None:
+    with pytest.raises(ours), storage_faults():
+        raise error
+
+
+async def test_a_closed_pool_is_unavailable(dsn: str) -> None:
+    async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=1, open=False) as pool:
+        history = History(pool)
+    with pytest.raises(StorageUnavailable):
+        await history.last_heard(0)

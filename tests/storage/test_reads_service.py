@@ -1,0 +1,104 @@
+"""meterwatch.v1.Reads over real gRPC and a real database."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import psycopg_pool
+import pytest
+
+import storage.service_reads
+from meterwatch.channels import CHANNEL_BIT
+from meterwatch.v1 import reads_pb2, reads_pb2_grpc
+from storage.service_reads import ReadsService
+from tests.storage.stored import T0_US, end_us, fill
+
+STEPS = 40
+READS = [
+    (slot, step, 1 << 25, slot * 1000 + step, None if step % 2 else step, None)
+    for slot in (1, 2, 4)
+    for step in range(STEPS)
+]
+NAMES = {1: "M-c", 2: "M-b", 4: "M-a"}
+
+
+@pytest.fixture
+async def stub(dsn: str) -> AsyncIterator[Any]:
+    fill(dsn, READS)
+    async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=2, open=False) as pool:
+        server = grpc.aio.server()
+        reads_pb2_grpc.add_ReadsServicer_to_server(ReadsService(pool), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield reads_pb2_grpc.ReadsStub(channel)
+        await server.stop(None)
+
+
+async def ask(stub: Any, rows_max: int = 10_000, **fields: Any) -> list[tuple[Any, ...]]:
+    request = reads_pb2.QueryRequest(**({"from_us": T0_US, "to_us": end_us(STEPS)} | fields))
+    rows: list[tuple[Any, ...]] = []
+    async for chunk in stub.Query(request):
+        assert 0 < len(chunk.end_us) <= rows_max
+        meters = [chunk.meter[i] for i in chunk.meter_index]
+        rows += zip(meters, chunk.end_us, chunk.import_wh, chunk.import_varh, chunk.channel_mask, strict=True)
+        assert set(chunk.interval_s) == {900}
+        assert set(chunk.version) == {1}
+        assert set(chunk.quality) == {1 << 25}
+        assert list(chunk.received_us) == [end + 7 for end in chunk.end_us]
+        assert list(chunk.voltage_a_v) == [0.0] * len(meters)
+    return rows
+
+
+def expected(keep: Any) -> list[tuple[Any, ...]]:
+    energy, reactive = CHANNEL_BIT["import_wh"], CHANNEL_BIT["import_varh"]
+    return sorted(
+        (NAMES[slot], end_us(step), wh, varh or 0, energy | (reactive if varh is not None else 0))
+        for slot, step, _, wh, varh, _ in READS
+        if keep(slot, step)
+    )
+
+
+@pytest.mark.parametrize("chunk_rows", [64, 100, 1000, 10_000])
+async def test_chunks_of_any_size_give_every_read_once_by_meter_and_end(
+    stub: Any, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage.service_reads, "CHUNK_ROWS", chunk_rows)
+    rows = await ask(stub, chunk_rows, meter=["M-c", "M-a", "M-b", "M-a"])
+    assert rows == expected(lambda slot, step: True)
+
+
+async def test_a_transformer_answers_for_each_meter_while_it_was_its_member(stub: Any) -> None:
+    # M-c moved at the end of step 2: the interval that ends then still belongs to T1.
+    assert await ask(stub, transformer="T1") == expected(lambda slot, step: slot == 2 or (slot == 1 and step <= 2))
+    assert await ask(stub, transformer="T2") == expected(lambda slot, step: slot == 1 and step > 2)
+
+
+async def test_a_range_without_reads_is_an_empty_stream(stub: Any) -> None:
+    assert await ask(stub, meter=["M-a"], from_us=0, to_us=T0_US) == []
+
+
+@pytest.mark.parametrize("fields", [{"meter": ["M-a", "M-x"]}, {"transformer": "M-x"}])
+async def test_an_unknown_asset_is_not_found_by_name(stub: Any, fields: Any) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(stub, **fields)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    assert "M-x" in (caught.value.details() or "")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"meter": ["M-a"], "transformer": "T1"},
+        {"meter": ["M"] * 1001},
+        {"meter": ["M-a"], "from_us": 5, "to_us": 5},
+        {"meter": ["M-a"], "from_us": -1},
+        {"meter": ["M-a"], "to_us": 1 << 62},
+        {"transformer": "a\0b"},
+    ],
+)
+async def test_a_question_outside_its_limits_is_an_invalid_argument(stub: Any, fields: Any) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(stub, **fields)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
