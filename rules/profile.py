@@ -1,7 +1,8 @@
 """The numbers of the rules, by name, with unit and source. A rule holds no literal; a profile is one set of them.
 
 Marks: (std) a standard or published practice, (ours) our choice, (check) quoted from memory of a standard: keep it
-configurable. The overload ladder stands in rules.ladder. A profile is immutable; changing one means a new one and a re-evaluation.
+configurable. The overload ladder stands in rules.ladder. A profile is immutable; changing one means a new one and a
+re-evaluation.
 """
 
 from __future__ import annotations
