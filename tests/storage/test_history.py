@@ -9,13 +9,13 @@ import psycopg_pool
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stored_world import T0_US, end_us, fill
 
 import storage.history
 from meterwatch.errors import StorageBroken, StorageUnavailable
 from storage.arrays import micros, moment
 from storage.faults import storage_faults
 from storage.history import History
-from tests.storage.stored import T0_US, end_us, fill
 
 READS = [
     (1, 0, 0, 10, None, 230.0),

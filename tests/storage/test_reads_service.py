@@ -6,12 +6,12 @@ from typing import Any
 import grpc
 import psycopg_pool
 import pytest
+from stored_world import T0_US, end_us, fill
 
 import storage.service_reads
 from meterwatch.channels import CHANNEL_BIT
 from meterwatch.v1 import reads_pb2, reads_pb2_grpc
 from storage.service_reads import ReadsService
-from tests.storage.stored import T0_US, end_us, fill
 
 STEPS = 40
 READS = [
