@@ -173,7 +173,15 @@ class Book:
         known = self._by_key.get((verdict.rule, verdict.asset_kind, verdict.asset_id), {}).values()
         alarms = [a for a in known if a.cleared_us is None or a.cleared_us >= verdict.from_us]
         choices = sorted(
-            (a.state is AlarmState.RETRACTED, -overlap_us, a.onset_us, e.onset_us, a.alarm_id, i)
+            (
+                a.state is AlarmState.RETRACTED,
+                a.onset_us != e.onset_us,
+                -overlap_us,
+                a.onset_us,
+                e.onset_us,
+                a.alarm_id,
+                i,
+            )
             for a in alarms
             for i, e in enumerate(verdict.episodes)
             if (overlap_us := _overlap_us(a, e, now_us)) >= 0

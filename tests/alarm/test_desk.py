@@ -1,0 +1,52 @@
+"""Laws of the desk, over a store in memory that fails on command."""
+
+from __future__ import annotations
+
+import pytest
+from alarm_cases import SinkStore, clock, episode, names, verdict
+
+from alarm.desk import AlarmDesk
+from meterwatch.errors import Rejected, StorageUnavailable
+
+
+async def test_a_failed_commit_changes_nothing_and_nobody_hears_of_it() -> None:
+    store = SinkStore()
+    desk = await AlarmDesk.open(store, names(), clock())
+    store.fail = StorageUnavailable("down")
+    with pytest.raises(StorageUnavailable):
+        await desk.record([verdict(episode(10))], [7])
+    assert (list(desk.book), desk.hub.seq, store.batches) == ([], 0, [])
+    assert [t.seq for t in await desk.record([verdict(episode(10))], [7])] == [1]
+    assert store.batches == [7]
+
+
+async def test_a_commit_of_unknown_outcome_that_held_is_published_once() -> None:
+    store = SinkStore()
+    desk = await AlarmDesk.open(store, names(), clock())
+    _, _, subscription = desk.hub.subscribe_now(lambda _: True)
+    store.fail, store.fail_after = StorageUnavailable("gone"), True
+    with pytest.raises(StorageUnavailable):
+        await desk.record([verdict(episode(10))], [7])
+    assert desk.hub.seq == 0
+    assert await desk.record([verdict(episode(10))], [7]) == []
+    assert (await anext(subscription)).seq == 1  # type: ignore[union-attr]
+    assert len(store.log) == 1
+
+
+async def test_an_action_repeated_gets_the_same_answer_and_another_is_refused() -> None:
+    desk = await AlarmDesk.open(SinkStore(), names(), clock())
+    (raised,) = await desk.record([verdict(episode(10))], [])
+    answer = await desk.acknowledge(raised.alarm.alarm_id, "Kim", "", 1, "a1")
+    assert await desk.acknowledge(raised.alarm.alarm_id, "Kim", "", 1, "a1") == answer
+    with pytest.raises(Rejected) as refused:
+        await desk.acknowledge(raised.alarm.alarm_id, "Lee", "", 2, "a1")
+    assert refused.value.reason == "ACTION_ID_REUSED"
+
+
+async def test_very_late_data_finds_the_stored_alarm_the_book_forgot() -> None:
+    store = SinkStore()
+    desk = await AlarmDesk.open(store, names(), clock())
+    (raised,) = await desk.record([verdict(episode(10, 20))], [])
+    await desk.acknowledge(raised.alarm.alarm_id, "Kim", "", 0, "a1")
+    later = AlarmDesk(type(desk.book)([], names()), store, desk.hub, clock(30 + 10 * 24 * 60))
+    assert await later.record([verdict(episode(10, 20))], []) == []

@@ -1,0 +1,102 @@
+"""Laws of the hub."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from alarm_cases import episode, names, verdict
+
+from alarm import hub as hub_module
+from alarm.book import Book
+from alarm.hub import Coalesced, Hub, Subscription
+from meterwatch.alarms import AlarmFilter, AlarmState, Draft, Transition, TransitionKind
+from meterwatch.errors import Overloaded
+
+ALARM = Book([], names()).reconcile([verdict(episode(1))], 0)[0].alarm
+
+
+def change(seq: int, alarm_id: str = "A", version: int = 1) -> Transition:
+    alarm = replace(ALARM, alarm_id=alarm_id, version=version)
+    return Draft(TransitionKind.AMENDED, alarm).numbered(seq, 0)
+
+
+def everything(_: Transition) -> bool:
+    return True
+
+
+async def taken(subscription: Subscription) -> list[int | Coalesced]:
+    """What is queued now: cursors, and what was folded."""
+    subscription.close()
+    return [item.seq if isinstance(item, Transition) else item async for item in subscription]
+
+
+async def test_a_snapshot_and_its_subscription_have_no_gap_and_no_overlap() -> None:
+    hub = Hub([], 0, "log")
+    hub.publish([change(1)])
+    seq, alarms, subscription = hub.subscribe_now(everything)
+    hub.publish([change(2, "B")])
+    assert (seq, [alarm.seq for alarm in alarms]) == (1, [1])
+    assert await taken(subscription) == [2]
+
+
+async def test_the_ring_resumes_exactly_after_a_cursor_or_not_at_all() -> None:
+    hub = Hub([], 0, "log", ring_max=3)
+    hub.publish([change(seq) for seq in range(1, 6)])
+    assert hub.subscribe_after(1, everything) is None
+    resumed = hub.subscribe_after(2, everything)
+    assert resumed is not None
+    assert await taken(resumed) == [3, 4, 5]
+
+
+async def test_a_stalled_subscriber_costs_others_nothing_and_learns_what_it_missed() -> None:
+    hub = Hub([], 0, "log", queue_max=4)
+    _, _, stalled = hub.subscribe_now(everything)
+    _, _, brisk = hub.subscribe_now(everything)
+    for seq in range(1, 101):
+        hub.publish([change(seq, "AB"[seq % 2], seq)])
+        item = await anext(brisk)
+        assert isinstance(item, Transition)
+        assert item.seq == seq
+    told = await taken(stalled)
+    assert told[-1] == 100
+    folded = told[0]
+    assert isinstance(folded, Coalesced)
+    assert folded.merged + len(told) - 1 == 100
+    assert (folded.first_seq, stalled.coalesced) == (1, folded.merged)
+
+
+async def test_a_bookmark_never_names_a_cursor_still_queued() -> None:
+    hub = Hub([], 0, "log")
+    _, _, subscription = hub.subscribe_now(lambda t: t.alarm.alarm_id == "A")
+    hub.publish([change(1), change(2, "B")])
+    assert subscription.sent_seq == 0
+    await anext(subscription)
+    assert subscription.sent_seq == 2
+
+
+async def test_a_filter_lets_through_the_change_by_which_an_alarm_leaves_it() -> None:
+    unacknowledged = AlarmFilter(states=frozenset({AlarmState.UNACK_ACTIVE}))
+    after = replace(ALARM, state=AlarmState.ACK_ACTIVE, version=2)
+    left = Draft(TransitionKind.ACKNOWLEDGED, after, was=ALARM).numbered(1, 0)
+    assert unacknowledged.wants(left)
+    assert not unacknowledged.wants(replace(left, was=after))
+
+
+async def test_too_many_different_alarms_end_the_subscription(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "ALARMS_MAX", 8)
+    hub = Hub([], 0, "log", queue_max=2)
+    _, _, stalled = hub.subscribe_now(everything)
+    hub.publish([change(seq, f"A{seq}") for seq in range(1, 40)])
+    assert hub.subscribers == 0
+    with pytest.raises(Overloaded):
+        await anext(stalled)
+
+
+async def test_subscribers_are_limited_and_leaving_makes_room() -> None:
+    hub = Hub([], 0, "log", subscribers_max=1)
+    _, _, first = hub.subscribe_now(everything)
+    with pytest.raises(Overloaded):
+        hub.subscribe_now(everything)
+    first.close()
+    hub.subscribe_now(everything)

@@ -1,0 +1,205 @@
+"""The Alarms service over a real grpc.aio server and a real database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import psycopg
+import psycopg_pool
+import pytest
+from alarm_cases import clock, episode, names, verdict
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from alarm.desk import AlarmDesk
+from alarm.service import AlarmService, handlers
+from meterwatch.v1 import alarms_pb2 as pb
+from meterwatch.v1 import alarms_pb2_grpc as pb_grpc
+from storage.alarms import AlarmStore
+
+
+@dataclass
+class World:
+    desk: AlarmDesk
+    store: AlarmStore
+    stub: Any
+    channel: grpc.aio.Channel
+
+    async def restart(self) -> AlarmDesk:
+        return await AlarmDesk.open(self.store, names(), clock())
+
+
+@asynccontextmanager
+async def serving(dsn: str, ring_max: int = 10_000, **options: Any) -> AsyncIterator[World]:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute("TRUNCATE alarms, alarm_log, alarm_actions")
+    async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=4, open=False) as pool:
+        store = AlarmStore(pool)
+        desk = await AlarmDesk.open(store, names(), clock())
+        desk.hub = type(desk.hub)([], desk.hub.seq, desk.hub.log_id, ring_max)
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        service = AlarmService(desk, store, clock(), lambda: True, **options)
+        server.add_generic_rpc_handlers((handlers(service),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield World(desk, store, pb_grpc.AlarmsStub(channel), channel)
+        await server.stop(None)
+
+
+async def refusal(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str, dict[str, str]]:
+    """Code, reason and metadata of a call that must fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call
+    status = rpc_status.from_call(failed.value)
+    assert status is not None
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.domain == "meterwatch"
+    return failed.value.code(), info.reason, dict(info.metadata)
+
+
+async def transitions(call: Any, count: int) -> list[pb.Transition]:
+    found: list[pb.Transition] = []
+    while len(found) < count:
+        message = await call.read()
+        if message.HasField("transition"):
+            found.append(message.transition)
+    return found
+
+
+async def test_from_0_gives_the_snapshot_and_then_every_transition_once(dsn: str) -> None:
+    async with serving(dsn) as world:
+        (first,) = await world.desk.record([verdict(episode(10))], [])
+        call = world.stub.Subscribe(pb.SubscribeRequest())
+        snapshot = (await call.read()).snapshot
+        assert (snapshot.seq, snapshot.complete, len(snapshot.alarm)) == (first.seq, True, 1)
+        assert (await call.read()).bookmark.seq == first.seq
+        await world.desk.record([verdict(episode(10, 20)), verdict(episode(11), asset_id=1)], [])
+        assert [t.seq for t in await transitions(call, 2)] == [first.seq + 1, first.seq + 2]
+        call.cancel()
+
+
+async def test_a_large_snapshot_comes_in_parts_of_500(dsn: str) -> None:
+    async with serving(dsn) as world:
+        episodes = [episode(i * 0.02, i * 0.02 + 0.01) for i in range(1201)]
+        await world.desk.record([verdict(*episodes)], [])
+        call = world.stub.Subscribe(pb.SubscribeRequest())
+        parts = [(await call.read()).snapshot for _ in range(3)]
+        assert [(len(part.alarm), part.complete) for part in parts] == [(500, False), (500, False), (201, True)]
+        call.cancel()
+
+
+@pytest.mark.parametrize("ring_max", [10_000, 1])
+async def test_from_n_gives_everything_after_n_from_ring_or_log(dsn: str, ring_max: int) -> None:
+    async with serving(dsn, ring_max) as world:
+        done = await world.desk.record([verdict(episode(10), asset_id=i) for i in range(4)], [])
+        call = world.stub.Subscribe(pb.SubscribeRequest(from_seq=done[0].seq, log_id=world.desk.hub.log_id))
+        assert [t.seq for t in await transitions(call, 3)] == [t.seq for t in done[1:]]
+        (live,) = await world.desk.record([verdict(episode(10, 20))], [])
+        assert (await transitions(call, 1))[0].seq == live.seq
+        call.cancel()
+
+
+async def test_a_cursor_the_log_does_not_hold_is_refused_with_those_it_holds(dsn: str) -> None:
+    async with serving(dsn, ring_max=1) as world:
+        done = await world.desk.record([verdict(episode(10), asset_id=i) for i in range(4)], [])
+        newest, log_id = done[-1].seq, world.desk.hub.log_id
+        code, reason, held = await refusal(world.stub.Subscribe(pb.SubscribeRequest(from_seq=newest + 1)).read())
+        assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CURSOR_TOO_NEW")
+        assert held == {"newest_seq": str(newest), "log_id": log_id}
+        other = pb.SubscribeRequest(from_seq=newest, log_id="x")
+        assert (await refusal(world.stub.Subscribe(other).read()))[1] == "OTHER_LOG"
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            await connection.execute("DELETE FROM alarm_log WHERE seq <= %s", (done[1].seq,))
+        code, _, held = await refusal(world.stub.Subscribe(pb.SubscribeRequest(from_seq=done[0].seq)).read())
+        assert (code, held["oldest_seq"]) == (grpc.StatusCode.OUT_OF_RANGE, str(done[2].seq))
+
+
+async def test_a_filtered_stream_gets_bookmarks_with_the_newest_cursor(dsn: str) -> None:
+    async with serving(dsn, bookmark_s=0.01) as world:
+        call = world.stub.Subscribe(pb.SubscribeRequest(filter=pb.AlarmFilter(district=["Nowhere"])))
+        assert (await call.read()).snapshot.complete
+        (done,) = await world.desk.record([verdict(episode(10))], [])
+        while (message := await call.read()).bookmark.seq < done.seq:
+            assert message.HasField("bookmark")
+        assert message.bookmark.rules_ready
+        call.cancel()
+
+
+async def test_draining_ends_subscriptions_with_a_retryable_status(dsn: str) -> None:
+    async with serving(dsn) as world:
+        call = world.stub.Subscribe(pb.SubscribeRequest())
+        await call.read()
+        await call.read()
+        world.desk.hub.close()
+        assert (await refusal(call.read()))[:2] == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason"),
+    [
+        (pb.AlarmFilter(type=["x"] * 65), "FILTER_TOO_LARGE"),
+        (pb.AlarmFilter(state=[99]), "FILTER_INVALID"),  # type: ignore[list-item]
+        (pb.AlarmFilter(severity_min=9), "FILTER_INVALID"),  # type: ignore[arg-type]
+        (pb.AlarmFilter(feeder=["\0"]), "TEXT_NUL"),
+    ],
+)
+async def test_a_filter_beyond_its_limits_is_an_invalid_argument(dsn: str, wanted: pb.AlarmFilter, reason: str) -> None:
+    async with serving(dsn) as world:
+        expected = (grpc.StatusCode.INVALID_ARGUMENT, reason)
+        assert (await refusal(world.stub.Subscribe(pb.SubscribeRequest(filter=wanted)).read()))[:2] == expected
+        assert (await refusal(world.stub.ListAlarms(pb.ListAlarmsRequest(filter=wanted))))[:2] == expected
+
+
+async def test_bytes_that_are_no_message_get_a_status_of_ours(dsn: str) -> None:
+    async with serving(dsn) as world:
+        call = world.channel.unary_unary("/meterwatch.v1.Alarms/GetAlarm")
+        assert (await refusal(call(b"\xff")))[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED")
+
+
+async def test_pages_list_every_alarm_once(dsn: str) -> None:
+    async with serving(dsn) as world:
+        done = await world.desk.record([verdict(episode(10), asset_id=i) for i in range(4)], [])
+        listed, token = [], ""
+        while True:
+            page = await world.stub.ListAlarms(pb.ListAlarmsRequest(active_only=True, page_size=3, page_token=token))
+            listed += [alarm.alarm_id for alarm in page.alarm]
+            if not (token := page.next_page_token):
+                break
+        assert listed == sorted(t.alarm.alarm_id for t in done)
+        assert (await refusal(world.stub.ListAlarms(pb.ListAlarmsRequest(page_token="?"))))[1] == "PAGE_TOKEN"
+
+
+async def test_acknowledging_over_the_wire(dsn: str) -> None:
+    async with serving(dsn) as world:
+        (done,) = await world.desk.record([verdict(episode(10))], [])
+        request = pb.AcknowledgeRequest(
+            alarm_id=done.alarm.alarm_id, expected_version=1, action_id="a1", operator="Kim", note="on it"
+        )
+        answer = await world.stub.Acknowledge(request)
+        assert answer.alarm.state == pb.ALARM_STATE_ACK_ACTIVE
+        assert await world.stub.Acknowledge(request) == answer
+        request.action_id = "a2"
+        assert (await refusal(world.stub.Acknowledge(request)))[:2] == (grpc.StatusCode.ABORTED, "ALARM_CHANGED")
+        request.expected_version = 2
+        assert (await refusal(world.stub.Acknowledge(request)))[1] == "NOT_ACKNOWLEDGEABLE"
+        found = await world.stub.GetAlarm(pb.GetAlarmRequest(alarm_id=done.alarm.alarm_id))
+        assert [t.kind for t in found.transition] == ["RAISED", "ACKNOWLEDGED"]
+        assert found.alarm == answer.alarm
+        missing = world.stub.GetAlarm(pb.GetAlarmRequest(alarm_id="OUT-0"))
+        assert (await refusal(missing))[:2] == (grpc.StatusCode.NOT_FOUND, "ALARM_UNKNOWN")
+
+
+async def test_a_restart_and_the_same_verdicts_change_nothing(dsn: str) -> None:
+    async with serving(dsn) as world:
+        stated = [
+            verdict(episode(1, 5), episode(10, evidence={"affected": 7, 3: (1, 2)})),
+            verdict(episode(2), asset_id=3),
+        ]
+        assert len(await world.desk.record(stated, [])) == 3
+        assert await (await world.restart()).record(stated, []) == []

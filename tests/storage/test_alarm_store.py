@@ -1,0 +1,112 @@
+"""Laws of the alarm tables, on a real database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import psycopg
+import psycopg_pool
+import pytest
+
+from meterwatch.alarms import Action, Alarm, AlarmState, Draft, TransitionKind
+from meterwatch.episodes import Severity
+from meterwatch.errors import StorageUnavailable
+from storage.alarms import AlarmStore
+
+NOW_US = 1_700_000_000_123_457
+RAISED = TransitionKind.RAISED
+
+
+@pytest.fixture
+async def store(dsn: str) -> AsyncIterator[AlarmStore]:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute("TRUNCATE alarms, alarm_log, alarm_actions, batches")
+    async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=8, open=False) as pool:
+        yield AlarmStore(pool)
+
+
+def alarm(alarm_id: str, **changes: object) -> Alarm:
+    evidence = {"affected": 3, "share": float("nan")}
+    made = Alarm(
+        alarm_id, "OUTAGE", "transformer", 0, "T0", "F0", "North", AlarmState.UNACK_ACTIVE, Severity.HIGH, "SUSTAINED",
+        NOW_US - 60, NOW_US - 30, None, NOW_US, 1, 0, None, "out", evidence,
+    )  # fmt: skip
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+async def test_what_was_committed_comes_back_to_the_microsecond(store: AlarmStore) -> None:
+    draft = Draft(RAISED, alarm("A"))
+    (seq,) = await store.commit([draft], [], now_us=NOW_US)
+    expected = alarm("A", seq=seq, evidence={"affected": 3, "share": None})
+    assert await store.load_open_and_recent(NOW_US) == [expected]
+    (logged,) = await store.log_after(seq - 1, 10)
+    assert (logged.seq, logged.kind, logged.alarm, logged.recorded_us) == (seq, "RAISED", expected, NOW_US)
+    assert (await store.oldest_seq(), await store.newest_seq()) == (seq, seq)
+
+
+async def test_the_log_tells_what_the_alarm_was_before(store: AlarmStore) -> None:
+    await store.commit([Draft(RAISED, alarm("A"))], [], now_us=NOW_US)
+    over = alarm("A", version=2, state=AlarmState.RTN_UNACK, cleared_us=NOW_US)
+    await store.commit([Draft(TransitionKind.CLEARED, over)], [], now_us=NOW_US)
+    found = await store.get("A")
+    assert found is not None
+    assert found[0].cleared_us == NOW_US
+    assert [t.was and t.was.state for t in found[1]] == [None, "UNACK_ACTIVE"]
+
+
+async def test_a_commit_is_all_or_nothing(store: AlarmStore) -> None:
+    before = await store.newest_seq()
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        await store.commit([Draft(RAISED, alarm("A")), Draft(RAISED, alarm("A"))], [], now_us=NOW_US)
+    assert await store.newest_seq() == before
+    assert await store.get("A") is None
+
+
+async def test_cursors_of_concurrent_commits_have_no_gap_for_a_reader_that_follows(store: AlarmStore) -> None:
+    start = await store.newest_seq()
+    commits = [store.commit([Draft(RAISED, alarm(f"A{i}"))], [], now_us=NOW_US) for i in range(40)]
+    writers = asyncio.gather(*commits)
+    seen: list[int] = []
+    while len(seen) < 40:
+        seen += [t.seq for t in await store.log_after(start + len(seen), 100)]
+    await writers
+    assert seen == list(range(start + 1, start + 41))
+
+
+async def test_a_batch_is_evaluated_in_the_same_commit(store: AlarmStore, dsn: str) -> None:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        row = await connection.execute(
+            "INSERT INTO batches (head_end_id, kind, epoch, seq, digest, answer, rows_sent, accepted, versions, "
+            "duplicates, rejected, received_at) VALUES (0, 1, 1, 1, '', '', 0, 0, 0, 0, 0, now()) RETURNING batch_id"
+        )
+        (batch_id,) = await row.fetchone()  # type: ignore[misc]
+        assert await store.commit([], [batch_id], now_us=NOW_US) == []
+        row = await connection.execute("SELECT evaluated FROM batches WHERE batch_id = %s", (batch_id,))
+        assert await row.fetchone() == (True,)
+
+
+async def test_an_action_is_found_with_the_alarm_as_it_was_after_it(store: AlarmStore) -> None:
+    action = Action("a1", "A", TransitionKind.ACKNOWLEDGED, "Kim", "on it")
+    await store.commit([Draft(RAISED, alarm("A"))], [], now_us=NOW_US)
+    acked = Draft(TransitionKind.ACKNOWLEDGED, alarm("A", version=2, state=AlarmState.ACK_ACTIVE))
+    await store.commit([acked], [], now_us=NOW_US, action=action)
+    await store.commit([Draft(TransitionKind.CLEARED, alarm("A", version=3))], [], now_us=NOW_US)
+    found = await store.find_action("a1")
+    assert found is not None
+    assert (found[0], found[1].version) == (action, 2)
+    assert await store.find_action("a2") is None
+
+
+async def test_finished_alarms_are_loaded_only_if_recent(store: AlarmStore) -> None:
+    old = alarm("A", state=AlarmState.NORMAL, cleared_us=NOW_US - 2)
+    recent = alarm("B", state=AlarmState.NORMAL, cleared_us=NOW_US)
+    await store.commit([Draft(RAISED, old), Draft(RAISED, recent)], [], now_us=NOW_US)
+    assert [a.alarm_id for a in await store.load_open_and_recent(NOW_US - 1)] == ["B"]
+
+
+async def test_a_database_out_of_reach_is_storage_unavailable(dsn: str) -> None:
+    pool = psycopg_pool.AsyncConnectionPool(dsn, min_size=1, open=False)
+    with pytest.raises(StorageUnavailable):
+        await AlarmStore(pool).newest_seq()
