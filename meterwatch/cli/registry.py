@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from meterwatch import registry_csv
 from meterwatch.cli.calls import import_registry, list_assets
 from meterwatch.cli.failures import EX_FAILED, fail
 from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, listing
@@ -24,25 +25,9 @@ UNASSIGNED: Final = "UNASSIGNED"
 LATE_WINDOW_DAYS: Final = 36_500
 """A head-end registered for files sends history, however old."""
 _COLUMNS: Final = {
-    "head_ends": ("head_end", "time_zone", "late_window_days"),
-    "transformers": ("transformer", "feeder", "rated_kva", "winding", "district"),
-    "meters": tuple(
-        [
-            "meter",
-            "transformer",
-            "phases",
-            "nominal_v",
-            "rated_a",
-            "contract_kw",
-            "multiplier",
-            "interval_s",
-            "installed_on",
-            "terminal_type",
-            "comm_mode",
-            "concentrator",
-            "head_end",
-        ]
-    ),
+    "head_ends": registry_csv.HeadEnd._fields,
+    "transformers": registry_csv.Transformer._fields,
+    "meters": registry_csv.Meter._fields,
 }
 LONG_AGO: Final = "2000-01-01"
 LONG_AGO_US: Final = 946_684_800_000_000

@@ -5,10 +5,10 @@ from __future__ import annotations
 import grpc
 import numpy as np
 import pytest
+from fake_ingest import FakeIngest, Serving, status
 
 from meterwatch.client import Backoff, HeadEnd, Incomplete, Refused, Row, Superseded, Unreachable
 from meterwatch.v1 import ingest_pb2 as pb
-from tests.client.fake_service import FakeIngest, Serving, status
 
 START_US = 1_767_225_600_000_000
 STEP_US = 900_000_000
@@ -79,9 +79,12 @@ def test_the_same_epoch_again_is_answered_as_replayed() -> None:
 def test_a_summary_that_differs_is_an_error() -> None:
     fake = FakeIngest()
     fake.summary_lies = True
-    with Serving(fake) as address, pytest.raises(Incomplete, match="sent were"):
-        with HeadEnd(address, "HES-1") as head_end:
-            send(head_end, 10)
+    with (
+        Serving(fake) as address,
+        pytest.raises(Incomplete, match="sent were"),
+        HeadEnd(address, "HES-1") as head_end,
+    ):
+        send(head_end, 10)
 
 
 @pytest.mark.parametrize(
