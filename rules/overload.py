@@ -248,29 +248,29 @@ class Overload:
         open_now = (state.latched.any(axis=1) & (state.raised >= 0)).tolist()
         top = top_level(state.latched).tolist()
         from_us = self.tail * window_us + 1
-        verdicts = []
+        spans: dict[int, list[Span]] = {}
         for i, transformer in enumerate(index.tolist()):
-            spans = [*self._near_closed.get(transformer, ()), *recent.get(transformer, ())]
+            known = [*self._near_closed.get(transformer, ()), *recent.get(transformer, ())]
             if open_now[i]:
-                spans.append(span_of(state, i, top[i], None))
-            episodes = tuple(self._episode(transformer, span, stop) for span in spans)
-            verdicts.append(Verdict(RULE, "transformer", transformer, from_us, episodes))
-        return verdicts
+                known.append(span_of(state, i, top[i], None))
+            if known:
+                spans[transformer] = known
+        load, coverage = self._load(np.array(list(spans), np.int64), self.tail, max(stop, self.tail + 1))
+        episodes = {
+            transformer: tuple(self._episode(transformer, span, load[:, i], coverage[:, i]) for span in known)
+            for i, (transformer, known) in enumerate(spans.items())
+        }
+        return [Verdict(RULE, "transformer", t, from_us, episodes.get(t, ())) for t in index.tolist()]
 
-    def _episode(self, transformer: int, span: Span, stop: int) -> Episode:
-        """Dress an episode for people, with the windows that show it."""
+    def _episode(self, transformer: int, span: Span, load: Floats, coverage: Floats) -> Episode:
+        """Dress an episode for people. load, coverage: its transformer's windows from the tail to now."""
         profile, window_us = self._profile, self._profile.window_s * US
-        last = max(stop, self.tail + 1) if span.cleared is None else span.cleared + 1
-        load, coverage = self._load(np.array([transformer]), self.tail, last)
-        b, share = load[:, 0], coverage[:, 0]
-        seen = np.flatnonzero(share >= profile.coverage_min)
+        end = len(load) if span.cleared is None else span.cleared + 1 - self.tail
+        b, share = load[:end].tolist(), coverage[:end].tolist()
+        seen = np.flatnonzero(coverage[:end] >= profile.coverage_min)
         newest = int(seen[-1]) if len(seen) else 0
         shown = [
-            {
-                "end_us": (self.tail + i + 1) * window_us,
-                "b": round(float(b[i]), 4),
-                "coverage": round(float(share[i]), 4),
-            }
+            {"end_us": (self.tail + i + 1) * window_us, "b": round(b[i], 4), "coverage": round(share[i], 4)}
             for i in range(max(0, newest - EVIDENCE_WINDOWS_MAX + 1, span.onset - self.tail), newest + 1)
         ]
         level = profile.levels[span.level]
@@ -290,7 +290,7 @@ class Overload:
             "rated_kva": rated,
             "worst_level": profile.levels[span.worst].name,
             "members": int(self._members[transformer]),
-            "coverage": round(float(share[newest]), 4),
+            "coverage": round(share[newest], 4),
             "coverage_min": profile.coverage_min,
             "raise_pu": level.raise_pu,
             "hold_s": level.hold_s,

@@ -193,7 +193,8 @@ def test_order_splitting_and_corrections_do_not_change_the_verdict(
         noisy = [noisy[i] for i in rng.permutation(len(noisy))]
     else:
         noisy.sort(key=lambda row: row[1])
-    now, rule, last = now_after(len(loads)), Overload(tree(), QUICK), ()
+    now, rule = now_after(len(loads)), Overload(tree(), QUICK)
+    last: tuple[Episode, ...] = ()
     while noisy:
         cut = int(rng.integers(1, 20))
         batch, noisy = noisy[:cut], noisy[cut:]
