@@ -43,10 +43,10 @@ def _options(
 @app.command()
 def serve(context: typer.Context) -> None:
     """Run the service until it is told to stop (Ctrl-C or SIGTERM)."""
-    from meterwatch import app as service
+    from meterwatch.app import serve as run_service
     from meterwatch.config import load_config
 
-    service.serve(load_config(context.obj))
+    run_service(load_config(context.obj))
 
 
 @app.command()
