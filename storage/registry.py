@@ -331,4 +331,4 @@ def _copied(value: object) -> str:
 def _plain(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
