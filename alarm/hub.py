@@ -67,6 +67,15 @@ class Subscription:
             self._fold()
         self._wake.set()
 
+    def resume(self, ring: Iterable[Transition]) -> None:
+        """Queue what came before the subscriber; unfolded, because the subscriber was not slow."""
+        missed = [transition for transition in ring if transition.seq > self.position]
+        if missed:
+            self.position = missed[-1].seq
+            self._queue.extend(filter(self._wants, missed))
+            self._fold_at = max(self._queue_max, 2 * len(self._queue))
+            self._wake.set()
+
     @property
     def sent_seq(self) -> int:
         """Cursor a bookmark may name: nothing at or before it is still to be received."""
@@ -177,8 +186,7 @@ class Hub:
         if seq + 1 < first:
             return None
         subscription = self._join(seq, wants)
-        for transition in self._ring:
-            subscription.offer(transition)
+        subscription.resume(self._ring)
         return subscription
 
     def leave(self, subscription: Subscription) -> None:

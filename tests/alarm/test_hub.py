@@ -49,6 +49,14 @@ async def test_the_ring_resumes_exactly_after_a_cursor_or_not_at_all() -> None:
     assert await taken(resumed) == [3, 4, 5]
 
 
+async def test_a_long_backlog_is_not_folded_for_one_who_resumes() -> None:
+    hub = Hub([], 0, "log", queue_max=4)
+    hub.publish([change(seq, version=seq) for seq in range(1, 51)])
+    resumed = hub.subscribe_after(1, everything)
+    assert resumed is not None
+    assert await taken(resumed) == list(range(2, 51))
+
+
 async def test_a_stalled_subscriber_costs_others_nothing_and_learns_what_it_missed() -> None:
     hub = Hub([], 0, "log", queue_max=4)
     _, _, stalled = hub.subscribe_now(everything)
