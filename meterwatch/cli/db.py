@@ -19,6 +19,8 @@ from storage.embedded.provision import find_installed
 app = typer.Typer(no_args_is_help=True)
 
 TABLES: Final = ("reads", "read_versions", "events", "quarantine", "alarms", "alarm_log", "batches", "meters")
+COUNTED_MAX: Final = 100_000
+"""Fewer rows are counted, more are estimated."""
 EDITION: Final = {
     "apache": "apache: hypertables and dropping of old chunks; compression is absent and not used",
     "timescale": "timescale: compression is available; the service uses hypertables and dropping of old chunks only",
@@ -83,7 +85,10 @@ def facts(connection: psycopg.Connection[Any]) -> list[tuple[str, Any]]:
     ]
     for table in TABLES:
         if one(connection, f"SELECT to_regclass('public.{table}')") is not None:
-            found.append((f"{table}, rows (estimate)", one(connection, f"SELECT approximate_row_count('{table}')")))
+            rows = one(connection, f"SELECT approximate_row_count('{table}')")
+            if rows < COUNTED_MAX:  # the estimate is 0 until the table has been analysed
+                rows = one(connection, f"SELECT count(*) FROM (SELECT FROM {table} LIMIT {COUNTED_MAX}) AS some")
+            found.append((f"{table}, rows", f"{rows} or more" if rows == COUNTED_MAX else rows))
     return found
 
 
