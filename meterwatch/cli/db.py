@@ -87,7 +87,7 @@ def facts(connection: psycopg.Connection[Any]) -> list[tuple[str, Any]]:
         if one(connection, f"SELECT to_regclass('public.{table}')") is not None:
             rows = one(connection, f"SELECT approximate_row_count('{table}')")
             if rows < COUNTED_MAX:  # the estimate is 0 until the table has been analysed
-                rows = one(connection, f"SELECT count(*) FROM (SELECT FROM {table} LIMIT {COUNTED_MAX}) AS some")
+                rows = one(connection, f"SELECT count(*) FROM (SELECT FROM {table} LIMIT {COUNTED_MAX}) AS counted")
             found.append((f"{table}, rows", f"{rows} or more" if rows == COUNTED_MAX else rows))
     return found
 
