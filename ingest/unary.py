@@ -45,7 +45,7 @@ def events_of(
 ) -> tuple[Events, Rejects, int]:
     """Screen events: unknown meter, before installation, in the future or too old go to quarantine.
 
-    Returns the events to store, the rejects, and the number of rows. Rejected for what makes the whole request unusable.
+    Returns the events to store, the rejects, and the rows sent. Rejected for what makes the whole request unusable.
     """
     if request.epoch == 0 or request.seq == 0:
         raise Rejected("BAD_SEQ", "epoch or seq 0; expected numbers from 1; count requests from 1")

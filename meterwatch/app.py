@@ -1,7 +1,7 @@
 """The wiring: the only module that knows all the packages. Starts in one order and stops in the reverse.
 
-database -> settings checked -> migrations -> registry -> alarms -> rules rebuilt from stored reads, and with
-them what was stored and not evaluated -> ready. Until ready, ingest answers UNAVAILABLE and alarms are served from the table.
+database -> settings checked -> migrations -> registry -> alarms -> rules rebuilt from stored reads, and with them what
+was stored and not evaluated -> ready. Until ready, ingest answers UNAVAILABLE and alarms are served from the table.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     submit -> group -> COPY and ledger row, one transaction (worker thread) -> rules observe, in commit order
            -> rules evaluate -> alarm transitions and `evaluated`, one transaction -> answer
 
-Promises: an answer means both transactions are committed; a batch is answered or fails, never forgotten; every queue has
-a limit. A failure of the database before the first commit fails the batch (the sender sends it again); after it, the
-second commit is tried until it succeeds, because the reads are stored and their alarms are owed.
+Promises: an answer means both transactions are committed; a batch is answered or fails, never forgotten; every queue
+has a limit. A failure of the database before the first commit fails the batch (the sender sends it again); after it,
+the second commit is tried until it succeeds, because the reads are stored and their alarms are owed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """All rules over one topology: changes in, verdicts out. The one object of this package that the service drives.
 
-observe_* take what was committed, evaluate(now) says what the rules now know. Outages are judged per group (a feeder with
-all below it) and only where somebody reported OFF: such a group is *active* and needs the votes of all its meters since
-before the first OFF, which the engine cannot read itself. It asks with `wanted()` and is answered with `given()`. So memory
-grows with trouble, not with meters, and live, late and restart take the same path. No clock, no I/O, no threads here.
+observe_* take what was committed, evaluate(now) says what the rules now know. Outages are judged per group (a feeder
+with all below it) and only where somebody reported OFF: such a group is *active* and needs the votes of all its
+meters since before the first OFF, which the engine cannot read itself. It asks with `wanted()` and is answered with
+`given()`. So memory grows with trouble, not with meters, and live, late and restart take the same path. No clock, no
+I/O, no threads here.
 """
 
 from __future__ import annotations

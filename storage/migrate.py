@@ -1,7 +1,7 @@
 """Bring a database to the schema of this code: storage/migrations/NNNN_name.sql, in order, each in one transaction.
 
-Two services migrating at once: one waits for the other (advisory lock, released by PostgreSQL when its holder dies, so a
-kill leaves nothing to break by hand, which is why this is not a migration library with a lock table). A database
+Two services migrating at once: one waits for the other (advisory lock, released by PostgreSQL when its holder dies,
+so a kill leaves nothing to break by hand, which is why this is not a migration library with a lock table). A database
 newer than the code is refused.
 """
 

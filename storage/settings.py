@@ -10,7 +10,7 @@ TIMESCALEDB_MIN = (2, 11)
 
 
 def check_settings(dsn: str) -> dict[str, str]:
-    """Return {setting: value}, with timescaledb_version and timescaledb_license. ConfigError naming what must change."""
+    """Return {setting: value} with timescaledb_version and _license. ConfigError names what must change."""
     try:
         with psycopg.connect(
             dsn, autocommit=True, connect_timeout=10, options="-c synchronous_commit=on"
