@@ -73,7 +73,7 @@ def reads() -> File:
 def registry(meters: list[str]) -> list[registry_pb2.RegistryFile]:
     districts = range((len(meters) + HOUSEHOLDS - 1) // HOUSEHOLDS)
     files = {
-        "head_ends": ["head_end,time_zone,late_window_days", "HES-1,Europe/Zurich,45"],
+        "head_ends": ["head_end,time_zone,late_window_days", "HES-1,Europe/Zurich,60"],
         "feeders": ["feeder,substation,district,ampacity_a", "F1,S1,CH,400"],
         "transformers": [
             "transformer,feeder,rated_kva,winding,district",
