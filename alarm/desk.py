@@ -9,7 +9,7 @@ database, and behind it only while a change is under way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from alarm.book import KEEP_US, Book
@@ -49,6 +49,8 @@ class AlarmDesk:
     def __init__(self, book: Book, store: Store, hub: Hub, clock: Clock) -> None:
         self.book = book
         self.hub = hub
+        self.published: Callable[[Sequence[Transition]], None] = lambda _: None
+        """Told of every committed transition, once."""
         self._store = store
         self._clock = clock
         self._turn = asyncio.Lock()
@@ -118,6 +120,7 @@ class AlarmDesk:
     def _take(self, transitions: Sequence[Transition]) -> None:
         self.book.apply([transition.alarm for transition in transitions])
         self.hub.publish(transitions)
+        self.published(transitions)
 
     async def _forgotten(self, drafts: Sequence[Draft]) -> list[Alarm]:
         """Stored alarms that the book no longer has and is about to raise again (very late data)."""

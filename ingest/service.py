@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -49,7 +49,9 @@ class IngestService:
         version: str,
         streams_max: int = 64,
         checks: Limits | None = None,
+        nacked: Callable[[str], object] = lambda reason: None,
     ) -> None:
+        self._nacked = nacked
         self._pipeline = pipeline
         self._limits = limits
         self._checks = checks or Limits()
@@ -130,6 +132,8 @@ class IngestService:
                     break
                 tasks.append(item)
                 response = await item
+                if response.HasField("nack"):
+                    self._nacked(response.nack.reason)
                 if response.WhichOneof("message") in ("ack", "nack"):
                     in_flight[0] -= 1
                 await self._send(context, response)

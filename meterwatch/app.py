@@ -29,18 +29,23 @@ from ingest.service import IngestService
 from ingest.session import StreamLimits
 from meterwatch.alarms import AlarmState
 from meterwatch.batch import Events, ReadChange
+from meterwatch.calls import Watch
 from meterwatch.clock import US, Clock, RealClock, ReplayClock, SimulatedClock
 from meterwatch.config import Config
 from meterwatch.episodes import Verdict
 from meterwatch.errors import ConfigError
+from meterwatch.metrics import Metrics
 from meterwatch.pipeline import Pipeline
 from meterwatch.topology import Topology
 from meterwatch.v1 import alarms_pb2, ingest_pb2, reads_pb2, registry_pb2, registry_pb2_grpc
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
 from rules.engine import LOOKBACK_S, MARGIN_S, Engine
 from storage.alarms import AlarmStore
+from storage.doubts import Doubts
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
+from storage.faults import storage_faults
 from storage.history import History
+from storage.lease import Lease
 from storage.migrate import migrate
 from storage.registry import RegistryStore
 from storage.service_reads import ReadsService
@@ -100,6 +105,7 @@ class Service:
     pipeline: Pipeline
     desk: AlarmDesk
     core: asyncio.Task[None]
+    metrics: Metrics
 
 
 def make_clock(config: Config) -> Clock:
@@ -135,6 +141,7 @@ async def running(config: Config, progress: Callable[[str], None] = lambda _: No
     try:
         await asyncio.to_thread(check_settings, dsn)
         await asyncio.to_thread(migrate, dsn)
+        lease = await Lease.acquire(dsn)
         pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
             dsn,
             min_size=1,
@@ -143,43 +150,53 @@ async def running(config: Config, progress: Callable[[str], None] = lambda _: No
             check=AsyncConnectionPool.check_connection,
             kwargs={"autocommit": True, "options": "-c TimeZone=UTC -c lock_timeout=20s -c statement_timeout=120s"},
         )
-        async with pool, _serving(config, clock, dsn, pool) as service:
-            yield service
+        try:
+            async with pool, _serving(config, clock, dsn, pool, lease) as service:
+                yield service
+        finally:
+            await lease.release()
     finally:
         if cluster is not None:
             await asyncio.to_thread(cluster.stop, progress)
 
 
 @asynccontextmanager
-async def _serving(config: Config, clock: Clock, dsn: str, pool: AsyncConnectionPool[Any]) -> AsyncIterator[Service]:
+async def _serving(
+    config: Config, clock: Clock, dsn: str, pool: AsyncConnectionPool[Any], lease: Lease
+) -> AsyncIterator[Service]:
     registry, history, store = RegistryStore(pool), History(pool), AlarmStore(pool)
     topology = await registry.load_topology(clock.now_us())
     desk = await AlarmDesk.open(store, topology, clock)
     rules = WiredRules(Engine(topology), history, clock)
     reasons = {int(number): name.removeprefix("ROW_REASON_") for name, number in ingest_pb2.RowReason.items()}
-    writers = [Writer(dsn, reasons) for _ in range(config.database.copy_connections + 1)]
+    doubts = Doubts()
+    writers = [Writer(dsn, reasons, doubts) for _ in range(config.database.copy_connections + 1)]
 
     async def record(verdicts: list[Verdict], batch_ids: list[int]) -> None:
         await desk.record(verdicts, batch_ids)
 
     async def last_acked(head_end_id: int, epoch: int) -> int:
-        async with pool.connection() as connection:
-            cursor = await connection.execute(
-                "SELECT coalesce(max(seq), 0) FROM batches WHERE head_end_id = %s AND kind = 1"
-                " AND epoch = %s AND evaluated",
-                (head_end_id, epoch),
-            )
-            row = await cursor.fetchone()
+        with storage_faults():
+            async with pool.connection() as connection:
+                cursor = await connection.execute(
+                    "SELECT coalesce(max(seq), 0) FROM batches WHERE head_end_id = %s AND kind = 1"
+                    " AND epoch = %s AND evaluated",
+                    (head_end_id, epoch),
+                )
+                row = await cursor.fetchone()
         return int(row[0]) if row else 0
 
     def connection_change(head_end_id: int, connected: bool) -> None:
         silence = pipeline.rules.engine.silence  # type: ignore[attr-defined]
         (silence.head_end_connected if connected else silence.head_end_gone)(head_end_id, clock.now_us())
 
-    pipeline = Pipeline(clock, list(writers), rules, record, last_acked, topology, connection_change)
+    metrics = Metrics()
+    desk.published = metrics.published
+    pipeline = Pipeline(clock, list(writers), rules, record, last_acked, topology, connection_change, metrics)
     ready = [False]
     server = grpc.aio.server(
-        options=[*SERVER_OPTIONS, ("grpc.max_receive_message_length", config.server.message_bytes_max)]
+        options=[*SERVER_OPTIONS, ("grpc.max_receive_message_length", config.server.message_bytes_max)],
+        interceptors=[Watch(metrics)],
     )
     limits = StreamLimits(
         credits=config.server.credits,
@@ -189,7 +206,23 @@ async def _serving(config: Config, clock: Clock, dsn: str, pool: AsyncConnection
         idle_timeout_s=config.server.idle_timeout_s,
         batch_deadline_s=config.server.batch_deadline_s,
     )
-    ingest = IngestService(pipeline, limits, version("meterwatch"), config.server.streams_max)
+    ingest = IngestService(
+        pipeline, limits, version("meterwatch"), config.server.streams_max,
+        nacked=lambda reason: metrics.nacks.labels(reason).inc(),
+    )  # fmt: skip
+    metrics.watch(
+        gauges={
+            "streams_open": ("Streams of head-ends open.", lambda: ingest.streams),
+            "queue_rows": ("Rows validated and waiting for the database.", lambda: pipeline.waiting_rows),
+            "subscribers": ("Subscribers to alarms.", lambda: desk.hub.subscribers),
+        },
+        counters={
+            "careful_batches": (
+                "Batches that went through staging, because something of them was stored before.",
+                lambda: sum(writer.careful_batches for writer in writers),
+            ),
+        },
+    )
 
     async def registry_changed() -> None:
         fresh = await registry.load_topology(clock.now_us())
@@ -229,13 +262,14 @@ async def _serving(config: Config, clock: Clock, dsn: str, pool: AsyncConnection
         verdicts = await rebuild(rules, topology, history, desk, clock)
         owed = [batch_id for batch_id, _, _ in await history.batches_not_evaluated()]
         await desk.record(verdicts, owed)
-        core = asyncio.create_task(pipeline.run())
+        core = asyncio.create_task(_core(pipeline, lease))
         pipeline.ready()
         ready[0] = True
         await checks.set(INGEST, health_pb2.HealthCheckResponse.SERVING)
         await checks.set("", health_pb2.HealthCheckResponse.SERVING)
         _log.info("ready", address=f"{config.server.host}:{port}", meters=len(topology.slot_of), owed_batches=len(owed))
-        yield Service(f"{config.server.host}:{port}", dsn, clock, pipeline, desk, core)
+        async with metrics.serving(config.metrics.port):
+            yield Service(f"{config.server.host}:{port}", dsn, clock, pipeline, desk, core, metrics)
     finally:
         pipeline.ready("the service is draining; send to another or wait")
         await checks.enter_graceful_shutdown()
@@ -246,6 +280,13 @@ async def _serving(config: Config, clock: Clock, dsn: str, pool: AsyncConnection
             await asyncio.gather(core, return_exceptions=True)
         for writer in writers:
             writer.close()
+
+
+async def _core(pipeline: Pipeline, lease: Lease) -> None:
+    """What the service must not be without: if one of them ends, all end."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(pipeline.run())
+        tasks.create_task(lease.hold())
 
 
 async def rebuild(

@@ -3,26 +3,31 @@
     submit -> group -> COPY and ledger row, one transaction (worker thread) -> rules observe, in commit order
            -> rules evaluate -> alarm transitions and `evaluated`, one transaction -> answer
 
-Promises: an answer means both transactions are committed; a batch is answered or fails, never forgotten; every queue
-has a limit. A failure of the database before the first commit fails the batch (the sender sends it again); after it,
-the second commit is tried until it succeeds, because the reads are stored and their alarms are owed.
+Promises: an answer means both transactions are committed; a batch is answered or fails, never forgotten, also when the
+core ends; every queue has a limit; who stops waiting harms nobody. A failure of the database before the first commit
+fails the batch (the sender sends it again); after it, the second commit is tried until it succeeds, because the reads
+are stored and their alarms are owed. A batch that fails by itself fails alone: its group is written again one by one.
+Of two batches with one key the second is written when the first is on its way to the rules, so a replay is never
+answered before what it replays.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
 from meterwatch.batch import Batch, Events, ReadChange, Rejects, Stored
 from meterwatch.clock import Clock
 from meterwatch.episodes import Verdict
-from meterwatch.errors import MeterwatchError, Overloaded, StorageUnavailable
+from meterwatch.errors import Overloaded, StorageUnavailable
+from meterwatch.metrics import Metrics
 from meterwatch.topology import Topology
 
 GROUP_ROWS_MAX = 60_000
@@ -31,8 +36,11 @@ QUEUE_ROWS_MAX = 1_000_000
 """Rows validated and not yet stored; beyond it senders are told to wait."""
 TICK_S = 0.5
 """How often the rules are asked when nothing arrives, so that timers end."""
+QUEUE_EVENTS_MAX = 256
+"""Requests of events not yet stored; beyond it senders are told to wait."""
 RETRY_S = 1.0
 
+_T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
@@ -66,6 +74,16 @@ class _Waiting:
     batch: Batch
     answer: asyncio.Future[Stored]
 
+    @property
+    def key(self) -> tuple[int, int, int]:
+        return self.batch.head_end_id, self.batch.epoch, self.batch.seq
+
+
+@dataclass(slots=True)
+class _WaitingEvents:
+    request: tuple[int, int, int, bytes, Events, Rejects, int]
+    answer: asyncio.Future[Stored]
+
 
 @dataclass(slots=True)
 class _Committed:
@@ -86,8 +104,10 @@ class Pipeline:
         last_acked: Callable[[int, int], Awaitable[int]],
         topology: Topology,
         connection_change: Callable[[int, bool], None],
+        metrics: Metrics | None = None,
     ) -> None:
         self.clock = clock
+        self.metrics = metrics or Metrics()
         self.rules = rules
         self._writers = writers
         self._record = record
@@ -98,10 +118,14 @@ class Pipeline:
         self._waiting: deque[_Waiting] = deque()
         self._waiting_rows = 0
         self._arrived = asyncio.Event()
+        self._writing: dict[tuple[int, int, int], list[_Waiting]] = {}
+        """Keys being written, each with the batches of the same key held back until that is done."""
+        self._waiting_events: asyncio.Queue[_WaitingEvents] = asyncio.Queue(QUEUE_EVENTS_MAX)
         self._committed: asyncio.Queue[_Committed] = asyncio.Queue(10_000)
-        self._threads = ThreadPoolExecutor(len(writers) + 1, thread_name_prefix="copy")
-        self._events_lock = asyncio.Lock()
+        self._owed: set[asyncio.Future[Stored]] = set()
+        self._threads = ThreadPoolExecutor(len(writers), thread_name_prefix="copy")
         self._not_ready: str | None = "the service is starting"
+        self._ended = False
         self._rules_lock = asyncio.Lock()
 
     def topology(self) -> Topology:
@@ -138,9 +162,10 @@ class Pipeline:
             self._connection_change(head_end_id, False)
 
     async def submit(self, batch: Batch) -> Stored:
+        self._refuse_if_ended()
         if self._waiting_rows > QUEUE_ROWS_MAX:
             raise Overloaded("QUEUE_FULL", f"{self._waiting_rows} rows wait for the database; send again later", 1.0)
-        answer: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        answer = self._promise()
         self._waiting.append(_Waiting(batch, answer))
         self._waiting_rows += batch.rows_sent
         self._arrived.set()
@@ -149,15 +174,25 @@ class Pipeline:
     async def submit_events(
         self, head_end_id: int, epoch: int, seq: int, digest: bytes, events: Events, rejects: Rejects, rows_sent: int
     ) -> Stored:
-        loop = asyncio.get_running_loop()
-        async with self._events_lock:
-            stored, fresh = await loop.run_in_executor(
-                self._threads, self._writers[-1].write_events,
-                head_end_id, epoch, seq, digest, events, rejects, rows_sent, self.clock.now_us(),
-            )  # fmt: skip
-        answer: asyncio.Future[Stored] = loop.create_future()
-        await self._committed.put(_Committed(stored, fresh, answer))
+        self._refuse_if_ended()
+        if self._waiting_events.full():
+            raise Overloaded(
+                "QUEUE_FULL", f"{QUEUE_EVENTS_MAX} requests of events wait for the database; send again later", 1.0
+            )
+        answer = self._promise()
+        request = (head_end_id, epoch, seq, digest, events, rejects, rows_sent)
+        self._waiting_events.put_nowait(_WaitingEvents(request, answer))
         return await answer
+
+    def _promise(self) -> asyncio.Future[Stored]:
+        answer: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        self._owed.add(answer)
+        answer.add_done_callback(self._owed.discard)
+        return answer
+
+    def _refuse_if_ended(self) -> None:
+        if self._ended:
+            raise StorageUnavailable(self._not_ready or "the service has stopped")
 
     async def run(self) -> None:
         """Write and evaluate until cancelled. The last writer is kept for events."""
@@ -165,37 +200,82 @@ class Pipeline:
             async with asyncio.TaskGroup() as tasks:
                 for writer in self._writers[:-1]:
                     tasks.create_task(self._write(writer))
+                tasks.create_task(self._write_events(self._writers[-1]))
                 tasks.create_task(self._evaluate())
         finally:
+            self._ended = True
+            self.ready("the service has stopped evaluating reads; send again when it is back")
+            _fail(list(self._owed), StorageUnavailable(self._not_ready or ""))
             self._threads.shutdown(wait=False)
 
     async def _write(self, writer: BatchWriter) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             while not self._waiting:
                 self._arrived.clear()
                 await self._arrived.wait()
-            group: list[_Waiting] = []
-            rows = 0
-            while self._waiting and (not group or rows + self._waiting[0].batch.rows_sent <= GROUP_ROWS_MAX):
-                group.append(self._waiting.popleft())
-                rows += group[-1].batch.rows_sent
-            self._waiting_rows -= rows
-            group = [item for item in group if not item.answer.done()]
+            group = self._group()
             if not group:
                 continue
-            try:
-                stored = await loop.run_in_executor(
-                    self._threads, writer.write, [item.batch for item in group], self.clock.now_us()
-                )
-            except MeterwatchError as error:
-                _log.warning("batches not stored", batches=len(group), error=str(error))
-                for item in group:
-                    if not item.answer.done():
-                        item.answer.set_exception(error)
+            await self._store(writer, group)
+            for item in group:
+                self._waiting.extendleft(reversed(self._writing.pop(item.key)))
+            self._arrived.set()
+
+    def _group(self) -> list[_Waiting]:
+        """Take the next batches for one COPY; one whose sender has left is dropped, nothing of it is stored."""
+        group: list[_Waiting] = []
+        rows = 0
+        while self._waiting:
+            item = self._waiting[0]
+            if group and rows + item.batch.rows_sent > GROUP_ROWS_MAX:
+                break
+            self._waiting.popleft()
+            if item.key in self._writing and not item.answer.done():
+                self._writing[item.key].append(item)
                 continue
-            for item, outcome in zip(group, stored, strict=True):
+            self._waiting_rows -= item.batch.rows_sent
+            if not item.answer.done():
+                self._writing[item.key] = []
+                group.append(item)
+                rows += item.batch.rows_sent
+        return group
+
+    async def _store(self, writer: BatchWriter, group: list[_Waiting]) -> None:
+        """Write a group and hand it to the rules, or fail it; what fails by itself is found by writing one by one."""
+        batches = [item.batch for item in group]
+        try:
+            stored = await self._in_thread(writer.write, batches, self.clock.now_us())
+            outcomes = list(zip(group, stored, strict=True))
+        except (StorageUnavailable, Overloaded) as error:
+            _log.warning("batches not stored", batches=len(group), error=error.message)
+            _fail([item.answer for item in group], error)
+        except Exception as error:
+            if len(group) == 1:
+                _log.error("batch not stored", key=group[0].key, error=repr(error))
+                _fail([group[0].answer], error)
+                return
+            _log.error("a group failed; its batches are written one by one", batches=len(group), error=repr(error))
+            for item in group:
+                await self._store(writer, [item])
+        else:
+            for item, outcome in outcomes:
                 await self._committed.put(_Committed(outcome, None, item.answer))
+
+    async def _write_events(self, writer: BatchWriter) -> None:
+        while True:
+            item = await self._waiting_events.get()
+            if item.answer.done():
+                continue
+            try:
+                stored, fresh = await self._in_thread(writer.write_events, *item.request, self.clock.now_us())
+            except Exception as error:
+                _log.warning("events not stored", error=repr(error))
+                _fail([item.answer], error)
+            else:
+                await self._committed.put(_Committed(stored, fresh, item.answer))
+
+    async def _in_thread(self, call: Callable[..., _T], *arguments: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
 
     async def _evaluate(self) -> None:
         while True:
@@ -210,6 +290,8 @@ class Pipeline:
             async with self._rules_lock:
                 await self._judge(batch)
             for item in batch:
+                self.metrics.evaluation_seconds.observe(time.monotonic() - item.since_s)
+                self.metrics.stored("reads" if item.events is None else "events", item.stored)
                 if not item.answer.done():
                     item.answer.set_result(item.stored)
 
@@ -229,6 +311,13 @@ class Pipeline:
                 if verdicts or fresh:
                     await self._record(verdicts, fresh)
                 return
-            except StorageUnavailable as error:
+            except (StorageUnavailable, Overloaded) as error:
                 _log.warning("alarms wait for the database", batches=len(batch), error=error.message)
+                self.metrics.evaluation_retries.inc()
                 await asyncio.sleep(RETRY_S)
+
+
+def _fail(answers: list[asyncio.Future[Stored]], error: Exception) -> None:
+    for answer in answers:
+        if not answer.done():
+            answer.set_exception(error)

@@ -1,0 +1,135 @@
+"""What an operator can measure: every metric of the service, declared here and nowhere else, with its unit in its name.
+
+Four questions: what came in and what was refused; how long until it was committed and judged; which alarms went out;
+what waits now. Each service has a registry of its own, because several may live in one process; counters begin at 0
+with it. The endpoint is plain HTTP on the loopback address: who may read it elsewhere is a proxy's business.
+Refuses to know who counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from meterwatch.alarms import Transition
+from meterwatch.batch import Stored
+from meterwatch.errors import ConfigError
+from meterwatch.v1 import ingest_pb2
+
+ADDRESS: Final = "127.0.0.1"
+SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Bounds of the latency histograms, seconds: around the promised 0.25 and 1 s, up to the deadline of a batch."""
+_REASON: Final = {
+    number: name.removeprefix("ROW_REASON_").lower()
+    for name, number in ingest_pb2.RowReason.items()
+    if number != ingest_pb2.ROW_REASON_UNSPECIFIED
+}
+
+
+class Metrics:
+    """The metrics of one service."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.reads = self._counter("reads", "Reads answered, by outcome; rejected ones by reason below.", "outcome")
+        self.reads_rejected = self._counter("reads_rejected", "Reads put into quarantine, by reason.", "reason")
+        self.events = self._counter("events", "Events answered, by outcome.", "outcome")
+        self.events_rejected = self._counter("events_rejected", "Events put into quarantine, by reason.", "reason")
+        self.batches = self._counter("batches", "Batches of reads and events answered with an ack, by kind.", "kind")
+        self.batches_replayed = self._counter("batches_replayed", "Of these, answered from the ledger.", "kind")
+        self.nacks = self._counter("nacks", "Messages on a stream answered with a nack, by reason.", "reason")
+        self.calls_refused = self._counter(
+            "calls_refused", "Calls ended with a status other than OK, by method, code and reason.",
+            "method", "code", "reason",
+        )  # fmt: skip
+        self.copy_groups = self._counter("copy_groups", "Groups of batches committed together.")
+        self.copy_rows = self._counter("copy_rows", "Rows of these groups, as sent.")
+        self.groups_failed = self._counter("groups_failed", "Groups the database did not take; senders send again.")
+        self.evaluation_retries = self._counter(
+            "evaluation_retries", "Times alarms of stored reads had to wait for the database."
+        )
+        self.transitions = self._counter(
+            "alarm_transitions", "Alarm transitions committed, by what happened and type of alarm.", "kind", "type"
+        )
+        self.commit_seconds = self._histogram("commit_seconds", "From a batch in the queue to its reads committed.")
+        self.evaluation_seconds = self._histogram(
+            "evaluation_seconds", "From a batch in the queue to its alarm transitions committed, that is to its ack."
+        )
+        for label in _REASON.values():
+            self.reads_rejected.labels(label)
+            self.events_rejected.labels(label)
+        for outcome in ("accepted", "duplicate", "version", "rejected"):
+            self.reads.labels(outcome)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"meterwatch_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(f"meterwatch_{name}", text, buckets=SECONDS, registry=self.registry)
+
+    def stored(self, kind: str, stored: Stored) -> None:
+        """Count a batch that is answered with an ack; kind: reads or events."""
+        if stored.reused:
+            return  # becomes a nack
+        self.batches.labels(kind).inc()
+        if stored.replayed:
+            self.batches_replayed.labels(kind).inc()
+            return
+        rows, rejected = (self.reads, self.reads_rejected) if kind == "reads" else (self.events, self.events_rejected)
+        rows.labels("accepted").inc(stored.accepted)
+        rows.labels("duplicate").inc(stored.duplicates)
+        rows.labels("version").inc(stored.versions)
+        rows.labels("rejected").inc(len(stored.rejected_reason))
+        for reason in set(stored.rejected_reason.tolist()):
+            rejected.labels(_REASON[reason]).inc(int((stored.rejected_reason == reason).sum()))
+
+    def published(self, transitions: Sequence[Transition]) -> None:
+        """Count committed transitions."""
+        for transition in transitions:
+            self.transitions.labels(transition.kind.value, transition.alarm.rule).inc()
+
+    def watch(
+        self, gauges: dict[str, tuple[str, Callable[[], float]]], counters: dict[str, tuple[str, Callable[[], float]]]
+    ) -> None:
+        """Take values that somebody else keeps: name -> (text, function), asked at each scrape in another thread."""
+        self.registry.register(_Kept(gauges, counters))
+
+    @asynccontextmanager
+    async def serving(self, port: int) -> AsyncIterator[None]:
+        """Answer GET /metrics while the block runs; port 0: do not. ConfigError if the port is taken."""
+        if port == 0:
+            yield
+            return
+        try:
+            server, thread = start_http_server(port, addr=ADDRESS, registry=self.registry)
+        except OSError as error:
+            text = f"metrics.port {port} on {ADDRESS} cannot be bound ({error.strerror}); set another, or 0 for none"
+            raise ConfigError([text]) from None
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(server.shutdown)
+            server.server_close()
+            await asyncio.to_thread(thread.join)
+
+
+class _Kept:
+    """Collector of values that live elsewhere."""
+
+    def __init__(self, gauges: dict[str, Any], counters: dict[str, Any]) -> None:
+        self._gauges, self._counters = gauges, counters
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (text, value) in self._gauges.items():
+            yield GaugeMetricFamily(f"meterwatch_{name}", text, value=value())
+        for name, (text, value) in self._counters.items():
+            yield CounterMetricFamily(f"meterwatch_{name}", text, value=value())
