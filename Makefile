@@ -30,8 +30,8 @@ check: ## lint, format, types, layout, freshness of generated code
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m meterwatch.devtools.stubs --check
 
-bench: setup ## the benchmark of the whole service
-	@$(BIN)/python -m loadtest.bench
+bench: setup ## the whole service beside raw COPY of the same rows; JSON=file also writes every run there
+	@$(BIN)/python -m loadtest.bench $(if $(JSON),--json '$(JSON)')
 
 lock: ## pin the newest allowed dependencies in requirements.lock
 	@tools/setup.sh python

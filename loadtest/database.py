@@ -1,0 +1,101 @@
+"""What the bench asks the database beside the measured path: slots, chunks, sizes, versions, its process."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+
+from loadtest.cpu import parent_of
+from loadtest.fleet import Fleet
+
+_SIZE: Final = """
+SELECT coalesce(sum(pg_total_relation_size(format('%%I.%%I', chunk_schema, chunk_name)::regclass)), 0)::bigint,
+       coalesce(sum(pg_relation_size(format('%%I.%%I', chunk_schema, chunk_name)::regclass)), 0)::bigint
+FROM timescaledb_information.chunks WHERE hypertable_name = 'reads' AND range_start = %s
+"""
+
+
+def embedded_url(data_dir: Path) -> str:
+    """URL of the database a service keeps in data_dir, from the file PostgreSQL itself leaves there."""
+    lines = (data_dir / "pgdata" / "postmaster.pid").read_text().splitlines()
+    return f"postgresql://meterwatch@/meterwatch?host={quote(lines[4], safe='')}&port={lines[3]}"
+
+
+class Database:
+    """One connection for questions. Close it."""
+
+    def __init__(self, dsn: str) -> None:
+        self._connection: psycopg.Connection[Any] = psycopg.connect(dsn, autocommit=True, options="-c TimeZone=UTC")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def postmaster(self) -> int:
+        """Process id of PostgreSQL, which must be on this machine."""
+        return parent_of(self._connection.info.backend_pid)
+
+    def versions(self) -> dict[str, str]:
+        """Of PostgreSQL and TimescaleDB, with its edition."""
+        row = self._connection.execute(
+            "SELECT current_setting('server_version'), extversion, current_setting('timescaledb.license')"
+            " FROM pg_extension WHERE extname = 'timescaledb'"
+        ).fetchone()
+        assert row is not None
+        return {"postgresql": row[0], "timescaledb": row[1], "edition": row[2]}
+
+    def settings(self) -> dict[str, str]:
+        """Settings that differ from PostgreSQL's own defaults and bear on the figures."""
+        found = self._connection.execute(
+            "SELECT name, current_setting(name) FROM pg_settings WHERE name IN ('shared_buffers', 'max_wal_size',"
+            " 'wal_compression', 'synchronous_commit', 'fsync', 'full_page_writes', 'autovacuum', 'wal_buffers',"
+            " 'checkpoint_timeout', 'huge_pages_status', 'data_checksums') ORDER BY name"
+        ).fetchall()
+        return dict(found)
+
+    def slots(self, fleet: Fleet) -> NDArray[np.int32]:
+        """Slot of each meter of the fleet. int32 [meters]."""
+        found = dict(self._connection.execute("SELECT meter, slot FROM meters").fetchall())
+        return np.array([found[fleet.name(meter)] for meter in range(fleet.meters)], np.int32)
+
+    def usual_quality(self) -> int:
+        """Quality word most stored reads carry."""
+        row = self._connection.execute("SELECT mode() WITHIN GROUP (ORDER BY quality) FROM reads").fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def make_chunk(self, day_us: int) -> None:
+        """Have the chunk of a day there before the clock starts."""
+        at = datetime.fromtimestamp(day_us / 1e6, UTC)
+        with self._connection.transaction():
+            self._connection.execute(
+                "INSERT INTO reads (end_at, received_at, slot, interval_s, quality, version)"
+                " VALUES (%s, %s, -1, 900, 0, 1)",
+                (at, at),
+            )
+            self._connection.execute("DELETE FROM reads WHERE slot = -1 AND end_at = %s", (at,))
+
+    def chunk_bytes(self, day_us: int) -> tuple[int, int]:
+        """(bytes with indexes, bytes of the table alone) of a day's chunk."""
+        day = datetime.fromtimestamp(day_us / 1e6, UTC)
+        row = self._connection.execute(_SIZE, (day,)).fetchone()
+        assert row is not None
+        return int(row[0]), int(row[1])
+
+    def rows_of_day(self, day_us: int) -> int:
+        """Reads stored of one day."""
+        day = datetime.fromtimestamp(day_us / 1e6, UTC)
+        row = self._connection.execute(
+            "SELECT count(*) FROM reads WHERE end_at >= %s AND end_at < %s", (day, day + timedelta(days=1))
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def checkpoint(self) -> None:
+        """Write everything out, so that no arm pays for the one before it."""
+        self._connection.execute("CHECKPOINT")

@@ -1,0 +1,212 @@
+"""The sending side: a process of its own that prepares batches, then pushes them through the streams it keeps open.
+
+Lean on purpose: no re-sending, no reconnecting; anything but an ack of every batch is an error. It obeys the service's
+credits like any client. Flat out: the next batch goes as soon as there is a credit, so latencies here are those of a
+full pipe and no promise for a lightly loaded one.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+from loadtest.fleet import Fleet
+from loadtest.load import Load, Sent, batches
+from meterwatch.client.headend import DICTIONARY_PART, STREAM
+from meterwatch.client.retry import open_channel
+from meterwatch.v1.ingest_pb2 import Dictionary, Hello, IngestRequest, IngestResponse
+
+RUN_TIMEOUT_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run of the driver came to."""
+
+    seconds: float
+    """From the first send to the last ack, over all streams."""
+    cpu_s: float
+    counts: dict[str, int]
+    """sent, accepted, versions, duplicates, rejected, batches."""
+    wire_bytes: int
+    ack_ms: list[float] = field(repr=False)
+    """Send to ack of each batch."""
+
+
+class Driver:
+    """The process, seen from the bench. Close it."""
+
+    def __init__(self, address: str, fleet: Fleet) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_main, args=(other, address, fleet), name="driver", daemon=True)
+        self._process.start()
+        other.close()
+        self._answer()
+
+    def prepare(self, load: Load) -> None:
+        """Make the batches of a load ready."""
+        self._pipe.send(load)
+        self._answer()
+
+    def run(self) -> Run:
+        """Send what was prepared; returns when all of it is acknowledged."""
+        self._pipe.send("run")
+        run = self._answer()
+        assert isinstance(run, Run)
+        return run
+
+    def close(self) -> None:
+        """End the streams and the process."""
+        self._pipe.close()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _answer(self) -> Any:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            raise RuntimeError("the driver's process has ended; see its message above") from None
+        if isinstance(answer, str) and answer:
+            raise RuntimeError(f"the driver failed: {answer}")
+        return answer
+
+
+class _Stream:
+    """One stream: sends from a thread of grpc, counts answers on a thread of ours."""
+
+    def __init__(self, address: str, fleet: Fleet, number: int) -> None:
+        self._changed = threading.Condition()
+        self._todo: list[Sent] = []
+        self._sent_s: dict[int, float] = {}
+        self._credits = 0
+        self._closing = False
+        self._error = ""
+        self.counts: Counter[str] = Counter()
+        self.ack_ms: list[float] = []
+        self._hello = Hello(head_end=fleet.head_end(number), epoch=time.time_ns() // 1000, agent="meterwatch-bench")
+        self._names = [fleet.name(meter) for meter in fleet.meters_of(number)]
+        self._announced = 0
+        self._channel = open_channel(address)
+        call = self._channel.stream_stream(STREAM, None, IngestResponse.FromString)(self._requests())
+        self._thread = threading.Thread(target=self._read, args=(call,), daemon=True)
+        self._thread.start()
+        self._wait(lambda: self._announced == len(self._names))
+
+    def start(self, todo: list[Sent]) -> None:
+        """Begin to send."""
+        with self._changed:
+            self.counts, self.ack_ms = Counter(), []
+            self._todo = todo[::-1]
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Wait until all is acknowledged."""
+        self._wait(lambda: not self._todo and not self._sent_s)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(10)
+        self._channel.close()
+
+    def _wait(self, done: Any) -> None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._error or done(), RUN_TIMEOUT_S):
+                raise RuntimeError(f"no answer for {RUN_TIMEOUT_S:.0f} s")
+            if self._error:
+                raise RuntimeError(self._error)
+
+    def _requests(self) -> Iterator[bytes]:
+        yield IngestRequest(hello=self._hello).SerializeToString()
+        for at in range(0, len(self._names), DICTIONARY_PART):
+            part = Dictionary(meter=self._names[at : at + DICTIONARY_PART])
+            yield IngestRequest(dictionary=part).SerializeToString()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or (self._todo and len(self._sent_s) < self._credits))
+                if self._closing:
+                    return
+                sent = self._todo.pop()
+                self._sent_s[sent.seq] = time.monotonic()
+            yield sent.request
+
+    def _read(self, call: Any) -> None:
+        try:
+            for response in call:
+                with self._changed:
+                    self._take(response)
+                    self._changed.notify_all()
+        except Exception as error:  # the thread's boundary: raised again by _wait
+            with self._changed:
+                self._error = f"{type(error).__name__}: {error}"
+                self._changed.notify_all()
+
+    def _take(self, response: IngestResponse) -> None:
+        match response.WhichOneof("message"):
+            case "welcome":
+                self._credits = response.welcome.credits
+            case "dictionary_ack":
+                if response.dictionary_ack.unknown_index:
+                    raise RuntimeError(f"{len(response.dictionary_ack.unknown_index)} meters are not registered")
+                self._announced += response.dictionary_ack.count
+            case "ack":
+                ack = response.ack
+                self.ack_ms.append(1000 * (time.monotonic() - self._sent_s.pop(ack.seq)))
+                self._credits = ack.credits or self._credits
+                self.counts.update(
+                    batches=1,
+                    accepted=ack.accepted,
+                    versions=ack.versions,
+                    duplicates=ack.duplicates,
+                    rejected=ack.rejected,
+                )
+            case "nack":
+                raise RuntimeError(f"batch {response.nack.seq} was refused: {response.nack.reason}")
+            case _:
+                pass
+
+
+def _main(pipe: Connection, address: str, fleet: Fleet) -> None:
+    streams: list[_Stream] = []
+    try:
+        streams += [_Stream(address, fleet, number) for number in range(fleet.streams)]
+        next_seq = [1] * fleet.streams
+        ready: list[list[Sent]] = []
+        pipe.send("")
+        while True:
+            order = pipe.recv()
+            if isinstance(order, Load):
+                ready = [list(batches(fleet, order, number, next_seq[number])) for number in range(fleet.streams)]
+                next_seq = [seq + len(todo) for seq, todo in zip(next_seq, ready, strict=True)]
+                pipe.send("")
+            else:
+                pipe.send(_run(streams, ready))
+    except EOFError:  # the bench has closed its end
+        for stream in streams:
+            stream.close()
+    except Exception as error:  # the process's boundary: told to the bench
+        pipe.send(f"{type(error).__name__}: {error}")
+
+
+def _run(streams: list[_Stream], ready: list[list[Sent]]) -> Run:
+    began_s, cpu_s = time.monotonic(), time.process_time()
+    for stream, todo in zip(streams, ready, strict=True):
+        stream.start(todo)
+    for stream in streams:
+        stream.finish()
+    seconds, cpu_s = time.monotonic() - began_s, time.process_time() - cpu_s
+    counts: Counter[str] = Counter(sent=sum(sent.rows for todo in ready for sent in todo))
+    for stream in streams:
+        counts.update(stream.counts)
+    wire_bytes = sum(len(sent.request) for todo in ready for sent in todo)
+    return Run(seconds, cpu_s, dict(counts), wire_bytes, [ms for stream in streams for ms in stream.ack_ms])

@@ -1,0 +1,133 @@
+"""A service of the bench's own: `meterwatch serve` as a process, its database in a directory that goes with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from loadtest.database import embedded_url
+from loadtest.fleet import Fleet
+from meterwatch.client.retry import open_channel
+from meterwatch.v1 import registry_pb2, registry_pb2_grpc
+
+READY_TIMEOUT_S: Final = 300.0
+IMPORT_TIMEOUT_S: Final = 600.0
+VALID_FROM_US: Final = 946_684_800_000_000
+MESSAGE_BYTES_MAX: Final = 64 << 20
+"""The registry of a million meters is one message."""
+
+
+class LocalService:
+    """A running `meterwatch serve`. database: URL to use; None: the embedded one in a fresh directory. Close it."""
+
+    def __init__(self, clock_start_us: int, database: str | None = None) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="meterwatch-bench-", dir="/tmp"))
+        self._directory.chmod(0o755)  # as root, PostgreSQL runs as another user
+        self._database = database
+        self._process: subprocess.Popen[bytes] | None = None
+        self.address = ""
+        self.start(clock_start_us)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def dsn(self) -> str:
+        """URL of its database."""
+        return self._database or embedded_url(self._directory / "data")
+
+    def start(self, clock_start_us: int) -> float:
+        """Start it; return the seconds until it serves."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.address = f"127.0.0.1:{port}"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("METERWATCH_")}
+        if "METERWATCH_CACHE_DIR" in os.environ:
+            environment["METERWATCH_CACHE_DIR"] = os.environ["METERWATCH_CACHE_DIR"]
+        environment |= {
+            "METERWATCH_SERVER__PORT": str(port),
+            "METERWATCH_SERVER__IDLE_TIMEOUT_S": "3600",
+            "METERWATCH_SERVER__MESSAGE_BYTES_MAX": str(MESSAGE_BYTES_MAX),
+            "METERWATCH_CLOCK__MODE": "replay",
+            "METERWATCH_CLOCK__START": datetime.fromtimestamp(clock_start_us / 1e6, UTC).isoformat(),
+        }
+        if self._database is None:
+            environment["METERWATCH_DATABASE__DATA_DIR"] = str(self._directory / "data")
+        else:
+            environment["METERWATCH_DATABASE__URL"] = self._database
+        began_s = time.monotonic()
+        with (self._directory / "service.log").open("ab") as log:
+            command = [str(Path(sys.executable).parent / "meterwatch"), "serve"]
+            self._process = subprocess.Popen(
+                command, env=environment, cwd=self._directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self._until_ready(began_s)
+        return time.monotonic() - began_s
+
+    def stop(self) -> None:
+        """Stop it, keep its data."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait(60)
+            self._process = None
+
+    def close(self) -> None:
+        """Stop it and remove its data."""
+        try:
+            self.stop()
+        finally:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def log_tail(self) -> str:
+        """What it said last."""
+        return (self._directory / "service.log").read_text(errors="replace")[-2000:]
+
+    def register(self, fleet: Fleet) -> float:
+        """Import the fleet's registry in one call; return the seconds it took."""
+        request = registry_pb2.ImportRequest(valid_from_us=VALID_FROM_US)
+        for kind, content in fleet.registry():
+            request.file.add(kind=kind, name=f"{kind}.csv", content=content)
+        channel = open_channel(self.address)
+        try:
+            began_s = time.monotonic()
+            stub: Any = registry_pb2_grpc.RegistryStub(channel)
+            answer = stub.Import(request, timeout=IMPORT_TIMEOUT_S)
+        finally:
+            channel.close()
+        if answer.error:
+            raise RuntimeError(f"the registry was refused: {answer.error[0].message}")
+        return time.monotonic() - began_s
+
+    def _until_ready(self, began_s: float) -> None:
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+        assert self._process is not None
+        channel = open_channel(self.address)
+        try:
+            check: Any = health_pb2_grpc.HealthStub(channel).Check
+            while time.monotonic() - began_s < READY_TIMEOUT_S:
+                if self._process.poll() is not None:
+                    raise RuntimeError(f"the service ended before it was ready: {self.log_tail()}")
+                try:
+                    if check(health_pb2.HealthCheckRequest(), timeout=2).status == 1:
+                        return
+                except grpc.RpcError:
+                    pass
+                time.sleep(0.05)
+        finally:
+            channel.close()
+        raise RuntimeError(f"the service was not ready after {READY_TIMEOUT_S:.0f} s: {self.log_tail()}")
