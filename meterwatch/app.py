@@ -55,7 +55,8 @@ from storage.writer import Writer
 
 INGEST = "meterwatch.v1.Ingest"
 REBUILD_S = 48 * 3600
-"""How far back the rules read stored reads at start: the ring of the overload rule."""
+"""How far back from the newest read the rules read at start: the ring of the overload rule."""
+DAY_US = 86_400 * US
 DRAIN_S = 15.0
 _log = structlog.get_logger(__name__)
 
@@ -165,6 +166,7 @@ async def _serving(
     config: Config, clock: Clock, dsn: str, pool: AsyncConnectionPool[Any], lease: Lease
 ) -> AsyncIterator[Service]:
     registry, history, store = RegistryStore(pool), History(pool), AlarmStore(pool)
+    clock.resume(await history.newest_stored_us())
     topology = await registry.load_topology(clock.now_us())
     desk = await AlarmDesk.open(store, topology, clock)
     rules = WiredRules(Engine(topology), history, clock)
@@ -292,10 +294,16 @@ async def _core(pipeline: Pipeline, lease: Lease) -> None:
 async def rebuild(
     rules: WiredRules, topology: Topology, history: History, desk: AlarmDesk, clock: Clock
 ) -> list[Verdict]:
-    """Bring an engine to what the stored reads and events say; return its verdicts."""
+    """Bring an engine to what the stored reads and events say; return its verdicts.
+
+    The overload ring ends with the newest read, however long we were away. Batches not yet evaluated may be older than
+    all of this: who reports OFF in them is judged from then on, as if they came now.
+    """
     now_us = clock.now_us()
+    to_us = now_us + 300 * US
     engine = rules.engine
-    async for change in history.reads_between(now_us - REBUILD_S * US, now_us + 300 * US, None):
+    newest_us = await history.newest_end_us(to_us)
+    async for change in history.reads_between(min(newest_us, now_us) - REBUILD_S * US, to_us, None):
         engine.overload.observe(change, now_us)
     heard = await history.last_heard(now_us - REBUILD_S * US)
     slot = np.flatnonzero(heard[: topology.slots]).astype(np.int32)
@@ -307,6 +315,11 @@ async def rebuild(
             engine.silence.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us, alarm.raised_us)
         if alarm.rule == "OUTAGE" and alarm.cleared_us is None:
             first_us = min(first_us, alarm.onset_us)
+            engine.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us - MARGIN_S * US)
+    owed, owed_us = await history.owed_off()
+    for day in np.unique(owed_us // DAY_US):
+        mine = owed_us // DAY_US == day
+        engine.activate(owed[mine], int(owed_us[mine].min()) - MARGIN_S * US)
     slots = await history.supply_off_slots(first_us - MARGIN_S * US)
     engine.activate(slots[slots < topology.slots], first_us - MARGIN_S * US)
     return await rules.evaluate(now_us)

@@ -73,6 +73,7 @@ class Rules(Protocol):
 class _Waiting:
     batch: Batch
     answer: asyncio.Future[Stored]
+    since_s: float = field(default_factory=time.monotonic)
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -83,6 +84,7 @@ class _Waiting:
 class _WaitingEvents:
     request: tuple[int, int, int, bytes, Events, Rejects, int]
     answer: asyncio.Future[Stored]
+    since_s: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -90,6 +92,8 @@ class _Committed:
     stored: Stored
     events: Events | None
     answer: asyncio.Future[Stored]
+    since_s: float
+    """When it was queued, monotonic seconds."""
 
 
 class Pipeline:
@@ -127,6 +131,11 @@ class Pipeline:
         self._not_ready: str | None = "the service is starting"
         self._ended = False
         self._rules_lock = asyncio.Lock()
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows validated and not yet handed to a writer."""
+        return self._waiting_rows
 
     def topology(self) -> Topology:
         return self._topology
@@ -248,9 +257,11 @@ class Pipeline:
             outcomes = list(zip(group, stored, strict=True))
         except (StorageUnavailable, Overloaded) as error:
             _log.warning("batches not stored", batches=len(group), error=error.message)
+            self.metrics.groups_failed.inc()
             _fail([item.answer for item in group], error)
         except Exception as error:
             if len(group) == 1:
+                self.metrics.groups_failed.inc()
                 _log.error("batch not stored", key=group[0].key, error=repr(error))
                 _fail([group[0].answer], error)
                 return
@@ -258,8 +269,11 @@ class Pipeline:
             for item in group:
                 await self._store(writer, [item])
         else:
+            self.metrics.copy_groups.inc()
+            self.metrics.copy_rows.inc(sum(batch.rows_sent for batch in batches))
             for item, outcome in outcomes:
-                await self._committed.put(_Committed(outcome, None, item.answer))
+                self.metrics.commit_seconds.observe(time.monotonic() - item.since_s)
+                await self._committed.put(_Committed(outcome, None, item.answer, item.since_s))
 
     async def _write_events(self, writer: BatchWriter) -> None:
         while True:
@@ -269,10 +283,12 @@ class Pipeline:
             try:
                 stored, fresh = await self._in_thread(writer.write_events, *item.request, self.clock.now_us())
             except Exception as error:
+                self.metrics.groups_failed.inc()
                 _log.warning("events not stored", error=repr(error))
                 _fail([item.answer], error)
             else:
-                await self._committed.put(_Committed(stored, fresh, item.answer))
+                self.metrics.commit_seconds.observe(time.monotonic() - item.since_s)
+                await self._committed.put(_Committed(stored, fresh, item.answer, item.since_s))
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)

@@ -1,0 +1,333 @@
+"""Laws of the path behind the endpoint, with writers and rules that fail on purpose; no database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+
+from meterwatch import pipeline as subject
+from meterwatch.batch import Batch, Events, Reads, Rejects, Stored
+from meterwatch.clock import ReplayClock
+from meterwatch.errors import Overloaded, StorageUnavailable
+from meterwatch.pipeline import Pipeline
+
+NONE = np.zeros(0, np.int32)
+REJECTS = Rejects(np.zeros(0, np.uint32), np.zeros(0, np.uint8), [])
+
+
+def batch(seq: int, rows: int = 1, epoch: int = 1) -> Batch:
+    return Batch(1, epoch, seq, b"d", Reads(NONE, NONE.astype(np.int64), 900, NONE, {}), REJECTS, 0, rows)
+
+
+def stored(seq: int, batch_id: int, *, replayed: bool = False) -> Stored:
+    change: Any = None if replayed else seq  # the rules below only write it down
+    return Stored(seq, batch_id, 1, 0, 0, REJECTS.row, REJECTS.reason, replayed, False, change)
+
+
+class FakeWriter:
+    """Keeps a ledger in memory; `poison` seqs raise whenever they are written; `gate` holds writes back."""
+
+    def __init__(self, ledger: dict[tuple[int, int], int]) -> None:
+        self.ledger = ledger
+        self.groups: list[list[int]] = []
+        self.poison: dict[int, Exception] = {}
+        self.fail: list[Exception] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.began = threading.Event()
+
+    def _one(self, epoch: int, seq: int) -> Stored:
+        known = self.ledger.get((epoch, seq))
+        if known is not None:
+            return stored(seq, known, replayed=True)
+        self.ledger[epoch, seq] = len(self.ledger) + 1
+        return stored(seq, len(self.ledger))
+
+    def write(self, group: list[Batch], now_us: int) -> list[Stored]:
+        self.groups.append([b.seq for b in group])
+        self.began.set()
+        assert self.gate.wait(20)
+        if self.fail:
+            raise self.fail.pop(0)
+        for b in group:
+            if b.seq in self.poison:
+                raise self.poison[b.seq]
+        return [self._one(b.epoch, b.seq) for b in group]
+
+    def write_events(
+        self, head_end_id: int, epoch: int, seq: int, digest: bytes, events: Events, rejects: Rejects, rows: int,
+        now_us: int,
+    ) -> tuple[Stored, Events]:  # fmt: skip
+        self.groups.append([seq])
+        self.began.set()
+        assert self.gate.wait(20)
+        if seq in self.poison:
+            raise self.poison[seq]
+        return self._one(-epoch, seq), events
+
+
+class FakeRules:
+    def __init__(self, log: list[Any]) -> None:
+        self.log = log
+        self.fail: list[Exception] = []
+
+    def observe_reads(self, change: Any, now_us: int) -> None:
+        self.log.append(("saw", change))
+
+    def observe_events(self, events: Events, now_us: int) -> None:
+        self.log.append(("saw events", events.rows))
+
+    async def evaluate(self, now_us: int) -> list[Any]:
+        if self.fail:
+            raise self.fail.pop(0)
+        return []
+
+
+@asynccontextmanager
+async def piped(writers: int = 1) -> AsyncIterator[Any]:
+    """A running pipeline; at its end nobody is left waiting."""
+    log: list[Any] = []
+    ledger: dict[tuple[int, int], int] = {}
+    reads, events = [FakeWriter(ledger) for _ in range(writers)], FakeWriter(ledger)
+    rules = FakeRules(log)
+    record_gate = asyncio.Event()
+    record_gate.set()
+    faults: list[Exception] = []
+
+    async def record(verdicts: list[Any], ids: list[int]) -> None:
+        await record_gate.wait()
+        if faults:
+            raise faults.pop(0)
+        log.append(("recorded", ids))
+
+    async def last_acked(head_end_id: int, epoch: int) -> int:
+        return 0
+
+    topology: Any = SimpleNamespace()
+    made = Pipeline(ReplayClock(1), [*reads, events], rules, record, last_acked, topology, lambda *_: None)
+    made.ready()
+    core = asyncio.create_task(made.run())
+    try:
+        yield SimpleNamespace(
+            pipeline=made, writer=reads[0], writers=reads, events=events, rules=rules, log=log, core=core,
+            record_gate=record_gate, faults=faults,
+        )  # fmt: skip
+    finally:
+        for writer in (*reads, events):
+            writer.gate.set()
+        core.cancel()
+        await asyncio.gather(core, return_exceptions=True)
+        assert not made._owed
+
+
+async def until(done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not done():  # noqa: ASYNC110 - what is waited for happens in threads
+            await asyncio.sleep(0.001)
+
+
+async def started(writer: FakeWriter) -> None:
+    assert await asyncio.to_thread(writer.began.wait, 20)
+    writer.began.clear()
+
+
+async def asked(*work: Any) -> list[Any]:
+    async with asyncio.timeout(20):
+        return await asyncio.gather(*work, return_exceptions=True)
+
+
+async def test_every_batch_is_answered_whatever_fails() -> None:
+    async with piped(2) as p:
+        for writer in p.writers:
+            writer.poison = {7: ValueError("poison"), 8: StorageUnavailable("gone")}
+        answers = await asked(*(p.pipeline.submit(batch(seq)) for seq in range(1, 40)))
+    assert len(answers) == 39
+    assert all(isinstance(a, Stored | ValueError | StorageUnavailable) for a in answers)
+    assert isinstance(answers[6], ValueError | StorageUnavailable)
+
+
+async def test_a_poison_batch_fails_alone() -> None:
+    async with piped() as p:
+        p.writer.gate.clear()
+        p.writer.poison = {4: psycopg.errors.NumericValueOutOfRange("poison")}
+        work = [asyncio.create_task(p.pipeline.submit(batch(seq))) for seq in range(1, 8)]
+        await started(p.writer)
+        p.writer.gate.set()
+        answers = await asked(*work)
+    assert [type(a) for a in answers].count(Stored) == 6
+    assert isinstance(answers[3], psycopg.DataError)
+
+
+async def test_an_unreachable_database_fails_the_group_and_is_asked_once() -> None:
+    async with piped() as p:
+        p.writer.fail = [StorageUnavailable("away")]
+        first = await asked(*(p.pipeline.submit(batch(seq)) for seq in (1, 2, 3)))
+        assert all(isinstance(a, StorageUnavailable) for a in first)
+        assert p.writer.groups == [[1, 2, 3]]
+        again = await asked(*(p.pipeline.submit(batch(seq)) for seq in (1, 2, 3)))
+        assert all(isinstance(a, Stored) for a in again)
+
+
+async def test_an_answer_waits_for_the_record() -> None:
+    async with piped() as p:
+        p.record_gate.clear()
+        work = asyncio.create_task(p.pipeline.submit(batch(1)))
+        await until(lambda: ("saw", 1) in p.log)
+        await asyncio.sleep(0)
+        assert not work.done()
+        p.record_gate.set()
+        assert (await asked(work))[0].seq == 1
+        assert p.log == [("saw", 1), ("recorded", [1])]
+
+
+@pytest.mark.parametrize("fault", [StorageUnavailable("away"), Overloaded("DATABASE_FULL", "full", 1.0)])
+async def test_a_record_is_tried_until_it_succeeds(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "RETRY_S", 0)
+    async with piped() as p:
+        p.faults += [fault] * 3
+        assert isinstance((await asked(p.pipeline.submit(batch(1))))[0], Stored)
+        assert p.log == [("saw", 1), ("recorded", [1])]
+
+
+async def test_a_group_stays_below_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "GROUP_ROWS_MAX", 10)
+    async with piped() as p:
+        await asked(*(p.pipeline.submit(batch(seq, rows=4)) for seq in range(1, 6)), p.pipeline.submit(batch(6, 99)))
+    assert p.writer.groups == [[1, 2], [3, 4], [5], [6]]
+
+
+async def test_the_rules_see_batches_in_the_order_of_their_commits() -> None:
+    async with piped() as p:
+        await asked(*(p.pipeline.submit(batch(seq)) for seq in range(1, 30)))
+    assert [what for kind, what in p.log if kind == "saw"] == list(range(1, 30))
+
+
+async def test_a_sender_that_left_before_the_write_stores_nothing() -> None:
+    async with piped() as p:
+        p.writer.gate.clear()
+        first = asyncio.create_task(p.pipeline.submit(batch(1)))
+        await started(p.writer)
+        left, stays = (asyncio.create_task(p.pipeline.submit(batch(seq, rows=5))) for seq in (2, 3))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.sleep(0)
+        p.writer.gate.set()
+        assert [a.seq for a in await asked(first, stays)] == [1, 3]
+        assert p.pipeline.waiting_rows == 0
+    assert p.writer.groups == [[1], [3]]
+
+
+@pytest.mark.parametrize("kind", ["reads", "events"])
+async def test_what_is_stored_reaches_the_rules_though_its_sender_left(kind: str) -> None:
+    events = Events(np.zeros(2, np.int32), np.zeros(2, np.int64), np.ones(2, np.int16))
+    async with piped() as p:
+        writer = p.writer if kind == "reads" else p.events
+
+        def submit(seq: int) -> Any:
+            if kind == "reads":
+                return p.pipeline.submit(batch(seq))
+            return p.pipeline.submit_events(1, 1, seq, b"d", events, REJECTS, 2)
+
+        writer.gate.clear()
+        left = asyncio.create_task(submit(1))
+        await started(writer)
+        left.cancel()
+        after = asyncio.create_task(submit(2))
+        await asyncio.gather(left, return_exceptions=True)
+        assert writer.groups == [[1]]  # one call at a time in one writer
+        writer.gate.set()
+        assert (await asked(after))[0].seq == 2
+        assert [entry[0] for entry in p.log if entry[0] != "recorded"][:1] != []
+        assert {i for entry in p.log if entry[0] == "recorded" for i in entry[1]} == {1, 2}
+
+
+async def test_a_replay_is_not_answered_before_what_it_replays() -> None:
+    async with piped(2) as p:
+        for writer in p.writers:
+            writer.gate.clear()
+        p.record_gate.clear()
+        first = asyncio.create_task(p.pipeline.submit(batch(1)))
+        await until(lambda: any(writer.groups for writer in p.writers))
+        again = asyncio.create_task(p.pipeline.submit(batch(1)))
+        other = asyncio.create_task(p.pipeline.submit(batch(2)))
+        await until(lambda: sum(len(writer.groups) for writer in p.writers) == 2)
+        assert sorted(seq for writer in p.writers for group in writer.groups for seq in group) == [1, 2]
+        for writer in p.writers:
+            writer.gate.set()
+        await until(lambda: ("saw", 1) in p.log)
+        assert not again.done()
+        p.record_gate.set()
+        answers = await asked(first, again, other)
+    assert [a.replayed for a in answers] == [False, True, False]
+
+
+async def test_a_full_queue_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "QUEUE_ROWS_MAX", 10)
+    async with piped() as p:
+        p.writer.gate.clear()
+        first = asyncio.create_task(p.pipeline.submit(batch(1)))
+        await started(p.writer)
+        waiting = asyncio.create_task(p.pipeline.submit(batch(2, rows=11)))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as refused:
+            await p.pipeline.submit(batch(3))
+        assert refused.value.reason == "QUEUE_FULL"
+        assert refused.value.retry_after_s > 0
+        p.writer.gate.set()
+        await asked(first, waiting)
+        assert isinstance((await asked(p.pipeline.submit(batch(3))))[0], Stored)
+
+
+async def test_a_full_queue_of_events_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    none = Events(NONE, NONE.astype(np.int64), NONE.astype(np.int16))
+    monkeypatch.setattr(subject, "QUEUE_EVENTS_MAX", 2)
+    async with piped() as p:
+        p.events.gate.clear()
+        work = [asyncio.create_task(p.pipeline.submit_events(1, 1, 1, b"d", none, REJECTS, 1))]
+        await started(p.events)
+        work += [asyncio.create_task(p.pipeline.submit_events(1, 1, seq, b"d", none, REJECTS, 1)) for seq in (2, 3)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await p.pipeline.submit_events(1, 1, 4, b"d", none, REJECTS, 1)
+        p.events.gate.set()
+        assert all(isinstance(a, Stored) for a in await asked(*work))
+
+
+async def test_a_defect_in_events_fails_only_them() -> None:
+    none = Events(NONE, NONE.astype(np.int64), NONE.astype(np.int16))
+    async with piped() as p:
+        p.events.poison = {1: ValueError("poison")}
+        answers = await asked(*(p.pipeline.submit_events(1, 1, seq, b"d", none, REJECTS, 1) for seq in (1, 2)))
+        assert [type(a) for a in answers] == [ValueError, Stored]
+
+
+async def test_when_the_rules_die_the_core_ends_and_nobody_waits_for_ever() -> None:
+    """Better dead than deaf."""
+    async with piped(2) as p:
+        p.writers[0].gate.clear()
+        p.writers[1].gate.clear()
+        first = asyncio.create_task(p.pipeline.submit(batch(1)))
+        await until(lambda: any(writer.groups for writer in p.writers))
+        second = asyncio.create_task(p.pipeline.submit(batch(2)))
+        await until(lambda: all(writer.groups for writer in p.writers))
+        waits = asyncio.create_task(p.pipeline.submit(batch(3)))
+        await asyncio.sleep(0)
+        p.rules.fail.append(ZeroDivisionError("a rule"))
+        next(writer for writer in p.writers if writer.groups == [[1]]).gate.set()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait({p.core}, timeout=20)
+        assert p.core.done()
+        assert p.core.exception() is not None
+        answers = await asked(first, second, waits, p.pipeline.submit(batch(4)))
+        assert all(isinstance(a, StorageUnavailable) for a in answers)
+        with pytest.raises(StorageUnavailable):
+            p.pipeline.check_ready()
