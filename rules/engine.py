@@ -85,6 +85,12 @@ class Engine:
         for group in groups_of(self._topology, slots):
             self._activate(group, from_us)
 
+    def restore_open(self, kind: str, asset_id: int, from_us: int) -> None:
+        """After a restart: an outage of this asset was open; if nothing speaks for it any more, say so."""
+        for group in groups_of(self._topology, members_of(self._topology, kind, asset_id).slot):
+            self._activate(group, from_us)
+            self._active[group].told.add((kind, asset_id))
+
     def wanted(self) -> list[Wanted]:
         """Groups that wait for votes; answer each with given()."""
         return [

@@ -177,20 +177,14 @@ class Overload:
         assumed = np.rint(np.maximum(wh, 0) * self._varh_per_wh).astype(np.int64)
         varh = np.where(change.has_reactive[rows], varh, assumed)
 
-        # One part per (read, window): the energy up to the end of the part, rounded down, less that up to its start. So
-        # the parts add up to the read exactly, whatever its length.
-        count = last - first + 1
-        read = np.repeat(np.arange(len(rows)), count)
-        window = np.arange(len(read)) - np.repeat(np.cumsum(count) - count - first, count)
-        since = np.maximum(window * window_s - start_s[read], 0)
-        until = np.minimum((window + 1) * window_s - start_s[read], length_s[read])
-        kept = window >= self.tail
-        read, window, since, until = read[kept], window[kept], since[kept], until[kept]
-
+        read, window, since, until = _parts(first, last, start_s, length_s, window_s, self.tail)
         transformer, sign, length_s = transformer[read], sign[read], length_s[read]
         cell = (window % self._profile.ring_windows) * self._n + transformer
+        whole = until - since == length_s
         for ring, energy in ((self._wh, wh[read]), (self._varh, varh[read])):
-            np.add.at(ring.reshape(-1), cell, sign * (energy * until // length_s - energy * since // length_s))
+            if not whole.all():
+                energy = np.where(whole, energy, energy * until // length_s - energy * since // length_s)
+            np.add.at(ring.reshape(-1), cell, sign * energy)
         weight = self._weight[change.slot[rows]][read]
         np.add.at(self._covered.reshape(-1), cell, sign * weight * (until - since))
         np.minimum.at(self._touched_from, transformer, window)
@@ -300,6 +294,24 @@ class Overload:
         }
         raised_us = (span.raised + 1) * window_us
         return Episode(onset_us, raised_us, cleared_us, level.severity, level.name, summary, evidence)
+
+
+def _parts(first: Ints, last: Ints, start_s: Ints, length_s: Ints, window_s: int, tail: int) -> tuple[Any, ...]:
+    """Cut reads at the borders of the windows: (read, window, since, until), the windows from `tail` on.
+
+    The energy of a part is that up to its end, rounded down, less that up to its start; so the parts add up to the
+    read exactly, whatever its length. since, until: seconds from the start of the read.
+    """
+    if (first == last).all():  # no read crosses a border: the everyday case
+        read: Any = slice(None) if first.min() >= tail else np.flatnonzero(first >= tail)
+        return read, first[read], np.zeros_like(length_s[read]), length_s[read]
+    count = last - first + 1
+    read = np.repeat(np.arange(len(first)), count)
+    window = np.arange(len(read)) - np.repeat(np.cumsum(count) - count - first, count)
+    since = np.maximum(window * window_s - start_s[read], 0)
+    until = np.minimum((window + 1) * window_s - start_s[read], length_s[read])
+    kept = window >= tail
+    return read[kept], window[kept], since[kept], until[kept]
 
 
 def _clock(stamp_us: int) -> str:

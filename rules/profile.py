@@ -101,6 +101,8 @@ class SilenceProfile:
     """A single meter is reported after this silence. (ours)"""
     head_end_gone_s: int = 1800
     """A head-end is reported after being disconnected this long. (ours)"""
+    judge_every_s: int = 10
+    """Who has become silent is asked this often; a fraction of the shortest grace. (ours)"""
 
     def grace_of(self, comm_mode: str) -> int:
         """Seconds a read may be late by this communication mode."""

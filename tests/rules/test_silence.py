@@ -28,10 +28,14 @@ def hear(silence: Silence, slots: np.ndarray, seconds: int) -> None:
 
 def listening() -> Silence:
     """Connected at 0, everybody heard at 0."""
-    silence = Silence(TOWN, SilenceProfile())
+    silence = Silence(TOWN, ALWAYS)
     silence.head_end_connected(0, at(0))
     hear(silence, EVERYBODY, 0)
     return silence
+
+
+ALWAYS = SilenceProfile(judge_every_s=0)
+"""Everybody is looked at in every call."""
 
 
 def only(verdicts: list[Verdict]) -> tuple[str, int, bool]:
@@ -69,7 +73,7 @@ def test_seven_of_ten_overdue_is_no_lost_concentrator_eight_is() -> None:
 
 
 def test_a_service_that_cannot_hear_says_nothing() -> None:
-    silence = Silence(TOWN, SilenceProfile())
+    silence = Silence(TOWN, ALWAYS)
     hear(silence, EVERYBODY, 0)
     assert silence.judge(at(100 * 3600), NOBODY) == []
     silence.head_end_connected(0, at(100 * 3600))
@@ -136,7 +140,7 @@ def test_a_silent_meter_of_a_lost_concentrator_is_folded_into_it() -> None:
 
 
 def test_an_open_episode_is_put_back_after_a_restart_and_told_no_second_time() -> None:
-    silence = Silence(TOWN, SilenceProfile())
+    silence = Silence(TOWN, ALWAYS)
     hear(silence, EVERYBODY, 0)
     silence.restore_open("concentrator", 0, at(900), at(DUE_S))
     silence.head_end_connected(0, at(9000))
@@ -152,7 +156,7 @@ def test_cellular_meters_have_less_grace_and_retired_ones_are_not_missed() -> No
     topology = town(feeders=1, transformers=2, meters=20, concentrator_meters=10, comm_mode="NB-IoT")
     retired = topology.retired_us.copy()
     retired[:10] = at(100)
-    silence = Silence(dataclasses.replace(topology, retired_us=retired), SilenceProfile())
+    silence = Silence(dataclasses.replace(topology, retired_us=retired), ALWAYS)
     silence.head_end_connected(0, at(0))
     assert silence.judge(at(2700), NOBODY) == []
     assert [v.asset_id for v in silence.judge(at(2701), NOBODY)] == [1, 2, 3]
@@ -164,3 +168,28 @@ def test_a_new_registry_keeps_what_was_heard() -> None:
     silence.retopology(town(feeders=1, transformers=3, meters=20, concentrator_meters=10))
     everybody = np.zeros(60, np.bool_)
     assert {v.asset_id for v in silence.judge(at(DUE_S + 1), everybody)} == {4, 5}
+
+
+def test_looking_seldom_finds_the_same_silences() -> None:
+    random = np.random.default_rng(5)
+    topology = town(feeders=1, transformers=4, meters=10, concentrator_meters=8)
+    always, seldom = Silence(topology, ALWAYS), Silence(topology, SilenceProfile(judge_every_s=600))
+    found: list[set[tuple[str, int, int, int]]] = [set(), set()]
+    ended: list[set[tuple[str, int, int]]] = [set(), set()]
+    for silence in (always, seldom):
+        silence.head_end_connected(0, at(0))
+    for minute in range(0, 60 * 60, 5):
+        dead = (minute // 300) % 5
+        slots = np.array([s for s in range(40) if s // 8 != dead and random.random() < 0.4], np.int32)
+        for i, silence in enumerate((always, seldom)):
+            silence.heard(slots, np.full(len(slots), at(minute * 60)))
+            for verdict in silence.judge(at(minute * 60), NOBODY):
+                (episode,) = verdict.episodes
+                if episode.cleared_us is None:
+                    found[i].add((verdict.asset_kind, verdict.asset_id, episode.onset_us, episode.raised_us))
+                else:
+                    ended[i].add((verdict.asset_kind, verdict.asset_id, episode.cleared_us))
+    assert found[0]
+    assert ended[0]
+    assert found[0] == found[1]
+    assert ended[0] == ended[1]
