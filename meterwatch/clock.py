@@ -4,6 +4,9 @@ real       the machine's clock.
 simulated  starts at a given time and runs at a given speed; for demos and load tests.
 replay     stands still and is moved forward by the stamps of what arrives, at most `step_us_max` at once; for feeding
            history as if it happened now, with the same result at any speed.
+
+No clock goes back behind what is stored: the two that start at a given time are told it at each start, by `resume`.
+Else a restart would put every stored alarm into the future, and the rules would retract it.
 """
 
 from __future__ import annotations
@@ -27,6 +30,10 @@ class Clock(Protocol):
         """Tell the clock that something stamped `stamp_us` arrived; only a replay clock listens."""
         ...
 
+    def resume(self, stored_us: int) -> None:
+        """Start no earlier than this, the clock's own time at which something was stored last."""
+        ...
+
 
 class RealClock:
     """The machine's clock."""
@@ -37,6 +44,9 @@ class RealClock:
         return time.time_ns() // 1000
 
     def saw(self, stamp_us: int) -> None:
+        pass
+
+    def resume(self, stored_us: int) -> None:
         pass
 
 
@@ -56,6 +66,9 @@ class SimulatedClock:
     def saw(self, stamp_us: int) -> None:
         pass
 
+    def resume(self, stored_us: int) -> None:
+        self._start_us += max(stored_us - self.now_us(), 0)
+
 
 class ReplayClock:
     """Shows the latest stamp seen. A stamp more than `step_us_max` ahead is not believed."""
@@ -72,3 +85,6 @@ class ReplayClock:
     def saw(self, stamp_us: int) -> None:
         if self._now_us < stamp_us <= self._now_us + self._step_us_max:
             self._now_us = stamp_us
+
+    def resume(self, stored_us: int) -> None:
+        self._now_us = max(self._now_us, stored_us)

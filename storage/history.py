@@ -53,6 +53,20 @@ _LAST_HEARD = """
 SELECT array_agg(slot), array_agg(last)
 FROM (SELECT slot, max(end_at) AS last FROM reads WHERE end_at >= %s GROUP BY slot) AS heard"""
 
+_NEWEST_STORED = """
+SELECT max(at) FROM (SELECT max(received_at) AS at FROM batches UNION ALL
+                     SELECT recorded_at FROM alarm_log WHERE seq = (SELECT seq FROM alarm_cursor)) AS stored"""
+
+_NEWEST_END = "SELECT end_at FROM reads WHERE end_at < %s ORDER BY end_at DESC LIMIT 1"
+
+_OWED_OFF = """
+SELECT array_agg(slot), array_agg(at)
+FROM (SELECT r.slot, min(r.end_at) AS at FROM batches b JOIN reads r ON r.end_at BETWEEN b.first_end AND b.last_end
+      WHERE NOT b.evaluated AND r.quality & 64 <> 0 GROUP BY r.slot
+      UNION ALL
+      SELECT e.slot, min(e.at) FROM batches b JOIN events e ON e.received_at = b.received_at
+      WHERE NOT b.evaluated AND b.kind = 2 AND e.code = 1 GROUP BY e.slot) AS owed"""
+
 
 class History:
     """Reads what was committed. Every call takes one connection of the pool for its duration."""
@@ -102,6 +116,22 @@ class History:
         [slot] = await self._columns(_SUPPLY_OFF, {"first": moment(from_us)})
         return _frozen(slot, np.int32)
 
+    async def owed_off(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Slots with a SUPPLY_OFF read or a POWER_FAIL event in batches not evaluated, and since when, us.
+
+        However old they are. A slot may occur twice, and one of an evaluated batch of the same span may be among them.
+        """
+        slot, at_us = await self._columns(_OWED_OFF, ())
+        return _frozen(slot, np.int32), _frozen(at_us, np.int64)
+
+    async def newest_stored_us(self) -> int:
+        """Service clock when something was stored last (batch or alarm transition); 0: never."""
+        return await self._moment(_NEWEST_STORED, ())
+
+    async def newest_end_us(self, before_us: int) -> int:
+        """Newest interval end before before_us; 0: none. Cost: one scan of the newest chunk."""
+        return await self._moment(_NEWEST_END, (moment(before_us),))
+
     async def last_heard(self, from_us: int) -> NDArray[np.int64]:
         """Latest interval end per slot since from_us, us; 0: none. Length: highest slot + 1."""
         with storage_faults():
@@ -125,6 +155,12 @@ class History:
                 )
                 rows = await cursor.fetchall()
         return [(batch, micros(first) if first else 0, micros(last) if last else 0) for batch, first, last in rows]
+
+    async def _moment(self, query: Any, parameters: Any) -> int:
+        with storage_faults():
+            async with self._pool.connection() as connection:
+                row = await (await connection.execute(query, parameters)).fetchone()
+        return micros(row[0]) if row and row[0] else 0
 
     async def _columns(self, query: Any, parameters: Any) -> list[NDArray[Any]]:
         with storage_faults():
