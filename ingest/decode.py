@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +26,8 @@ from meterwatch.v1 import ingest_pb2 as pb
 
 ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 UNKNOWN_FIELDS_MAX = 16
+SEQ_MAX = 2**63 - 1
+"""Epoch and seq are bigint in the ledger."""
 _U4 = np.dtype("<u4")
 _I8 = np.dtype("<i8")
 
@@ -40,7 +44,8 @@ class Columns:
     mask: NDArray[np.uint32] | None
     origin: NDArray[np.uint32] | None
     digest: bytes
-    """16 bytes of BLAKE2b over the message: the same batch sent again has the same digest."""
+    """16 bytes over meter numbers, stamps and values (not over dictionary indexes): the same reads sent again under the
+    same seq have the same digest, on whatever stream; the same indexes of another dictionary have not."""
 
     @property
     def rows(self) -> int:
@@ -76,13 +81,19 @@ def check_id(text: str, what: str) -> str:
     return text
 
 
-def columns(batch: pb.ReadBatch, dictionary_entries: int, rows_max: int) -> Columns:
+def fingerprint(meter: str) -> int:
+    """32 bits that stand for a meter number in a batch's digest."""
+    return zlib.crc32(meter.encode())
+
+
+def columns(batch: pb.ReadBatch, fingerprints: NDArray[np.uint32], rows_max: int) -> Columns:
     """Turn a ReadBatch into arrays. Rejected with the reasons listed at Nack.reason.
 
-    Args: dictionary_entries, length of the stream's dictionary; rows_max, limit of rows a batch.
+    Args: fingerprints, of the meters of the stream's dictionary, by index; rows_max, limit of rows a batch.
     """
-    if batch.seq == 0:
-        raise Rejected("BAD_SEQ", "seq 0; expected numbers from 1; count batches from 1")
+    dictionary_entries = len(fingerprints)
+    if not 0 < batch.seq <= SEQ_MAX:
+        raise Rejected("BAD_SEQ", f"seq {batch.seq}; expected 1 to 2^63 - 1; count batches from 1")
     unknown = len(UnknownFieldSet(batch))
     if unknown > UNKNOWN_FIELDS_MAX:
         raise Rejected(
@@ -137,11 +148,28 @@ def columns(batch: pb.ReadBatch, dictionary_entries: int, rows_max: int) -> Colu
         )
     if batch.stamp_meaning not in (0, 1):
         raise Rejected("UNKNOWN_ENUM", f"stamp_meaning {batch.stamp_meaning} unknown; known 0 and 1; fix the sender")
-    digest = hashlib.blake2b(batch.SerializeToString(deterministic=True), digest_size=16).digest()
     if batch.stamp_meaning == pb.STAMP_MEANING_INTERVAL_START:
         top = np.iinfo(np.int64).max - batch.interval_s * 1_000_000
         end_us = np.minimum(end_us, top) + batch.interval_s * 1_000_000
+    optional = {"channel_mask": mask, "origin": origin}
+    digest = _digest(
+        batch.interval_s,
+        {
+            "meter": fingerprints[index],
+            "end_us": end_us,
+            **{n: v for n, v in optional.items() if v is not None},
+            **channels,
+        },
+    )
     return Columns(batch.seq, batch.interval_s, index, end_us, channels, mask, origin, digest)
+
+
+def _digest(interval_s: int, arrays: Mapping[str, Column]) -> bytes:
+    """SHA-256, because processors have instructions for it: half the time of BLAKE2b."""
+    state = hashlib.sha256(f"{interval_s} {' '.join(arrays)}".encode())
+    for values in arrays.values():
+        state.update(values.data)
+    return state.digest()[:16]
 
 
 def _check_length(name: str, length: int, rows: int) -> None:

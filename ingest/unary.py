@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 
 from ingest.checks import Limits
-from ingest.decode import check_id
+from ingest.decode import SEQ_MAX, check_id
 from meterwatch.batch import EventCode, Events, Rejects
 from meterwatch.channels import CHANNEL_BIT, CHANNELS
 from meterwatch.errors import Rejected
@@ -29,15 +29,12 @@ def batch_of_rows(request: pb.SendReadsRequest) -> tuple[pb.Dictionary, pb.ReadB
     batch = pb.ReadBatch(seq=request.seq, interval_s=request.interval_s)
     batch.meter_index.extend(index[read.meter] for read in request.read)
     batch.stamp_us.extend(read.end_us for read in request.read)
-    batch.channel_mask.extend(sum(CHANNEL_BIT[name] for name in _present(read)) for read in request.read)
+    masks = [sum(CHANNEL_BIT.get(field.name, 0) for field, _ in read.ListFields()) for read in request.read]
+    batch.channel_mask.extend(masks)
     for channel in CHANNELS:
-        if any(channel.name in _present(read) for read in request.read):
+        if any(mask & CHANNEL_BIT[channel.name] for mask in masks):
             getattr(batch, channel.name).extend(getattr(read, channel.name) for read in request.read)
     return pb.Dictionary(meter=meters), batch
-
-
-def _present(read: pb.Read) -> set[str]:
-    return {field.name for field, _ in read.ListFields()} & CHANNEL_BIT.keys()
 
 
 def events_of(
@@ -47,8 +44,10 @@ def events_of(
 
     Returns the events to store, the rejects, and the rows sent. Rejected for what makes the whole request unusable.
     """
-    if request.epoch == 0 or request.seq == 0:
-        raise Rejected("BAD_SEQ", "epoch or seq 0; expected numbers from 1; count requests from 1")
+    if not (0 < request.epoch <= SEQ_MAX and 0 < request.seq <= SEQ_MAX):
+        raise Rejected(
+            "BAD_SEQ", f"epoch {request.epoch}, seq {request.seq}; expected 1 to 2^63 - 1; count requests from 1"
+        )
     index = np.array(request.meter_index, np.uint32)
     at_us = np.array(request.at_us, np.int64)
     code = np.array(request.code, np.int64)

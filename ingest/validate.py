@@ -1,10 +1,13 @@
 """Validation: from a batch's columns to reads that need no further check, rejected rows with reasons, and their counts.
 
 One-way door. The order of the checks is the order of precedence of the reasons: identity, time, values, ambiguity. The
-registry snapshot and the time are arguments; nothing here waits or writes.
+registry snapshot and the time are arguments; nothing here waits or writes. A batch in which nothing is wrong and which
+comes ordered by slot and time is not copied.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import orjson
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from ingest import checks
 from ingest.checks import US, Limits, View
 from ingest.decode import Columns
-from meterwatch.batch import Batch, Reads, Rejects
+from meterwatch.batch import Batch, Column, Reads, Rejects
 from meterwatch.channels import CHANNEL_BIT
 from meterwatch.errors import Rejected
 from meterwatch.quality import ORIGIN_SHIFT, Quality
@@ -24,12 +27,29 @@ DAYS_MAX = 64
 """Distinct days (chunks) a batch may touch: a chunk costs milliseconds to create, thousands exhaust the lock table."""
 IMPLAUSIBLE_SHARE = 0.9
 IMPLAUSIBLE_ROWS_MIN = 20
+DAY_US = 86_400 * US
+IMPOSSIBLE = (pb.ROW_REASON_NOT_FINITE, pb.ROW_REASON_OUT_OF_RANGE, pb.ROW_REASON_ABOVE_CAPACITY)
+
+Rows = NDArray[np.intp]
+
+
+class _Verdicts:
+    """The first reason found for each row; 0 for a good row."""
+
+    def __init__(self, rows: int) -> None:
+        self.reason = np.zeros(rows, np.uint8)
+        self.clean = True
+
+    def reject(self, mask: checks.Mask, code: int) -> None:
+        if mask.any():
+            self.reason[mask & (self.reason == 0)] = code
+            self.clean = False
 
 
 def validate(
     columns: Columns,
     slot: NDArray[np.int32],
-    meter: NDArray[np.object_],
+    meter: Sequence[str],
     head_end_id: int,
     epoch: int,
     topology: Topology,
@@ -42,153 +62,199 @@ def validate(
     now_us, the service's clock. Raises Rejected IMPLAUSIBLE_BATCH, LOOKS_LIKE_OTHER_UNIT or TOO_SPREAD for the batch.
     """
     rows = columns.rows
-    reason = np.zeros(rows, np.uint8)
-    known = slot >= 0
-    at = np.where(known, slot, 0)
+    verdicts = _Verdicts(rows)
     end_us = columns.end_us
+    late_us = now_us - int(topology.late_window_us[head_end_id])
+    soon_us = now_us + limits.future_tolerance_us
+    future, too_old = end_us > soon_us, end_us < late_us
+    _refuse_other_unit(end_us, future | too_old, late_us, soon_us)
 
-    def reject(mask: checks.Mask, code: int) -> None:
-        reason[mask & (reason == 0)] = code
-
-    window_us = topology.late_window_us[head_end_id]
-    future = end_us > now_us + limits.future_tolerance_us
-    too_old = end_us < now_us - window_us
-    _refuse_other_unit(end_us, future | too_old, now_us, window_us, limits)
-
-    reject(~known, pb.ROW_REASON_UNKNOWN_METER)
+    at: Rows = np.maximum(slot, 0).astype(np.intp)
+    verdicts.reject(slot < 0, pb.ROW_REASON_UNKNOWN_METER)
     if topology.slots:
-        owner = topology.head_end_of[at]
-        reject((owner >= 0) & (owner != head_end_id), pb.ROW_REASON_NOT_YOURS)
-    reject(future, pb.ROW_REASON_FUTURE)
-    reject(too_old, pb.ROW_REASON_TOO_OLD)
+        owner = topology.head_end_of.take(at)
+        verdicts.reject((owner >= 0) & (owner != head_end_id), pb.ROW_REASON_NOT_YOURS)
+    verdicts.reject(future, pb.ROW_REASON_FUTURE)
+    verdicts.reject(too_old, pb.ROW_REASON_TOO_OLD)
     if topology.slots:
-        start_us = np.where(future | too_old, 0, end_us) - columns.interval_s * US
-        outside = (start_us < topology.installed_us[at]) | (end_us > topology.retired_us[at])
-        reject(outside, pb.ROW_REASON_NOT_INSTALLED)
+        outside = (end_us < topology.installed_us.take(at)) | (end_us > topology.retired_us.take(at))
+        verdicts.reject(outside, pb.ROW_REASON_NOT_INSTALLED)
 
-    step_us = columns.interval_s * US
-    offset = np.where(reason == 0, end_us, 0) % step_us
-    snap = np.where(offset > step_us // 2, step_us - offset, -offset)
-    reject(np.abs(snap) > limits.snap_us, pb.ROW_REASON_UNALIGNED)
     quality = np.zeros(rows, np.int32)
-    quality[snap != 0] |= Quality.SNAPPED
-    end_us = np.where(reason == 0, end_us + snap, end_us)
+    step_us = columns.interval_s * US
+    offset = end_us - end_us // step_us * step_us
+    if offset.any():
+        snap = np.where(offset > step_us // 2, step_us - offset, -offset)
+        verdicts.reject(np.abs(snap) > limits.snap_us, pb.ROW_REASON_UNALIGNED)
+        quality[snap != 0] |= Quality.SNAPPED
+        end_us = end_us + snap
 
-    present = {
-        name: np.ones(rows, np.bool_) if columns.mask is None else (columns.mask & CHANNEL_BIT[name]) != 0
-        for name in columns.channels
-    }
-    view = _view(columns, present, topology, at)
-    reject(checks.not_finite(view), pb.ROW_REASON_NOT_FINITE)
-    reject(checks.negative_energy(view), pb.ROW_REASON_NEGATIVE)
-    reject(checks.out_of_range(view, limits), pb.ROW_REASON_OUT_OF_RANGE)
-    reject(checks.above_capacity(view, limits), pb.ROW_REASON_ABOVE_CAPACITY)
-    impossible = np.isin(reason, (pb.ROW_REASON_NOT_FINITE, pb.ROW_REASON_OUT_OF_RANGE, pb.ROW_REASON_ABOVE_CAPACITY))
-    if rows >= IMPLAUSIBLE_ROWS_MIN and impossible.sum() > IMPLAUSIBLE_SHARE * rows:
-        raise Rejected(
-            "IMPLAUSIBLE_BATCH",
-            f"{int(impossible.sum())} of {rows} rows are physically impossible; expected little-endian values in the "
-            "units the fields name; check byte order and units",
-        )
+    view = _view(columns, topology, at)
+    verdicts.reject(checks.not_finite(view), pb.ROW_REASON_NOT_FINITE)
+    verdicts.reject(checks.negative_energy(view), pb.ROW_REASON_NEGATIVE)
+    verdicts.reject(checks.out_of_range(view, limits), pb.ROW_REASON_OUT_OF_RANGE)
+    verdicts.reject(checks.above_capacity(view, limits), pb.ROW_REASON_ABOVE_CAPACITY)
+    if not verdicts.clean:
+        _refuse_implausible(verdicts.reason)
 
-    quality[checks.above_contract(view, limits)] |= Quality.ABOVE_CONTRACT
-    quality[checks.device_status(view)] |= Quality.DEVICE_STATUS
-    off, on = checks.supply(view, limits)
-    quality[off] |= Quality.SUPPLY_OFF
-    quality[on] |= Quality.SUPPLY_ON
-    lateness_us = now_us - end_us
-    quality[(lateness_us > step_us) & (lateness_us <= 86_400 * US)] |= Quality.LATE
-    quality[lateness_us > 86_400 * US] |= Quality.BACKFILL
-    if columns.origin is not None:
-        quality |= columns.origin.astype(np.int32) << ORIGIN_SHIFT
-
-    keep, inner_duplicates = _settle_inside(columns, at, end_us, reason)
-    days = np.unique(end_us[keep] // (86_400 * US))
-    if len(days) > DAYS_MAX:
-        raise Rejected(
-            "TOO_SPREAD",
-            f"reads of {len(days)} days in one batch; expected at most {DAYS_MAX}; sort by time, split",
-        )
-    order = keep[np.lexsort((end_us[keep], at[keep]))]
-    channels = {name: values[order] for name, values in columns.channels.items()}
-    mask = None if columns.mask is None else columns.mask[order]
-    reads = Reads(at[order].astype(np.int32), end_us[order], columns.interval_s, quality[order], channels, mask)
-    rejected = np.flatnonzero(reason)
-    detail = [_detail(columns, present, meter, int(row)) for row in rejected]
-    rejects = Rejects(rejected.astype(np.uint32), reason[rejected], detail)
+    _flag(quality, view, columns, now_us - end_us, limits)
+    keep, inner_duplicates = _settle_inside(columns, at, end_us, verdicts)
+    if keep is not None:
+        end_us = end_us[keep]
+    _refuse_spread(end_us)
+    reads = _reads(columns, at.astype(np.int32), end_us, quality, keep)
+    rejected = np.flatnonzero(verdicts.reason) if not verdicts.clean else np.zeros(0, np.intp)
+    rejects = Rejects(rejected.astype(np.uint32), verdicts.reason[rejected], _details(columns, meter, rejected))
     return Batch(head_end_id, epoch, columns.seq, columns.digest, reads, rejects, inner_duplicates, rows)
 
 
-def _view(columns: Columns, present: dict[str, checks.Mask], topology: Topology, at: NDArray[np.int32]) -> View:
-    rows = columns.rows
+def _view(columns: Columns, topology: Topology, at: Rows) -> View:
+    present = None
+    if columns.mask is not None:
+        present = {name: (columns.mask & CHANNEL_BIT[name]) != 0 for name in columns.channels}
     if topology.slots == 0:
-        ones = np.ones(rows, np.float32)
-        return View(columns.channels, present, columns.interval_s, ones, ones, ones, np.ones(rows, np.int64))
-    phases = np.bitwise_count(topology.phases[at]).astype(np.int64)
-    phases[phases == 0] = 3  # unknown: the widest limit, never a wrong rejection
+        none = np.full(columns.rows, np.nan, np.float32)
+        phases = np.zeros(columns.rows, np.uint8)
+        return View(columns.channels, present, columns.interval_s, none.astype(np.float64), none, none, phases)
     return View(
         columns.channels,
         present,
         columns.interval_s,
-        topology.nominal_v[at],
-        topology.rated_a[at],
-        topology.contract_kw[at],
-        phases,
+        topology.nominal_v.take(at).astype(np.float64),
+        topology.rated_a.take(at),
+        topology.contract_kw.take(at),
+        topology.phases.take(at),
     )
 
 
+def _flag(
+    quality: NDArray[np.int32], view: View, columns: Columns, lateness_us: NDArray[np.int64], limits: Limits
+) -> None:
+    """Set the quality bits of all rows, of those too that are rejected."""
+    off, on = checks.supply(view, limits)
+    step_us = columns.interval_s * US
+    findings = [
+        (checks.above_contract(view, limits), Quality.ABOVE_CONTRACT),
+        (checks.device_status(view), Quality.DEVICE_STATUS),
+        (off, Quality.SUPPLY_OFF),
+        (on, Quality.SUPPLY_ON),
+    ]
+    if lateness_us.max() > step_us:
+        findings.append(((lateness_us > step_us) & (lateness_us <= DAY_US), Quality.LATE))
+        findings.append((lateness_us > DAY_US, Quality.BACKFILL))
+    for mask, bit in findings:
+        if mask.any():
+            quality |= mask * np.int32(bit)
+    if columns.origin is not None:
+        quality |= columns.origin.astype(np.int32) << ORIGIN_SHIFT
+
+
 def _settle_inside(
-    columns: Columns, at: NDArray[np.int32], end_us: NDArray[np.int64], reason: NDArray[np.uint8]
-) -> tuple[NDArray[np.intp], int]:
-    """Rows to store, and how many equal repeats were dropped. Different values for one key: all its rows AMBIGUOUS."""
-    good = np.flatnonzero(reason == 0)
-    order = good[np.lexsort((good, end_us[good], at[good]))]
-    same = (at[order][1:] == at[order][:-1]) & (end_us[order][1:] == end_us[order][:-1])
+    columns: Columns, at: Rows, end_us: NDArray[np.int64], verdicts: _Verdicts
+) -> tuple[Rows | None, int]:
+    """Rows to store by slot and time, None for all as they are, and how many equal repeats were dropped.
+
+    Different values for one key: all its rows AMBIGUOUS.
+    """
+    if verdicts.clean and _ascending(at, end_us):
+        return None, 0
+    order = np.lexsort((end_us, at))  # stable: equal keys stay in the order sent
+    if not verdicts.clean:
+        order = order[verdicts.reason.take(order) == 0]
+    slot, end_us = at.take(order), end_us.take(order)
+    same = (slot[1:] == slot[:-1]) & (end_us[1:] == end_us[:-1])
     if not same.any():
-        return good, 0
+        return order, 0
     equal = np.ones(len(same), np.bool_)
     first, second = order[:-1], order[1:]
     for name, values in columns.channels.items():
-        bit = CHANNEL_BIT[name]
-        a_on = np.ones(len(same), np.bool_) if columns.mask is None else (columns.mask[first] & bit) != 0
-        b_on = np.ones(len(same), np.bool_) if columns.mask is None else (columns.mask[second] & bit) != 0
-        equal &= (a_on == b_on) & (~a_on | (values[first] == values[second]))
+        if columns.mask is None:
+            equal &= values[first] == values[second]
+        else:
+            bit = CHANNEL_BIT[name]
+            a_on, b_on = (columns.mask[first] & bit) != 0, (columns.mask[second] & bit) != 0
+            equal &= (a_on == b_on) & (~a_on | (values[first] == values[second]))
     group = np.concatenate(([0], np.cumsum(~same)))
     clash = np.zeros(group[-1] + 1, np.bool_)
     clash[group[1:][same & ~equal]] = True
-    reason[order[clash[group]]] = pb.ROW_REASON_AMBIGUOUS
+    verdicts.reject(np.isin(np.arange(len(at)), order[clash[group]]), pb.ROW_REASON_AMBIGUOUS)
     repeat = np.concatenate(([False], same)) & ~clash[group]
-    keep = order[~repeat & ~clash[group]]
-    return np.sort(keep), int(repeat.sum())
+    return order[~repeat & ~clash[group]], int(repeat.sum())
 
 
-def _refuse_other_unit(
-    end_us: NDArray[np.int64], outside: checks.Mask, now_us: int, window_us: int, limits: Limits
-) -> None:
-    if len(end_us) < IMPLAUSIBLE_ROWS_MIN or outside.sum() <= IMPLAUSIBLE_SHARE * len(end_us):
+def _ascending(at: Rows, end_us: NDArray[np.int64]) -> bool:
+    """True if (slot, end) rises strictly: ordered, and no key twice."""
+    rises = at[1:] > at[:-1]
+    return bool(rises.all()) or bool((rises | ((at[1:] == at[:-1]) & (end_us[1:] > end_us[:-1]))).all())
+
+
+def _reads(
+    columns: Columns, slot: NDArray[np.int32], end_us: NDArray[np.int64], quality: NDArray[np.int32], keep: Rows | None
+) -> Reads:
+    """The rows to store; end_us is of these rows already. -0.0 becomes 0: one value, one spelling."""
+
+    def taken(values: Column) -> Column:
+        kept = values if keep is None else values.take(keep)
+        if kept.dtype.kind != "f":
+            return kept
+        with np.errstate(invalid="ignore"):  # an absent value may be a signalling NaN
+            return kept + np.float32(0)
+
+    channels = {name: taken(values) for name, values in columns.channels.items()}
+    mask = None if columns.mask is None else taken(columns.mask)
+    return Reads(taken(slot), end_us, columns.interval_s, taken(quality), channels, mask)
+
+
+def _refuse_spread(end_us: NDArray[np.int64]) -> None:
+    if len(end_us) == 0 or (int(end_us.max()) - int(end_us.min())) // DAY_US < DAYS_MAX - 1:
         return
-    for unit, to_us in (("seconds", 1_000_000), ("milliseconds", 1000)):
-        low, high = (now_us - window_us) // to_us, (now_us + limits.future_tolerance_us) // to_us
-        if ((end_us >= low) & (end_us <= high)).sum() > IMPLAUSIBLE_SHARE * len(end_us):
-            raise Rejected(
-                "LOOKS_LIKE_OTHER_UNIT", f"stamp_us {int(end_us[0])} looks like {unit}; expected microseconds"
-            )
-    low_ns, high_ns = (now_us - window_us) * 1000, (now_us + limits.future_tolerance_us) * 1000
-    if ((end_us >= low_ns) & (end_us <= high_ns)).sum() > IMPLAUSIBLE_SHARE * len(end_us):
+    days = len(np.unique(end_us // DAY_US))
+    if days > DAYS_MAX:
         raise Rejected(
-            "LOOKS_LIKE_OTHER_UNIT", f"stamp_us {int(end_us[0])} looks like nanoseconds; expected microseconds"
+            "TOO_SPREAD", f"reads of {days} days in one batch; expected at most {DAYS_MAX}; sort by time, split"
         )
 
 
-def _detail(columns: Columns, present: dict[str, checks.Mask], meter: NDArray[np.object_], row: int) -> bytes:
-    """What arrived in a rejected row, as JSON. NaN and infinities as text, because JSON has none."""
-    found: dict[str, object] = {
-        "meter": str(meter[columns.meter_index[row]]),
-        "end_us": int(columns.end_us[row]),
-        "interval_s": columns.interval_s,
-    }
+def _refuse_implausible(reason: NDArray[np.uint8]) -> None:
+    rows, impossible = len(reason), int(np.isin(reason, IMPOSSIBLE).sum())
+    if rows >= IMPLAUSIBLE_ROWS_MIN and impossible > IMPLAUSIBLE_SHARE * rows:
+        raise Rejected(
+            "IMPLAUSIBLE_BATCH",
+            f"{impossible} of {rows} rows are physically impossible; expected little-endian values in the "
+            "units the fields name; check byte order and units",
+        )
+
+
+def _refuse_other_unit(end_us: NDArray[np.int64], outside: checks.Mask, late_us: int, soon_us: int) -> None:
+    most = IMPLAUSIBLE_SHARE * len(end_us)
+    if len(end_us) < IMPLAUSIBLE_ROWS_MIN or np.count_nonzero(outside) <= most:
+        return
+    for unit, low, high in (
+        ("seconds", late_us // 1_000_000, soon_us // 1_000_000),
+        ("milliseconds", late_us // 1000, soon_us // 1000),
+        ("nanoseconds", late_us * 1000, soon_us * 1000),
+    ):
+        if np.count_nonzero((end_us >= low) & (end_us <= high)) > most:
+            raise Rejected(
+                "LOOKS_LIKE_OTHER_UNIT", f"stamp_us {int(end_us[0])} looks like {unit}; expected microseconds"
+            )
+
+
+def _details(columns: Columns, meter: Sequence[str], rows: Rows) -> list[bytes]:
+    """What arrived in each rejected row, as JSON. NaN and infinities as text, because JSON has none."""
+    if len(rows) == 0:
+        return []
+    found: list[dict[str, object]] = [
+        {"meter": meter[index], "end_us": end_us, "interval_s": columns.interval_s}
+        for index, end_us in zip(columns.meter_index[rows].tolist(), columns.end_us[rows].tolist(), strict=True)
+    ]
     for name, values in columns.channels.items():
-        if present[name][row]:
-            value = values[row].item()
-            found[name] = value if np.isfinite(value) else str(value)
-    return orjson.dumps(found)
+        sent = values[rows]
+        texts = sent.tolist()
+        if sent.dtype.kind == "f":
+            for i in np.flatnonzero(~np.isfinite(sent)).tolist():
+                texts[i] = str(texts[i])
+        present = None if columns.mask is None else columns.mask[rows] & CHANNEL_BIT[name]
+        for i in range(len(rows)) if present is None else np.flatnonzero(present).tolist():
+            found[i][name] = texts[i]
+    return [orjson.dumps(row) for row in found]
