@@ -51,6 +51,7 @@ from storage.registry import RegistryStore
 from storage.service_reads import ReadsService
 from storage.service_registry import RegistryService
 from storage.settings import check_settings
+from storage.upkeep import Retention, Upkeep
 from storage.writer import Writer
 
 INGEST = "meterwatch.v1.Ingest"
@@ -264,7 +265,8 @@ async def _serving(
         verdicts = await rebuild(rules, topology, history, desk, clock)
         owed = [batch_id for batch_id, _, _ in await history.batches_not_evaluated()]
         await desk.record(verdicts, owed)
-        core = asyncio.create_task(_core(pipeline, lease))
+        upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()))
+        core = asyncio.create_task(_core(pipeline, lease, upkeep))
         pipeline.ready()
         ready[0] = True
         await checks.set(INGEST, health_pb2.HealthCheckResponse.SERVING)
@@ -284,11 +286,12 @@ async def _serving(
             writer.close()
 
 
-async def _core(pipeline: Pipeline, lease: Lease) -> None:
+async def _core(pipeline: Pipeline, lease: Lease, upkeep: Upkeep) -> None:
     """What the service must not be without: if one of them ends, all end."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(pipeline.run())
         tasks.create_task(lease.hold())
+        tasks.create_task(upkeep.run())
 
 
 async def rebuild(

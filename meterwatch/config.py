@@ -59,6 +59,23 @@ class Database(BaseModel):
     copy_connections: int = Field(default=2, ge=1, le=64)
 
 
+class Retention(BaseModel):
+    """Days each kind of row is kept after its time; None: for ever.
+
+    Whatever is set, nothing younger than the longest late window of a head-end is dropped.
+    """
+
+    model_config = _SECTION
+    reads_days: int | None = Field(default=None, ge=1)
+    """Reads and their older versions."""
+    events_days: int | None = Field(default=None, ge=1)
+    quarantine_days: int | None = Field(default=365, ge=1)
+    ledger_days: int | None = Field(default=60, ge=1)
+    """The batch ledger: how long a batch sent again gets its old answer. Later its reads count as duplicates."""
+    alarms_days: int | None = Field(default=None, ge=1)
+    """Ended alarms with their log and the operators' actions."""
+
+
 class ClockSection(BaseModel):
     """Which clock the service lives by (meterwatch.clock)."""
 
@@ -101,6 +118,7 @@ class Config(BaseModel):
     model_config = _SECTION
     server: Server = Server()
     database: Database = Database()
+    retention: Retention = Retention()
     clock: ClockSection = ClockSection()
     rules: Rules = Rules()
     metrics: Metrics = Metrics()
