@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from alarm.book import KEEP_US, Book
 from alarm.hub import Hub
+from meterwatch import failpoints
 from meterwatch.alarms import Action, Alarm, Draft, Transition, TransitionKind
 from meterwatch.clock import Clock
 from meterwatch.episodes import Verdict
@@ -104,10 +105,16 @@ class AlarmDesk:
         self, drafts: Sequence[Draft], batch_ids: Sequence[int], now_us: int, action: Action | None
     ) -> list[Transition]:
         self._in_doubt = True
+        if drafts:
+            failpoints.passed("before_transitions")
         seqs = await self._store.commit(drafts, batch_ids, now_us=now_us, action=action)
+        if drafts:
+            failpoints.passed("before_publish")
         transitions = [draft.numbered(seq, now_us) for draft, seq in zip(drafts, seqs, strict=True)]
         self._take(transitions)
         self._in_doubt = False
+        if drafts:
+            failpoints.passed("after_transitions")
         return transitions
 
     async def _settle(self) -> None:

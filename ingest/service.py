@@ -20,6 +20,7 @@ from ingest.decode import ID, parse
 from ingest.ports import Pipeline
 from ingest.session import Session, StreamLimits, ack_of, head_end_of
 from ingest.unary import batch_of_rows, events_of
+from meterwatch import failpoints
 from meterwatch.errors import Overloaded, Rejected, StorageUnavailable
 from meterwatch.status import abort, abort_with
 from meterwatch.v1 import ingest_pb2 as pb
@@ -136,6 +137,8 @@ class IngestService:
                     self._nacked(response.nack.reason)
                 if response.WhichOneof("message") in ("ack", "nack"):
                     in_flight[0] -= 1
+                if response.HasField("ack"):
+                    failpoints.passed("inside_ack")
                 await self._send(context, response)
                 tasks.clear()
             await self._send(context, session.summary())

@@ -11,6 +11,7 @@ Else a restart would put every stored alarm into the future, and the rules would
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Protocol
 
@@ -78,13 +79,15 @@ class ReplayClock:
     def __init__(self, start_us: int, step_us_max: int = 2 * 86_400 * US) -> None:
         self._now_us = start_us
         self._step_us_max = step_us_max
+        self._lock = threading.Lock()  # batches are decoded, and their stamps seen, on several threads
 
     def now_us(self) -> int:
         return self._now_us
 
     def saw(self, stamp_us: int) -> None:
-        if self._now_us < stamp_us <= self._now_us + self._step_us_max:
-            self._now_us = stamp_us
+        with self._lock:
+            if self._now_us < stamp_us <= self._now_us + self._step_us_max:
+                self._now_us = stamp_us
 
     def resume(self, stored_us: int) -> None:
         self._now_us = max(self._now_us, stored_us)

@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
+from meterwatch import failpoints
 from meterwatch.batch import Batch, Events, ReadChange, Rejects, Stored
 from meterwatch.clock import Clock
 from meterwatch.episodes import Verdict
@@ -174,6 +175,7 @@ class Pipeline:
         self._refuse_if_ended()
         if self._waiting_rows > QUEUE_ROWS_MAX:
             raise Overloaded("QUEUE_FULL", f"{self._waiting_rows} rows wait for the database; send again later", 1.0)
+        failpoints.passed("after_decode")
         answer = self._promise()
         self._waiting.append(_Waiting(batch, answer))
         self._waiting_rows += batch.rows_sent
@@ -188,6 +190,7 @@ class Pipeline:
             raise Overloaded(
                 "QUEUE_FULL", f"{QUEUE_EVENTS_MAX} requests of events wait for the database; send again later", 1.0
             )
+        failpoints.passed("after_decode")
         answer = self._promise()
         request = (head_end_id, epoch, seq, digest, events, rejects, rows_sent)
         self._waiting_events.put_nowait(_WaitingEvents(request, answer))
@@ -269,6 +272,7 @@ class Pipeline:
             for item in group:
                 await self._store(writer, [item])
         else:
+            failpoints.passed("after_copy")
             self.metrics.copy_groups.inc()
             self.metrics.copy_rows.inc(sum(batch.rows_sent for batch in batches))
             for item, outcome in outcomes:
@@ -287,6 +291,7 @@ class Pipeline:
                 _log.warning("events not stored", error=repr(error))
                 _fail([item.answer], error)
             else:
+                failpoints.passed("after_copy")
                 self.metrics.commit_seconds.observe(time.monotonic() - item.since_s)
                 await self._committed.put(_Committed(stored, fresh, item.answer, item.since_s))
 

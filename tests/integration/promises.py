@@ -6,15 +6,19 @@ where no kill of the service reaches them.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import psycopg
+from service_process import ENOUGH_S
 
 from meterwatch.channels import CHANNEL_BIT
-from meterwatch.client import HeadEnd, Totals
+from meterwatch.client import AlarmFeed, Backoff, HeadEnd, Totals
 from meterwatch.v1 import alarms_pb2, ingest_pb2
 
 CHANNELS = ("import_wh", "voltage_a_v", "voltage_b_v", "voltage_c_v")
@@ -90,6 +94,29 @@ class Heard:
         self.coalesced += message.WhichOneof("message") == "coalesced"
 
 
+@contextlib.contextmanager
+def listening(address: str, heard: Heard) -> Iterator[None]:
+    """A subscriber on a thread of its own that resumes after every break."""
+    feed = AlarmFeed(address, backoff=Backoff(0.05, 0.2))
+    broken: list[BaseException] = []
+
+    def follow() -> None:
+        try:
+            for message in feed:
+                heard.take(message)
+        except BaseException as error:
+            broken.append(error)
+
+    thread = threading.Thread(target=follow, name="subscriber")
+    thread.start()
+    try:
+        yield
+    finally:
+        feed.close()
+        thread.join(ENOUGH_S)
+    assert not broken, broken
+
+
 def acks_broken(connection: psycopg.Connection[Any], journal: Journal) -> list[str]:
     """Of what is acknowledged by now: ledger rows that are missing, differ from the ack, or are not evaluated."""
     acks = dict(journal.acks)
@@ -115,7 +142,7 @@ def acks_broken(connection: psycopg.Connection[Any], journal: Journal) -> list[s
 def reads_broken(connection: psycopg.Connection[Any], journal: Journal) -> list[str]:
     """Acknowledged reads that are missing, doubled or different in `reads`, and reads nobody sent."""
     expected: dict[tuple[str, int], tuple[Any, ...]] = {}
-    for seq in journal.acks:
+    for seq in sorted(journal.acks):  # a later batch may replace reads of an earlier one
         sent = journal.sent[seq]
         present = [(sent.mask & CHANNEL_BIT[name]) != 0 for name in CHANNELS]
         values = [

@@ -14,13 +14,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from meterwatch import data
+from meterwatch.v1 import registry_pb2, registry_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
 INGEST = "meterwatch.v1.Ingest"
@@ -125,12 +128,24 @@ class ServiceProcess:
         raise AssertionError(f"the service is not ready after {ENOUGH_S:.0f} s: {self.tail()}")
 
 
-@contextlib.contextmanager
-def service(dsn: str, start: datetime, directory: Path, **settings: str) -> Iterator[ServiceProcess]:
-    """A service that runs and is gone afterwards."""
-    with ServiceProcess(dsn, start, directory / "service.log", **settings) as process:
-        process.start()
-        yield process
-
-
 SIGKILLED = -int(signal.SIGKILL)
+
+
+def import_grid(address: str) -> None:
+    files = [
+        registry_pb2.RegistryFile(kind=path.stem, name=path.name, content=path.read_bytes())
+        for path in data.GRID.glob("*.csv")
+    ]
+    with grpc.insecure_channel(address) as channel:
+        answer = registry_pb2_grpc.RegistryStub(channel).Import(
+            registry_pb2.ImportRequest(file=files), timeout=ENOUGH_S
+        )
+    assert not answer.error, answer.error
+
+
+def until(done: Callable[[], object], what: str) -> None:
+    """Wait for something that happens in another thread or process."""
+    deadline = time.monotonic() + ENOUGH_S
+    while not done():
+        assert time.monotonic() < deadline, f"after {ENOUGH_S:.0f} s still not: {what}"
+        time.sleep(0.002)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
 import time
@@ -13,21 +12,19 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-import grpc
 import numpy as np
 import promises
 import psycopg
 import pytest
-from promises import Heard, Journal, Recorder
-from service_process import ENOUGH_S, ServiceProcess
+from promises import Heard, Journal, Recorder, listening
+from service_process import ENOUGH_S, ServiceProcess, import_grid, until
 
 from meterwatch import data
 from meterwatch.batch import EventCode
-from meterwatch.client import AlarmFeed, HeadEnd
+from meterwatch.client import HeadEnd
 from meterwatch.client.retry import Backoff
 from meterwatch.clock import US
 from meterwatch.demo import SHIFT_S, STEP_S, TRANSFORMER, Player
-from meterwatch.v1 import registry_pb2, registry_pb2_grpc
 from storage.embedded import EmbeddedCluster
 from storage.migrate import migrate
 
@@ -52,49 +49,6 @@ def fresh_database(cluster: EmbeddedCluster) -> tuple[str, str]:
     cluster.create_database(name)
     migrate(cluster.dsn_of(name))
     return name, cluster.dsn_of(name)
-
-
-def import_grid(address: str) -> None:
-    files = [
-        registry_pb2.RegistryFile(kind=path.stem, name=path.name, content=path.read_bytes())
-        for path in data.GRID.glob("*.csv")
-    ]
-    with grpc.insecure_channel(address) as channel:
-        answer = registry_pb2_grpc.RegistryStub(channel).Import(
-            registry_pb2.ImportRequest(file=files), timeout=ENOUGH_S
-        )
-    assert not answer.error, answer.error
-
-
-@contextlib.contextmanager
-def listening(address: str, heard: Heard) -> Iterator[None]:
-    """A subscriber on a thread of its own that resumes after every break."""
-    feed = AlarmFeed(address, backoff=Backoff(0.05, 0.2))
-    broken: list[BaseException] = []
-
-    def follow() -> None:
-        try:
-            for message in feed:
-                heard.take(message)
-        except BaseException as error:
-            broken.append(error)
-
-    thread = threading.Thread(target=follow, name="subscriber")
-    thread.start()
-    try:
-        yield
-    finally:
-        feed.close()
-        thread.join(ENOUGH_S)
-    assert not broken, broken
-
-
-def until(done: Any, what: str) -> None:
-    """Wait for something that happens in another thread or process."""
-    deadline = time.monotonic() + ENOUGH_S
-    while not done():
-        assert time.monotonic() < deadline, f"after {ENOUGH_S:.0f} s still not: {what}"
-        time.sleep(0.002)
 
 
 @dataclass
