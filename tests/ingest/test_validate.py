@@ -394,6 +394,15 @@ def test_the_detail_of_a_rejected_row_says_what_arrived():
     ]
 
 
+def test_an_absent_signalling_nan_is_let_be():
+    values = np.array([0x7F800001, 0x80000000], "<u4").view("<f4")
+    mask = np.array([1, 17], "<u4")
+    channels = {"import_wh": np.ones(2, "<i4"), "voltage_a_v": values}
+    columns = Columns(1, 900, np.arange(2, dtype="<u4"), np.full(2, NOW_US), channels, mask, None, b"")
+    batch = validate(columns, np.array([0, 1], np.int32), ["ONE", "THREE"], HOME, 1, WORLD, NOW_US, Limits())
+    assert [values for *_, values in kept(batch)] == [{"import_wh": 1}, {"import_wh": 1, "voltage_a_v": 0.0}]
+
+
 def test_an_ordered_batch_without_findings_is_not_copied():
     end_us = np.full(3, NOW_US)
     columns = Columns(1, 900, np.arange(3, dtype="<u4"), end_us, {"import_wh": np.ones(3, "<i4")}, None, None, b"")

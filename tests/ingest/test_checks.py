@@ -1,0 +1,163 @@
+"""Each check alone: where it fires, where its boundary is, and that absent values are never looked at."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ingest import checks
+from ingest.checks import Limits, View
+from meterwatch.channels import CHANNELS
+
+DTYPE = {channel.name: channel.dtype for channel in CHANNELS}
+LIMITS = Limits()
+VOLTS = ("voltage_a_v", "voltage_b_v", "voltage_c_v")
+AMPS = ("current_a_a", "current_b_a", "current_c_a")
+NAN, INF = float("nan"), float("inf")
+
+
+def below(value: float) -> float:
+    return float(np.nextafter(np.float32(value), np.float32(-np.inf)))
+
+
+def over(value: float) -> float:
+    return float(np.nextafter(np.float32(value), np.float32(np.inf)))
+
+
+def view(
+    present=None, *, interval_s=900, nominal_v=230.0, rated_a=100.0, contract_kw=10.0, phases=1, **columns
+) -> View:
+    """Columns of one meter's ratings."""
+    rows = len(next(iter(columns.values())))
+    return View(
+        {name: np.array(values, DTYPE[name]) for name, values in columns.items()},
+        None if present is None else {name: np.array(on, np.bool_) for name, on in present.items()},
+        interval_s,
+        np.full(rows, nominal_v, np.float64),
+        np.full(rows, rated_a, np.float32),
+        np.full(rows, contract_kw, np.float32),
+        np.full(rows, phases, np.uint8),
+    )
+
+
+@pytest.mark.parametrize("name", [*VOLTS, *AMPS, "power_factor"])
+def test_not_finite_fires_on_nan_and_infinities_of_every_float_channel(name):
+    assert checks.not_finite(view(**{name: [0, NAN, INF, -INF, 3.4e38, -3.4e38]})).tolist() == [0, 1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "fires"), [("import_wh", 1), ("export_wh", 1), ("import_varh", 0), ("export_varh", 0)]
+)
+def test_active_energy_may_not_be_negative(name, fires):
+    assert checks.negative_energy(view(**{name: [0, -1, 1]})).tolist() == [0, fires, 0]
+
+
+@pytest.mark.parametrize("name", ["import_wh", "export_wh", "import_varh", "export_varh"])
+def test_capacity_is_rating_times_time_and_is_itself_allowed(name):
+    found = checks.above_capacity(view(**{name: [6900, 6901, -6900, -6901, -(2**31)]}), LIMITS)
+    assert found.tolist() == [0, 1, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("ratings", "limit"),
+    [
+        ({"phases": 7}, 20_700),
+        ({"phases": 6}, 13_800),
+        ({"phases": 0}, 20_700),
+        ({"interval_s": 60}, 460),
+        ({"interval_s": 86_400}, 662_400),
+        ({"rated_a": 10.0, "nominal_v": 120.0}, 360),
+    ],
+)
+def test_capacity_follows_phases_interval_and_rating(ratings, limit):
+    assert checks.above_capacity(view(import_wh=[limit, limit + 1], **ratings), LIMITS).tolist() == [0, 1]
+
+
+def test_a_meter_of_unknown_rating_has_no_capacity_limit():
+    assert not checks.above_capacity(view(import_wh=[2**31 - 1], rated_a=NAN), LIMITS).any()
+
+
+@pytest.mark.parametrize("name", VOLTS)
+def test_voltage_is_in_0_to_one_and_a_half_nominal(name):
+    found = checks.out_of_range(view(**{name: [0, -0.0, 345, over(345), below(0), INF]}), LIMITS)
+    assert found.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("name", AMPS)
+def test_current_is_not_negative(name):
+    assert checks.out_of_range(view(**{name: [0, -0.0, 1e6, below(0)]}), LIMITS).tolist() == [0, 0, 0, 1]
+
+
+def test_power_factor_is_in_minus_1_to_1():
+    found = checks.out_of_range(view(power_factor=[1, -1, over(1), below(-1)]), LIMITS)
+    assert found.tolist() == [0, 0, 1, 1]
+
+
+def test_nan_is_for_not_finite_alone():
+    broken = view(voltage_a_v=[NAN], current_a_a=[NAN], power_factor=[NAN])
+    assert not checks.out_of_range(broken, LIMITS).any()
+    assert [mask.tolist() for mask in checks.supply(broken, LIMITS)] == [[True], [False]]  # a rejected row's votes go
+
+
+def test_contract_is_exceeded_above_three_times():
+    assert checks.above_contract(view(import_wh=[7500, 7501]), LIMITS).tolist() == [0, 1]
+    assert checks.above_contract(view(import_wh=[500, 501], interval_s=60), LIMITS).tolist() == [0, 1]
+    assert not checks.above_contract(view(export_wh=[10**6]), LIMITS).any()
+
+
+def test_no_contract_is_never_exceeded_beside_one_that_is():
+    mixed = view(import_wh=[10**6, 10**6])
+    mixed.contract_kw[0] = NAN
+    assert checks.above_contract(mixed, LIMITS).tolist() == [0, 1]
+    mixed.contract_kw[1] = NAN
+    assert not checks.above_contract(mixed, LIMITS).any()
+
+
+@pytest.mark.parametrize("bit", range(32))
+def test_every_status_bit_but_daylight_saving_is_a_finding(bit):
+    assert checks.device_status(view(device_status=[0, 1 << bit])).tolist() == [False, bit != 3]
+
+
+def test_supply_votes_at_their_boundaries():
+    off, on = checks.supply(view(voltage_a_v=[0, below(138), 138, below(184), 184, 230]), LIMITS)
+    assert off.tolist() == [1, 1, 0, 0, 0, 0]
+    assert on.tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_a_current_contradicts_a_missing_voltage():
+    off, on = checks.supply(view(voltage_a_v=[0, 0, 0], current_c_a=[0.05, over(0.05), 9]), LIMITS)
+    assert off.tolist() == [1, 0, 0]
+    assert not on.any()
+
+
+def test_off_needs_every_phase_and_on_needs_one():
+    off, on = checks.supply(view(voltage_a_v=[0, 0, 150], voltage_b_v=[0, 230, 150], voltage_c_v=[0, 0, 0]), LIMITS)
+    assert off.tolist() == [1, 0, 0]
+    assert on.tolist() == [0, 1, 0]
+
+
+def test_no_voltage_is_no_vote():
+    for mask in checks.supply(view(current_a_a=[0, 5]), LIMITS):
+        assert not mask.any()
+
+
+BAD = {"voltage_a_v": NAN, "current_a_a": -INF, "power_factor": 9.0, "import_wh": -(2**31), "device_status": 1}
+
+
+def test_absent_values_are_never_looked_at():
+    found = view({name: [False] for name in BAD}, **{name: [value] for name, value in BAD.items()})
+    masks = [
+        checks.not_finite(found),
+        checks.negative_energy(found),
+        checks.above_capacity(found, LIMITS),
+        checks.out_of_range(found, LIMITS),
+        checks.above_contract(found, LIMITS),
+        checks.device_status(found),
+        *checks.supply(found, LIMITS),
+    ]
+    assert not any(mask.any() for mask in masks)
+
+
+def test_a_healthy_neighbour_does_not_vote_for_an_absent_voltage():
+    found = view({"voltage_a_v": [True, False]}, voltage_a_v=[230, 230])
+    assert [mask.tolist() for mask in checks.supply(found, LIMITS)] == [[False, False], [True, False]]
