@@ -46,6 +46,7 @@ class _Verdicts:
             self.clean = False
 
 
+@np.errstate(invalid="ignore")  # a signalling NaN is a finding, or absent: no reason to warn
 def validate(
     columns: Columns,
     slot: NDArray[np.int32],
@@ -195,10 +196,7 @@ def _reads(
 
     def taken(values: Column) -> Column:
         kept = values if keep is None else values.take(keep)
-        if kept.dtype.kind != "f":
-            return kept
-        with np.errstate(invalid="ignore"):  # an absent value may be a signalling NaN
-            return kept + np.float32(0)
+        return kept + np.float32(0) if kept.dtype.kind == "f" else kept
 
     channels = {name: taken(values) for name, values in columns.channels.items()}
     mask = None if columns.mask is None else taken(columns.mask)
