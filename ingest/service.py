@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import numpy as np
@@ -21,7 +22,7 @@ from ingest.ports import Pipeline
 from ingest.session import Session, StreamLimits, ack_of, head_end_of
 from ingest.unary import batch_of_rows, events_of
 from meterwatch import failpoints
-from meterwatch.errors import Overloaded, Rejected, StorageUnavailable
+from meterwatch.errors import Overloaded, Rejected
 from meterwatch.status import abort, abort_with
 from meterwatch.v1 import ingest_pb2 as pb
 
@@ -88,8 +89,7 @@ class IngestService:
         except _CreditsExceeded as error:
             await abort_with(context, grpc.StatusCode.FAILED_PRECONDITION, "CREDITS_EXCEEDED", str(error))
         except (_Idle, TimeoutError) as error:
-            text = str(error) or f"no answer from the database within {self._limits.batch_deadline_s:.0f} s; send again"
-            await abort_with(context, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE", text, 1.0)
+            await self._too_slow(context, str(error))
         except _Superseded as error:
             await abort_with(context, grpc.StatusCode.ABORTED, "SUPERSEDED", str(error))
         except Exception as error:
@@ -97,9 +97,18 @@ class IngestService:
         finally:
             self.streams -= 1
 
+    async def _too_slow(self, context: Any, text: str = "") -> NoReturn:
+        text = text or f"no answer from the database within {self._limits.batch_deadline_s:.0f} s; send again"
+        await abort_with(context, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE", text, 1.0)
+
     async def _run(self, requests: AsyncIterator[bytes], context: Any) -> None:
         self._pipeline.check_ready()
-        first = parse(await self._next(requests))
+        try:
+            first = parse(await self._next(requests))
+        except StopAsyncIteration:
+            raise Rejected(
+                "NO_HELLO", "the stream ended before its first message; expected hello; send Hello first"
+            ) from None
         if first.WhichOneof("message") != "hello":
             raise Rejected(
                 "NO_HELLO", f"first message is {first.WhichOneof('message')}; expected hello; send Hello first"
@@ -116,14 +125,13 @@ class IngestService:
         in_flight = [0]
         reader = asyncio.create_task(self._read(requests, session, answers, in_flight))
         watch = asyncio.create_task(superseded.wait())
-        tasks: list[Awaitable[Any]] = []
+        getter: asyncio.Task[Awaitable[pb.IngestResponse] | None] | None = None
         try:
             await self._send(context, await session.welcome(self._version))
             while True:
                 getter = asyncio.create_task(answers.get())
                 await asyncio.wait({getter, watch}, return_when=asyncio.FIRST_COMPLETED)
                 if watch.done():
-                    getter.cancel()
                     raise _Superseded(
                         f"head-end {first.hello.head_end!r} opened a newer stream with epoch {session.epoch}; expected "
                         "one stream per epoch; use another epoch for a second stream"
@@ -131,7 +139,6 @@ class IngestService:
                 item = getter.result()
                 if item is None:
                     break
-                tasks.append(item)
                 response = await item
                 if response.HasField("nack"):
                     self._nacked(response.nack.reason)
@@ -140,15 +147,16 @@ class IngestService:
                 if response.HasField("ack"):
                     failpoints.passed("inside_ack")
                 await self._send(context, response)
-                tasks.clear()
             await self._send(context, session.summary())
         finally:
             reader.cancel()
             watch.cancel()
+            if getter is not None and not getter.done():
+                getter.cancel()
+            elif getter is not None:
+                _leave(getter.result())
             while not answers.empty():
-                left = answers.get_nowait()
-                if isinstance(left, asyncio.Task):
-                    left.cancel()
+                _leave(answers.get_nowait())
             if self._live.get(key) is superseded:
                 del self._live[key]
             self._pipeline.gone(session.head_end_id)
@@ -234,9 +242,10 @@ class IngestService:
                 request, head_end_id, topology, self._pipeline.clock.now_us(), self._checks
             )
             digest = hashlib.blake2b(data, digest_size=16).digest()
-            stored = await self._pipeline.submit_events(
-                head_end_id, request.epoch, request.seq, digest, events, rejects, rows
-            )
+            async with asyncio.timeout(self._limits.batch_deadline_s):
+                stored = await self._pipeline.submit_events(
+                    head_end_id, request.epoch, request.seq, digest, events, rejects, rows
+                )
             _refuse_reused(stored.reused, request.seq, request.epoch)
             return pb.SendEventsResponse(
                 accepted=stored.accepted,
@@ -246,6 +255,8 @@ class IngestService:
                 rejected_reason=stored.rejected_reason.tolist(),
                 replayed=stored.replayed,
             )
+        except TimeoutError:
+            await self._too_slow(context)
         except Exception as error:
             await abort(context, error)
 
@@ -264,13 +275,22 @@ class IngestService:
                 raise Rejected(response.nack.reason, response.nack.message)
             return pb.SendReadsResponse(ack=response.ack)
         except TimeoutError:
-            await abort(context, StorageUnavailable("the database did not answer in time; send again"))
+            await self._too_slow(context)
         except Exception as error:
             await abort(context, error)
 
 
 class _Superseded(Exception):
     pass
+
+
+def _leave(answer: Awaitable[pb.IngestResponse] | None) -> None:
+    """Give up an answer nobody will get, so that neither it nor its error is left behind."""
+    if isinstance(answer, asyncio.Task):
+        if not answer.cancel() and not answer.cancelled():
+            answer.exception()
+    elif inspect.iscoroutine(answer):
+        answer.close()
 
 
 async def _ready(response: pb.IngestResponse) -> pb.IngestResponse:

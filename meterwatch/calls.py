@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
+from meterwatch.errors import Rejected
 from meterwatch.metrics import Metrics
 from meterwatch.status import abort
 
@@ -34,17 +36,21 @@ class Watch(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             behaviour = getattr(handler, kind)
             if behaviour is not None:
                 make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
-                watched = self._watched(details.method, behaviour)
-                return make(watched, handler.request_deserializer, handler.response_serializer)
+                parse = handler.request_deserializer if kind.startswith("unary") else None
+                watched = self._watched(details.method, behaviour, parse)
+                return make(
+                    watched, handler.request_deserializer if parse is None else None, handler.response_serializer
+                )
         return handler
 
-    def _watched(self, method: str, behaviour: Any) -> Any:
+    def _watched(self, method: str, behaviour: Any, parse: Callable[[bytes], Any] | None) -> Any:
+        """The behaviour with its request parsed here, because grpc answers UNKNOWN to bytes that are no message."""
         if inspect.isasyncgenfunction(behaviour):
 
             async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
                 watched = _Context(context, method, self._metrics)
                 try:
-                    async for response in behaviour(request, watched):
+                    async for response in behaviour(_parsed(parse, request), watched):
                         yield response
                 except Exception as error:
                     await abort(watched, error)
@@ -55,7 +61,7 @@ class Watch(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             async def call(request: Any, context: Any) -> Any:
                 watched = _Context(context, method, self._metrics)
                 try:
-                    return await behaviour(request, watched)
+                    return await behaviour(_parsed(parse, request), watched)
                 except Exception as error:
                     await abort(watched, error)
 
@@ -77,6 +83,19 @@ class _Context:
         self._metrics.calls_refused.labels(self._method.rpartition("/")[2], code.name, reason).inc()
         await self._context.abort(code, details, trailing_metadata)
         raise AssertionError("abort() returned")
+
+
+def _parsed(parse: Callable[[bytes], Any] | None, request: Any) -> Any:
+    if parse is None:
+        return request
+    try:
+        return parse(request)
+    except DecodeError as error:
+        raise Rejected(
+            "MALFORMED",
+            f"{len(request)} bytes that are no request of this call ({error}); expected a serialised one; "
+            "send one generated from the .proto files",
+        ) from None
 
 
 def _reason(trailing_metadata: Any) -> str:
