@@ -20,6 +20,7 @@ import structlog
 from google.protobuf.internal import api_implementation
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool
 
 from alarm.desk import AlarmDesk
@@ -108,6 +109,8 @@ class Service:
     desk: AlarmDesk
     core: asyncio.Task[None]
     metrics: Metrics
+    database: str = ""
+    """Versions, edition and place of the database, for people."""
 
 
 def make_clock(config: Config) -> Clock:
@@ -141,7 +144,7 @@ async def running(config: Config, progress: Callable[[str], None] = lambda _: No
     else:
         dsn = config.database.url.get_secret_value()
     try:
-        await asyncio.to_thread(check_settings, dsn)
+        settings = await asyncio.to_thread(check_settings, dsn)
         await asyncio.to_thread(migrate, dsn)
         lease = await Lease.acquire(dsn)
         pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
@@ -154,6 +157,7 @@ async def running(config: Config, progress: Callable[[str], None] = lambda _: No
         )
         try:
             async with pool, _serving(config, clock, dsn, pool, lease) as service:
+                service.database = _described(settings, dsn)
                 yield service
         finally:
             await lease.release()
@@ -328,6 +332,15 @@ async def rebuild(
     return await rules.evaluate(now_us)
 
 
+def _described(settings: dict[str, str], dsn: str) -> str:
+    place = conninfo_to_dict(dsn)
+    return (
+        f"TimescaleDB {settings['timescaledb_version']} ({settings['timescaledb_license']} edition) on PostgreSQL "
+        f"{settings['server_version'].split()[0]} at {place.get('host', '')}:{place.get('port', 5432)}/"
+        f"{place.get('dbname', '')}"
+    )
+
+
 async def _until_signal(service: Service) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -345,7 +358,10 @@ def serve(config: Config) -> None:
 
     async def main() -> None:
         async with running(config, _log.info) as service:
+            meters = len(service.pipeline.topology().slot_of)
+            print(f"meterwatch serves on {service.address}: {meters} meters, {service.database}", flush=True)
             await _until_signal(service)
+        _log.info("stopped")
 
     try:
         import uvloop

@@ -1,7 +1,7 @@
 """The command line. Each command says in one sentence what is wrong and leaves with a code a script can use.
 
-Exit codes (sysexits.h): 0 done, 69 the service or database does not answer, 78 the configuration is wrong, 1 anything
-else. Results go to stdout, what is for people only (progress, errors) to stderr; no colour when piped.
+Exit codes (sysexits.h where it has one): failures.EXIT_CODES, shown by --help. Results go to stdout, what is for people
+only (progress, notes, errors, logs) to stderr; no colour and no progress bar when piped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import typer
 
 from meterwatch.cli import alarms, config, db, registry
 from meterwatch.cli.doctor import doctor
-from meterwatch.cli.failures import ReportingGroup
+from meterwatch.cli.failures import EXIT_CODES, ReportingGroup
 from meterwatch.cli.send import send
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Smart-meter ingestion and alarms over TimescaleDB.",
+    epilog=EXIT_CODES,
 )
 app.command()(send)
 app.command()(doctor)
@@ -45,8 +46,11 @@ def serve(context: typer.Context) -> None:
     """Run the service until it is told to stop (Ctrl-C or SIGTERM)."""
     from meterwatch.app import serve as run_service
     from meterwatch.config import load_config
+    from meterwatch.logs import configure
 
-    run_service(load_config(context.obj))
+    config = load_config(context.obj)
+    configure(config.log)
+    run_service(config)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meterwatch.cli.calls import acknowledge, list_alarms
+from meterwatch.cli.calls import acknowledge, list_alarms, reach
 from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, line, listing, utc
 from meterwatch.client import AlarmFeed
 from meterwatch.v1 import alarms_pb2
@@ -70,9 +70,11 @@ def follow(
     address: AddressOption = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """Print alarms as they change, over breaks of the connection, until Ctrl-C."""
+    """Print alarms as they change, over breaks of the connection, until Ctrl-C. JSON is one line each in any case."""
+    where = address_of(context, address)
+    reach(where)
     wanted = alarms_pb2.AlarmFilter(type=type_ or [], district=district or [], feeder=feeder or [])
-    with AlarmFeed(address_of(context, address), from_seq, wanted, give_up_after_s=300.0) as feed:
+    with AlarmFeed(where, from_seq, wanted, give_up_after_s=300.0) as feed:
         for message in feed:
             if message.HasField("snapshot"):
                 for alarm in message.snapshot.alarm:

@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from meterwatch.client.retry import open_channel
+import grpc
+from grpc_health.v1 import health_pb2
+
+from meterwatch.client import Unreachable
+from meterwatch.client.retry import failure_of, open_channel
 from meterwatch.v1 import alarms_pb2, registry_pb2
 
 DEADLINE_S: Final = 60.0
@@ -17,12 +21,12 @@ ASSET_PAGE: Final = 10_000
 
 @contextmanager
 def calling(address: str) -> Iterator[Any]:
-    """Give a function call(method, request, answer type) -> answer."""
+    """Give a function call(method, request, answer type) -> answer. Unreachable if nothing listens there."""
     channel = open_channel(address)
 
     def call(method: str, request: Any, answer: Any, timeout_s: float = DEADLINE_S) -> Any:
         send = channel.unary_unary(
-            f"/meterwatch.v1.{method}",
+            f"/{method}" if method.startswith("grpc.") else f"/meterwatch.v1.{method}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=answer.FromString,
         )
@@ -30,8 +34,30 @@ def calling(address: str) -> Iterator[Any]:
 
     try:
         yield call
+    except grpc.RpcError as error:
+        if _nobody(error):
+            raise Unreachable(
+                f"no service at {address}; start it with 'make serve', or give --address or server.port"
+            ) from None
+        raise
     finally:
         channel.close()
+
+
+def _nobody(error: grpc.RpcError) -> bool:
+    """True: no answer of a service, which would carry a reason."""
+    failure = failure_of(error)
+    return failure.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED") and not failure.reason
+
+
+def reach(address: str) -> None:
+    """Unreachable at once if nothing listens there; whatever answers is good enough."""
+    with calling(address) as call:
+        try:
+            call("grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest(), health_pb2.HealthCheckResponse, 10.0)
+        except grpc.RpcError as error:
+            if _nobody(error):
+                raise
 
 
 def list_alarms(address: str, filter_: alarms_pb2.AlarmFilter, *, active_only: bool, most: int) -> Iterator[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import psycopg
 import typer
@@ -52,7 +52,12 @@ def url(context: typer.Context) -> None:
 
 
 @app.command()
-def shell(context: typer.Context) -> None:
+def shell(
+    context: typer.Context,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="For psql, after --, such as: -- -c 'TABLE meters'")
+    ] = None,
+) -> None:
     """Open psql on the database."""
     config = load_config(context.obj)
     dsn = dsn_of(config)
@@ -62,7 +67,7 @@ def shell(context: typer.Context) -> None:
         program = shutil.which("psql")
     if program is None:
         raise StorageUnavailable("psql is not installed; install postgresql-client, or use another program with db url")
-    os.execv(program, [program, dsn])
+    os.execv(program, [program, dsn, *(arguments or ())])
 
 
 @app.command()

@@ -53,9 +53,9 @@ def listing(rows: Iterable[dict[str, Any]], columns: Sequence[str], output: Outp
         table.add_column(column, no_wrap=not terminal)
     for row in rows:
         table.add_row(*(str(row.get(column, "")) for column in columns))
-    Console(file=sys.stdout, width=None if terminal else 1000, no_color=not terminal, markup=False).print(
-        table, soft_wrap=not terminal
-    )
+    width = None if terminal else 1000
+    console = Console(file=sys.stdout, width=width, color_system="auto" if terminal else None, markup=False)
+    console.print(table, soft_wrap=not terminal)
 
 
 def line(row: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""meterwatch registry: import, list; and the entries `send --register` makes for meters nobody knows."""
+"""meterwatch registry: import, list; and what `send --register` and `send --backfill` write there."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ UNASSIGNED: Final = "UNASSIGNED"
 """Transformer of meters registered on the fly: rated so high that it never looks overloaded."""
 LATE_WINDOW_DAYS: Final = 36_500
 """A head-end registered for files sends history, however old."""
+RATED_A: Final = 5_000
+"""Of meters registered on the fly, on three phases: their rating is not known, so no read is refused for it."""
 _COLUMNS: Final = {
     "head_ends": registry_csv.HeadEnd._fields,
     "transformers": registry_csv.Transformer._fields,
@@ -101,10 +103,25 @@ def register_unknown(address: str, head_end: str, meters: dict[str, int]) -> int
         if all(asset.name != UNASSIGNED for asset in list_assets(address, "transformer")):
             files.append(_csv("transformers", [{"transformer": UNASSIGNED, "rated_kva": 1_000_000}]))
         common = {"transformer": UNASSIGNED, "installed_on": LONG_AGO, "head_end": head_end}
+        common |= {"phases": "ABC", "rated_a": str(RATED_A)}
         files.append(_csv("meters", [{"meter": m, "interval_s": s, **common} for m, s in missing.items()]))
     if files:
         _refuse_errors(import_registry(address, files, LONG_AGO_US, dry_run=False))
     return len(missing)
+
+
+def allow_backfill(address: str, head_end: str) -> bool:
+    """Give a registered head-end the right to send reads however old; False if it has it."""
+    found = {asset.name: dict(asset.attribute) for asset in list_assets(address, "head_end")}
+    if head_end not in found:
+        raise Rejected(
+            "HEAD_END_UNKNOWN", f"head-end {head_end!r} is not in the registry; add --register, or import it"
+        )
+    if int(found[head_end]["late_window_days"]) >= LATE_WINDOW_DAYS:
+        return False
+    row = found[head_end] | {"head_end": head_end, "late_window_days": LATE_WINDOW_DAYS}
+    _refuse_errors(import_registry(address, [_csv("head_ends", [row])], 0, dry_run=False))
+    return True
 
 
 def _csv(kind: str, rows: list[dict[str, Any]]) -> tuple[str, str, bytes]:

@@ -1,27 +1,37 @@
-"""meterwatch send: files of other systems into the service."""
+"""meterwatch send: files of other systems into the service.
+
+Every file is read to its end before anything is sent: one that is broken stops the command, and nothing of any file is
+stored. Reads go out by days, because a batch may touch 64 of them. Refuses to create meters unless told to.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from meterwatch.cli.calls import reach
 from meterwatch.cli.failures import EX_FAILED
 from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, listing
-from meterwatch.cli.registry import register_unknown
+from meterwatch.cli.registry import allow_backfill, register_unknown
 from meterwatch.client import HeadEnd, Totals
 from meterwatch.files import FileReads, read_file
 from meterwatch.quality import Origin
 
 # FileReads.method to the origin codes of the contract
 _ORIGIN = np.array([Origin.MEASURED, Origin.SUBSTITUTED, Origin.ESTIMATED], np.uint32)
+DAYS_MAX: Final = 60
+"""Days in one batch; the service takes 64 (TOO_SPREAD), and two clocks may cut days differently."""
+DAY_US: Final = 86_400_000_000
 _OFFSET = re.compile(r"([+-]?)(\d{1,2})(?::?(\d\d))?", re.ASCII)
 
 
@@ -31,6 +41,14 @@ def send(
     address: AddressOption = None,
     head_end: Annotated[str, typer.Option(help="Registered name to send as.")] = "files",
     register: Annotated[bool, typer.Option("--register", help="Register meters nobody knows, as UNASSIGNED.")] = False,
+    backfill: Annotated[
+        bool,
+        typer.Option(
+            "--backfill",
+            help="Let this head-end send reads however old, from now on: sets its late_window_days in the registry. "
+            "Alarms of such reads are history and page nobody.",
+        ),
+    ] = False,
     epoch: Annotated[
         int | None, typer.Option(min=1, help="The same number again: what is stored is answered, not written again.")
     ] = None,
@@ -41,7 +59,12 @@ def send(
     give_up_after_s: Annotated[float, typer.Option(help="Leave after so long without an answer.")] = 60.0,
     output: OutputOption = Output.table,
 ) -> None:
-    """Send files and say what became of each read. Leaves with 1 if a batch was refused."""
+    """Send files and say what became of each read.
+
+    All files are read before anything is sent: if one is broken, its lines are named and nothing of any file is stored.
+    A read the service refuses (unknown meter, too old, impossible) goes to its quarantine table; the others are stored.
+    Meters nobody knows are created with --register only. Leaves with 1 if a file, a batch or a read was refused.
+    """
     where = address_of(context, address)
     offset_s = _offset_s(market_utc_offset)
     console = Console(stderr=True)
@@ -50,9 +73,12 @@ def send(
     for file in reads:
         for note in file.notes:
             console.print(f"{file.source}: {note}", markup=False, highlight=False)
+    reach(where)
     if register:
         count = register_unknown(where, head_end, _meters(reads))
         console.print(f"{count} meters registered", highlight=False)
+    if backfill and allow_backfill(where, head_end):
+        console.print(f"head-end {head_end} may send reads however old from now on", markup=False, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("reads", total=sum(file.rows for file in reads))
@@ -72,8 +98,18 @@ def send(
                 _send(sender, file)
             totals = sender.flush()
     listing(_rows(totals, reads), ("what", "count"), output)
-    if totals.nacked:
+    for reason, change in _HINT.items():
+        if totals.rejected_reasons[reason]:
+            console.print(f"{reason}: {change}", markup=False, highlight=False)
+    if totals.nacked or totals.rejected:
         raise typer.Exit(EX_FAILED)
+
+
+_HINT: Final = {
+    "UNKNOWN_METER": "these meters are not in the registry; import them, or send again with --register",
+    "TOO_OLD": "these reads are older than the late window of the head-end; send again with --backfill",
+    "NOT_YOURS": "these meters belong to another head-end; send as that one with --head-end",
+}
 
 
 def _offset_s(text: str) -> int:
@@ -97,15 +133,25 @@ def _meters(reads: list[FileReads]) -> dict[str, int]:
 
 def _send(sender: HeadEnd, file: FileReads) -> None:
     origin = _ORIGIN[file.method]
-    sender.send_columns(
-        file.meter,
-        file.meter_index,
-        file.end_us,
-        file.interval_s,
-        mask=file.present,
-        origin=origin if origin.any() else None,
-        **file.channels,
-    )
+    for rows in _by_days(file.end_us):
+        sender.send_columns(
+            file.meter,
+            file.meter_index[rows],
+            file.end_us[rows],
+            file.interval_s[rows],
+            mask=None if file.present is None else file.present[rows],
+            origin=origin[rows] if origin.any() else None,
+            **{name: values[rows] for name, values in file.channels.items()},
+        )
+
+
+def _by_days(end_us: NDArray[np.int64]) -> Iterator[NDArray[np.intp]]:
+    """Row numbers in order of days, otherwise as given, in parts of at most DAYS_MAX different days."""
+    day = end_us // DAY_US
+    days, rank = np.unique(day, return_inverse=True)
+    order = np.argsort(rank, kind="stable")
+    cuts = np.searchsorted(rank[order], np.arange(DAYS_MAX, len(days), DAYS_MAX))
+    yield from np.split(order, cuts)
 
 
 def _rows(totals: Totals, reads: list[FileReads]) -> list[dict[str, object]]:
