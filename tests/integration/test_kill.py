@@ -28,6 +28,7 @@ from meterwatch.demo import SHIFT_S, STEP_S, TRANSFORMER, Player
 from storage.embedded import EmbeddedCluster
 from storage.migrate import migrate
 
+pytestmark = pytest.mark.timeout(300)  # the two runs are one fixture; a busy machine takes a minute for them
 START = datetime.fromtimestamp(int(data.shapes().end_s[0]) + SHIFT_S - STEP_S, UTC)
 EPOCH = 7
 BATCH_ROWS = 240
@@ -139,6 +140,9 @@ class Run:
                     self.process.kill()
                     assert not promises.acks_broken(connection, self.journal)
                     self.process.start()
+            except BaseException:
+                head_end.abandon()  # else the sender waits for a service that is gone
+                raise
             finally:
                 sender.join(2 * ENOUGH_S)
             assert sender.error is None, sender.error
@@ -217,3 +221,72 @@ def test_ten_kills_change_no_alarm(two_runs: tuple[Run, Run]) -> None:
         ("OVERLOAD", TRANSFORMER),
     }
     assert alarms[0] == alarms[1]
+
+
+ONE_READ = "(slot, end_at) = (SELECT slot, end_at FROM reads ORDER BY end_at, slot LIMIT 1)"
+DAMAGES: dict[str, tuple[str, str]] = {
+    "reads: a row is gone": (f"DELETE FROM reads WHERE {ONE_READ}", "acknowledged and not stored"),
+    "reads: a value is another": (f"UPDATE reads SET voltage_a_v = 1 WHERE {ONE_READ}", "stored ("),
+    "reads: a row is twice": (
+        f"DROP INDEX reads_slot_end; INSERT INTO reads SELECT * FROM reads WHERE {ONE_READ}",
+        "stored twice",
+    ),
+    "reads: a row from nowhere": (
+        f"UPDATE reads SET end_at = end_at + interval '7 min' WHERE {ONE_READ}",
+        "never sent",
+    ),
+    "acks: a ledger row is gone": ("DELETE FROM batches WHERE kind = 1 AND seq = 5", "not in the ledger"),
+    "acks: a batch is not evaluated": (
+        "UPDATE batches SET evaluated = false WHERE kind = 1 AND seq = 5",
+        "not evaluated",
+    ),
+    "acks: the ledger says another answer": (
+        "UPDATE batches SET accepted = accepted - 1, duplicates = duplicates + 1 WHERE kind = 1 AND seq = 5",
+        "the ack says",
+    ),
+    "log: a transition is gone": ("DELETE FROM alarm_log WHERE seq = 3", "cursor 3 of alarm_log is 4"),
+    "log: events are not evaluated": (
+        "UPDATE batches SET evaluated = false WHERE kind = 2 AND seq = 1",
+        "not evaluated",
+    ),
+    "log: an alarm is twice": (
+        'INSERT INTO alarms SELECT (a).* FROM (SELECT jsonb_populate_record(alarms, \'{"alarm_id": "X"}\') AS a'
+        " FROM alarms LIMIT 1) AS copy",
+        "has two alarms",
+    ),
+    "feed: a transition was not told": (
+        "INSERT INTO alarm_log SELECT seq + 1, alarm_id, version + 1, kind, recorded_at, alarm FROM alarm_log"
+        " ORDER BY seq DESC LIMIT 1",
+        "never heard",
+    ),
+    "feed: a transition was told and is not stored": ("DELETE FROM alarm_log WHERE seq = 3", "which is not in the log"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_damage_is_noticed(two_runs: tuple[Run, Run], damage: str) -> None:
+    run = two_runs[1]
+    statement, told = DAMAGES[damage]
+    with psycopg.connect(run.dsn) as connection:
+        connection.execute(statement)
+        found = {
+            "reads": lambda: promises.reads_broken(connection, run.journal),
+            "acks": lambda: promises.acks_broken(connection, run.journal),
+            "log": lambda: promises.log_broken(connection),
+            "feed": lambda: promises.feed_broken(connection, run.heard),
+        }[damage.split(":", maxsplit=1)[0]]()
+        connection.rollback()
+    assert any(told in sentence for sentence in found), found
+
+
+def test_a_subscriber_told_twice_or_in_disorder_is_noticed(two_runs: tuple[Run, Run]) -> None:
+    run = two_runs[1]
+    told = run.heard.transitions
+    again = type(told[0])()
+    again.CopyFrom(told[0])
+    again.seq += 1000
+    with psycopg.connect(run.dsn) as connection:
+        assert not promises.feed_broken(connection, Heard([*told, told[0]]))  # the same again is no harm
+        assert any("was told as" in sentence for sentence in promises.feed_broken(connection, Heard([*told, again])))
+        assert any(" came after " in sentence for sentence in promises.feed_broken(connection, Heard(told[::-1])))
+        assert promises.feed_broken(connection, Heard(told, coalesced=1))
