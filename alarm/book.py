@@ -25,6 +25,10 @@ from meterwatch.topology import Topology
 
 KEEP_US: Final = 72 * 3600 * 1_000_000
 """Finished alarms stay this long after their end: the span of the longest verdict (outage duration, domain rule 2)."""
+HISTORY_US: Final = 24 * 3600 * 1_000_000
+"""An episode that ended this long before it is first told is history: it is kept and pages nobody. (lateness class)"""
+OPEN_HISTORY_US: Final = 45 * 86_400 * 1_000_000
+"""One still open this long after it was raised, and first told now, comes out of an old file: the late window."""
 PRUNE_STEP_US: Final = 3600 * 1_000_000
 GROWTH_PERCENT: Final = 10
 """Evidence alone makes a transition only when the affected count grows by this much; else a storm floods the log."""
@@ -119,8 +123,12 @@ class Book:
         taken: set[str] = set()
         for verdict in verdicts:
             pairs, fresh, gone = self._match(verdict, now_us)
-            matched += pairs
-            raised += [self._raised(verdict, episode, now_us, taken) for episode in fresh if episode.parent is None]
+            matched += [(a, e if a.cleared_us is None else _over_if_old(e, now_us)) for a, e in pairs]
+            raised += [
+                self._raised(verdict, _over_if_old(episode, now_us), now_us, taken)
+                for episode in fresh
+                if episode.parent is None
+            ]
             if verdict.retract:
                 retracted += [
                     _draft(alarm, TransitionKind.RETRACTED, state=NEXT[alarm.state, Input.RETRACT]) for alarm in gone
@@ -205,6 +213,9 @@ class Book:
             nth += 1  # the onset of another alarm's first verdict, amended since
         taken.add(alarm_id)
         state = AlarmState.UNACK_ACTIVE
+        if episode.cleared_us is not None:
+            old = episode.cleared_us < now_us - HISTORY_US
+            state = AlarmState.NORMAL if old else NEXT[state, Input.CLOSE]
         alarm = Alarm(
             alarm_id=alarm_id,
             rule=verdict.rule,
@@ -213,7 +224,7 @@ class Book:
             asset=asset,
             feeder=feeder,
             district=district,
-            state=state if episode.cleared_us is None else NEXT[state, Input.CLOSE],
+            state=state,
             severity=episode.severity,
             level=episode.level,
             onset_us=episode.onset_us,
@@ -248,6 +259,13 @@ class Book:
             return "", ""
         feeder = int(names.feeder_of[transformer])
         return names.feeder[feeder] if feeder >= 0 else "", names.transformer_district[transformer]
+
+
+def _over_if_old(episode: Episode, now_us: int) -> Episode:
+    """An open episode that only an old file can tell of, as over when it was raised."""
+    if episode.cleared_us is None and episode.raised_us < now_us - OPEN_HISTORY_US:
+        return replace(episode, cleared_us=episode.raised_us)
+    return episode
 
 
 def _follow(alarm: Alarm, episode: Episode, parent_id: str | None) -> Draft | None:

@@ -54,6 +54,25 @@ def test_an_episode_already_over_is_born_closed() -> None:
     assert (draft.kind, draft.alarm.state) == ("RAISED", AlarmState.RTN_UNACK)
 
 
+def test_what_an_old_file_tells_is_history_and_pages_nobody() -> None:
+    book, day = Book([], names()), 24 * 60
+    (ended,) = step(book, verdict(episode(10, 20)), minute=20 + day + 1)
+    assert (ended.kind, ended.alarm.state) == ("RAISED", AlarmState.NORMAL)
+    (never_ended,) = step(book, verdict(episode(10), asset_id=1), minute=46 * day)
+    assert (never_ended.alarm.state, never_ended.alarm.cleared_us) == (AlarmState.NORMAL, at(11))
+    book.adopt([never_ended.alarm])
+    assert book.reconcile([verdict(episode(10), asset_id=1)], at(47 * day)) == []
+    (live,) = step(book, verdict(episode(48 * day), asset_id=1, since=47 * day), minute=48 * day + 5)
+    assert (live.kind, live.alarm.state) == ("RAISED", AlarmState.UNACK_ACTIVE)
+
+
+def test_an_alarm_that_lasts_stays_open_however_long() -> None:
+    book = Book([], names())
+    step(book, verdict(episode(10)))
+    assert step(book, verdict(episode(10)), minute=100 * 24 * 60) == []
+    assert [alarm.state for alarm in book] == [AlarmState.UNACK_ACTIVE]
+
+
 def test_a_late_onset_amends_the_alarm_and_raises_no_second_one() -> None:
     book = Book([], names())
     first = step(book, verdict(episode(10)))[0].alarm
