@@ -24,7 +24,7 @@ UNASSIGNED: Final = "UNASSIGNED"
 """Transformer of meters registered on the fly: rated so high that it never looks overloaded."""
 LATE_WINDOW_DAYS: Final = 36_500
 """A head-end registered for files sends history, however old."""
-RATED_A: Final = 5_000
+RATED_A: Final = 20_000
 """Of meters registered on the fly, on three phases: their rating is not known, so no read is refused for it."""
 _COLUMNS: Final = {
     "head_ends": registry_csv.HeadEnd._fields,

@@ -67,7 +67,7 @@ def send(
     """
     where = address_of(context, address)
     offset_s = _offset_s(market_utc_offset)
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True)
     loaded = [read_file(f, time_zone=time_zone, interval_s=interval_s, utc_offset_s=offset_s) for f in files]
     reads = [file.storable() for file in loaded]
     for file in reads:

@@ -134,29 +134,30 @@ def test_a_stream_never_creates_a_meter(dsn: str, address: str) -> None:
 def test_an_old_file_needs_the_right_and_pages_nobody(dsn: str, address: str) -> None:
     registry(Path(), "OLD", 3600, rated_kva=1)
     run("registry", "import", ".", "--address", address)
-    lines = [
-        f"M-OLD,{datetime(2011, 3, 1 + h // 24, h % 24, tzinfo=UTC):%Y-%m-%dT%H:%M:%SZ},3600,9000" for h in range(48)
-    ]
-    Path("old.csv").write_text("\n".join(["meter,end,interval_s,import_wh", *lines]) + "\n")
+    hours = [datetime(2011, 3, 1, tzinfo=UTC) + timedelta(hours=h) for h in range(48)]
+    volts = [0 if 10 <= h < 20 or h >= 40 else 230 for h in range(48)]  # an outage with an end, and one without
+    lines = [f"M-OLD,{at:%Y-%m-%dT%H:%M:%SZ},3600,{v},{v}" for at, v in zip(hours, volts, strict=True)]
+    Path("old.csv").write_text("\n".join(["meter,end,interval_s,import_wh,voltage_a_v", *lines]) + "\n")
 
     send = ("old.csv", "--address", address, "--head-end", "HES-OLD")
     refused = run("send", *send, "-o", "json", code=1)
     assert "--backfill" in refused.stderr
     assert {row["what"]: row["count"] for row in json.loads(refused.stdout)}["rejected TOO_OLD"] == 48
     assert counts(*send, "--backfill")["accepted"] == 48
+    assets = ("T-OLD", "M-OLD")
     kept = sql(dsn, "SELECT time_zone, late_window_days FROM head_ends WHERE head_end = 'HES-OLD'")
     assert kept == [("Europe/Berlin", 36_500)]
-    assert [a for a in rows("alarms", "list", "--active", "--address", address) if a["asset"] == "T-OLD"] == []
-    history = [a for a in rows("alarms", "list", "--address", address) if a["asset"] == "T-OLD"]
-    assert {a["state"] for a in history} <= {"NORMAL"}
+    assert [a for a in rows("alarms", "list", "--active", "--address", address) if a["asset"] in assets] == []
+    history = [a for a in rows("alarms", "list", "--address", address) if a["asset"] in assets]
+    assert {(a["type"], a["state"], a["onset"][:10]) for a in history} == {
+        ("OUTAGE", "NORMAL", "2011-03-01"),
+        ("OUTAGE", "NORMAL", "2011-03-02"),
+    }
+    assert all(a["cleared"] for a in history)
 
 
 def test_years_of_daily_reads_go_in_batches_the_service_takes(dsn: str, address: str) -> None:
-    lines = [
-        f"YEARS,{datetime(2019, 1, 1, tzinfo=UTC) + timedelta(days=d):%Y-%m-%dT%H:%M:%SZ},86400,{d}"
-        for d in range(1000)
-    ]
-    Path("years.csv").write_text("\n".join(["meter,end,interval_s,import_wh", *lines]) + "\n")
+    write_csv("years.csv", "YEARS", datetime(2019, 1, 1, tzinfo=UTC), count=1000, step_s=86_400)
     found = counts("years.csv", "--address", address, "--register")
     assert (found["accepted"], found["batches refused"]) == (1000, 0)
 
