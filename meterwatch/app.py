@@ -303,19 +303,26 @@ async def rebuild(
 ) -> list[Verdict]:
     """Bring an engine to what the stored reads and events say; return its verdicts.
 
-    The overload ring ends with the newest read, however long we were away. Batches not yet evaluated may be older than
-    all of this: who reports OFF in them is judged from then on, as if they came now.
+    The overload ring ends with the newest read, however long we were away; a transformer whose alarm is older than the
+    ring is followed from its onset. Batches not yet evaluated may be older than all of this: who reports OFF in them is
+    judged from then on, as if they came now.
     """
     now_us = clock.now_us()
     to_us = now_us + 300 * US
     engine = rules.engine
-    newest_us = await history.newest_end_us(to_us)
-    async for change in history.reads_between(min(newest_us, now_us) - REBUILD_S * US, to_us, None):
+    open_alarms = [a for a in desk.book if a.state not in (AlarmState.NORMAL, AlarmState.RETRACTED)]
+    ring_us = min(await history.newest_end_us(to_us), now_us) - REBUILD_S * US
+    since_us = {a.asset_id: a.onset_us for a in open_alarms if a.rule == "OVERLOAD" and a.cleared_us is None}
+    long = [transformer for transformer, onset_us in since_us.items() if onset_us < ring_us]
+    members = np.flatnonzero(np.isin(topology.transformer_of, long)).astype(np.int32)
+    for day_us in range(min((since_us[i] for i in long), default=ring_us), ring_us, DAY_US):  # the ring goes with time
+        async for change in history.reads_between(day_us, min(day_us + DAY_US, ring_us), members):
+            engine.overload.observe(change, now_us)
+    async for change in history.reads_between(ring_us, to_us, None):
         engine.overload.observe(change, now_us)
     heard = await history.last_heard(now_us - REBUILD_S * US)
     slot = np.flatnonzero(heard[: topology.slots]).astype(np.int32)
     engine.silence.heard(slot, heard[slot])
-    open_alarms = [a for a in desk.book if a.state not in (AlarmState.NORMAL, AlarmState.RETRACTED)]
     first_us = now_us - LOOKBACK_S * US
     for alarm in open_alarms:
         if alarm.rule == "COMM_LOSS" and alarm.cleared_us is None:
