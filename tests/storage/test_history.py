@@ -131,3 +131,32 @@ async def test_a_closed_pool_is_unavailable(dsn: str) -> None:
         history = History(pool)
     with pytest.raises(StorageUnavailable):
         await history.last_heard(0)
+
+
+OWED = """
+INSERT INTO batches (head_end_id, kind, epoch, seq, digest, answer, rows_sent, accepted, versions, duplicates, rejected,
+                     first_end, last_end, received_at, evaluated)
+VALUES (1, %s, 1, 1, '', '', 1, 1, 0, 0, 0, %s, %s, %s, %s)
+"""
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+async def test_who_is_off_in_owed_batches_is_found_however_old(dsn: str, history: History, evaluated: bool) -> None:
+    with psycopg.connect(dsn) as connection:
+        [(received_at,)] = connection.execute("SELECT received_at FROM events WHERE slot = 4").fetchall()
+        span = (moment(end_us(0)), moment(end_us(1)))
+        connection.execute(OWED, (1, *span, moment(end_us(1)), evaluated))
+        connection.execute(OWED, (2, None, None, received_at, evaluated))
+    slot, at_us = await history.owed_off()
+    expected = [] if evaluated else [(1, end_us(1)), (4, T0_US + 1)]
+    assert sorted(zip(slot.tolist(), at_us.tolist(), strict=True)) == expected
+
+
+async def test_the_newest_stored_time_and_end_are_known_and_zero_if_there_is_none(dsn: str, history: History) -> None:
+    assert await history.newest_end_us(end_us(1) + 1) == end_us(1)
+    assert await history.newest_end_us(end_us(1)) == end_us(0)
+    assert await history.newest_end_us(end_us(0)) == 0
+    assert await history.newest_stored_us() == 0
+    with psycopg.connect(dsn) as connection:
+        connection.execute(OWED, (2, None, None, moment(T0_US), True))
+    assert await history.newest_stored_us() == T0_US
