@@ -19,8 +19,6 @@ Mask = NDArray[np.bool_]
 US = 1_000_000
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 INT32_MAX = int(np.iinfo(np.int32).max)
-ROUNDING = 1 + 1e-9
-"""Integer energy is compared with products of floats: what is exactly at a limit must not fall to the last bit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ def negative_energy(view: View) -> Mask:
 
 def above_capacity(view: View, limits: Limits) -> Mask:
     """V06: |energy| above 1.2 x Imax x Un x phases x dt of the meter; phases unknown: three, the widest limit."""
-    factor = limits.capacity_factor * view.interval_s / 3600 * ROUNDING
+    factor = limits.capacity_factor * view.interval_s / 3600
     least = factor * float(view.nominal_v.min()) * float(view.rated_a.min())
     if view.within(ENERGY, -least, least):
         return view.none()
@@ -132,7 +130,7 @@ def out_of_range(view: View, limits: Limits) -> Mask:
 
 def above_contract(view: View, limits: Limits) -> Mask:
     """V07: mean power above 3 x contract; a meter without a contract (NaN) never fires."""
-    wh_per_kw = limits.contract_factor * view.interval_s / 3.6 * ROUNDING
+    wh_per_kw = limits.contract_factor * view.interval_s / 3.6
     least_kw = float(np.fmin.reduce(view.contract_kw))
     if np.isnan(least_kw) or view.within(("import_wh",), -INT32_MAX - 1, least_kw * wh_per_kw):
         return view.none()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ingest import checks
 from ingest.checks import Limits, View
@@ -40,6 +42,18 @@ def view(
     )
 
 
+def all_checks(found: View) -> list[np.ndarray]:
+    return [
+        checks.not_finite(found),
+        checks.negative_energy(found),
+        checks.above_capacity(found, LIMITS),
+        checks.out_of_range(found, LIMITS),
+        checks.above_contract(found, LIMITS),
+        checks.device_status(found),
+        *checks.supply(found, LIMITS),
+    ]
+
+
 @pytest.mark.parametrize("name", [*VOLTS, *AMPS, "power_factor"])
 def test_not_finite_fires_on_nan_and_infinities_of_every_float_channel(name):
     assert checks.not_finite(view(**{name: [0, NAN, INF, -INF, 3.4e38, -3.4e38]})).tolist() == [0, 1, 1, 1, 0, 0]
@@ -71,6 +85,39 @@ def test_capacity_is_rating_times_time_and_is_itself_allowed(name):
 )
 def test_capacity_follows_phases_interval_and_rating(ratings, limit):
     assert checks.above_capacity(view(import_wh=[limit, limit + 1], **ratings), LIMITS).tolist() == [0, 1]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_rows_verdict_does_not_depend_on_its_neighbours(data):
+    ratings = st.tuples(
+        st.sampled_from([120.0, 230.0, 400.0]),
+        st.sampled_from([40.0, 100.0, NAN]),
+        st.sampled_from([1.0, 10.0, NAN]),
+        st.sampled_from([0, 1, 3, 7]),
+    )
+    meters = data.draw(st.lists(ratings, min_size=1, max_size=5))
+    volts, kinds = [0, 100, 180, 200, 320, 345, 600], st.sampled_from(["import_wh", "export_varh"])
+    energy = data.draw(kinds), data.draw(st.sampled_from([[0, 5, 900], [1000, 3000, 7000, 8000], [2**31 - 1, 20_000]]))
+    columns = {
+        energy[0]: [data.draw(st.sampled_from(energy[1])) for _ in meters],
+        "voltage_a_v": [data.draw(st.sampled_from(volts)) for _ in meters],
+        "current_a_a": [data.draw(st.sampled_from([0, 0, 3])) for _ in meters],
+    }
+    together = view(**columns)
+    together.nominal_v[:], together.rated_a[:], together.contract_kw[:], together.phases[:] = zip(*meters, strict=True)
+    found = np.array([mask.tolist() for mask in all_checks(together)])
+    for i, (nominal_v, rated_a, contract_kw, phases) in enumerate(meters):
+        row = {name: values[i : i + 1] for name, values in columns.items()}
+        alone = view(**row, nominal_v=nominal_v, rated_a=rated_a, contract_kw=contract_kw, phases=phases)
+        assert found[:, i].tolist() == [bool(mask[0]) for mask in all_checks(alone)]
+
+
+@pytest.mark.parametrize("rating", ["nominal_v", "rated_a"])
+def test_the_smaller_meter_keeps_its_own_limit_beside_a_larger_one(rating):
+    mixed = view(import_wh=[6000, 6000])
+    getattr(mixed, rating)[0] /= 2
+    assert checks.above_capacity(mixed, LIMITS).tolist() == [1, 0]
 
 
 def test_a_meter_of_unknown_rating_has_no_capacity_limit():
@@ -146,16 +193,7 @@ BAD = {"voltage_a_v": NAN, "current_a_a": -INF, "power_factor": 9.0, "import_wh"
 
 def test_absent_values_are_never_looked_at():
     found = view({name: [False] for name in BAD}, **{name: [value] for name, value in BAD.items()})
-    masks = [
-        checks.not_finite(found),
-        checks.negative_energy(found),
-        checks.above_capacity(found, LIMITS),
-        checks.out_of_range(found, LIMITS),
-        checks.above_contract(found, LIMITS),
-        checks.device_status(found),
-        *checks.supply(found, LIMITS),
-    ]
-    assert not any(mask.any() for mask in masks)
+    assert not any(mask.any() for mask in all_checks(found))
 
 
 def test_a_healthy_neighbour_does_not_vote_for_an_absent_voltage():

@@ -371,6 +371,16 @@ def test_a_batch_may_touch_64_days_and_no_more():
     assert "65 days" in caught.value.message
 
 
+def test_65_days_are_too_many_even_if_64_times_24_hours_hold_them():
+    topology = registry([("ONE", HOME, 1, 230.0, 100.0, 10.0, 0, FOREVER)])
+    topology.late_window_us[HOME] = 400 * DAY_US
+    midnight_us = NOW_US // DAY_US * DAY_US
+    ends_us = [midnight_us, *(midnight_us - i * DAY_US for i in range(1, 64)), midnight_us - 63 * DAY_US - STEP_US]
+    rows = [Row("ONE", end_us, {"import_wh": 1}) for end_us in ends_us]
+    assert_as_the_oracle_says(rows, 900, topology=topology)
+    assert judge(rows, 900, HOME, topology, NOW_US).refused == "TOO_SPREAD"
+
+
 def test_an_empty_registry_quarantines_everything():
     batch = checked([Row("ONE", NOW_US, {"import_wh": 1, "voltage_a_v": 2.0})], topology=registry([]))
     assert reasons(batch) == {0: R.ROW_REASON_UNKNOWN_METER}
