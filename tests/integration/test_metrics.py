@@ -89,10 +89,18 @@ async def test_what_was_sent_is_counted(service: tuple[Service, Callable[[], Any
     }
     assert after["batches_total{reads}"] == 3
     assert (after["copy_groups_total{}"], after["copy_rows_total{}"]) == (3, 6)
-    assert after["careful_batches_total{}"] == 1
     assert after["commit_seconds_count{}"] == after["evaluation_seconds_count{}"] == 3
     assert after["queue_rows{}"] == 0
     assert after["process_resident_memory_bytes{}"] > 0
+
+
+async def test_a_batch_that_meets_what_an_earlier_service_stored_is_counted(dsn: str) -> None:
+    for careful in (0, 1):
+        port = free_port()
+        async with running(config(dsn, port)) as service:
+            await asyncio.to_thread(register_unknown, service.address, "HES-1", {"M1": 900})
+            await asyncio.to_thread(send, service.address, [7], start_us=START_US - 86_400_000_000)
+            assert (await asyncio.to_thread(scrape, port))["careful_batches_total{}"] == careful
 
 
 async def test_a_replay_is_counted_as_one_and_not_as_reads(service: tuple[Service, Callable[[], Any]]) -> None:
