@@ -34,7 +34,7 @@ from meterwatch.calls import Watch
 from meterwatch.clock import US, Clock, RealClock, ReplayClock, SimulatedClock
 from meterwatch.config import Config
 from meterwatch.episodes import Verdict
-from meterwatch.errors import ConfigError
+from meterwatch.errors import ConfigError, MeterwatchError
 from meterwatch.metrics import Metrics
 from meterwatch.pipeline import Pipeline
 from meterwatch.topology import Topology
@@ -49,6 +49,7 @@ from storage.history import History
 from storage.lease import Lease
 from storage.migrate import migrate
 from storage.registry import RegistryStore
+from storage.seen import Seen
 from storage.service_reads import ReadsService
 from storage.service_registry import RegistryService
 from storage.settings import check_settings
@@ -60,6 +61,8 @@ REBUILD_S = 48 * 3600
 """How far back from the newest read the rules read at start: the ring of the overload rule."""
 DAY_US = 86_400 * US
 DRAIN_S = 15.0
+POOL_TIMEOUT_S = 5.0
+"""Without a connection for so long a caller is told that the database is away."""
 _log = structlog.get_logger(__name__)
 
 SERVER_OPTIONS = [
@@ -152,6 +155,7 @@ async def running(config: Config, progress: Callable[[str], None] = lambda _: No
             min_size=1,
             max_size=8,
             open=False,
+            timeout=POOL_TIMEOUT_S,
             check=AsyncConnectionPool.check_connection,
             kwargs={"autocommit": True, "options": "-c TimeZone=UTC -c lock_timeout=20s -c statement_timeout=120s"},
         )
@@ -177,7 +181,8 @@ async def _serving(
     rules = WiredRules(Engine(topology), history, clock)
     reasons = {int(number): name.removeprefix("ROW_REASON_") for name, number in ingest_pb2.RowReason.items()}
     doubts = Doubts()
-    writers = [Writer(dsn, reasons, doubts) for _ in range(config.database.copy_connections + 1)]
+    seen = Seen()
+    writers = [Writer(dsn, reasons, doubts, seen) for _ in range(config.database.copy_connections + 1)]
 
     async def record(verdicts: list[Verdict], batch_ids: list[int]) -> None:
         await desk.record(verdicts, batch_ids)
@@ -357,7 +362,17 @@ async def _until_signal(service: Service) -> None:
     await asyncio.wait({waiter, service.core}, return_when=asyncio.FIRST_COMPLETED)
     waiter.cancel()
     if service.core.done():
-        service.core.result()  # better dead than deaf: the error ends the process
+        raise _named(service.core.exception())  # better dead than deaf: the error ends the process
+
+
+def _named(error: BaseException | None) -> BaseException:
+    """The error of the service in a group of errors, if there is one: it has a sentence and an exit code."""
+    named = error
+    while isinstance(named, BaseExceptionGroup):
+        named = (named.subgroup(MeterwatchError) or named).exceptions[0]
+    if isinstance(named, MeterwatchError):
+        return named
+    return error or RuntimeError("the core ended by itself")
 
 
 def serve(config: Config) -> None:

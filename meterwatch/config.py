@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
@@ -270,10 +272,27 @@ def _clock_speed(config: Config) -> str | None:
     return None
 
 
+_ENCODE: Final = "percent-encode % @ : / ? in user and password"
+
+
 def _url_scheme(config: Config) -> str | None:
     url = config.database.url
     if url is not None and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
         return "database.url is no PostgreSQL URL; expected postgresql://user:password@host:5432/database."
+    return None if url is None else _url_parts(url.get_secret_value())
+
+
+def _url_parts(url: str) -> str | None:
+    """What is wrong with the parts of the URL. Never shows one: a part cut wrongly may be one of the password."""
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        return f"database.url cannot be read; {_ENCODE}, and know only PostgreSQL's own parameters after '?'."
+    ports = str(parts.get("port") or "5432").split(",")
+    if not all(port.isdecimal() and 0 < int(port) < 65_536 for port in ports):
+        return f"database.url has a port that is no number from 1 to 65535; correct it, and {_ENCODE}."
+    if "@" in str(parts.get("host") or ""):
+        return f"database.url has an @ in its host; {_ENCODE}."
     return None
 
 
