@@ -35,6 +35,12 @@ class Reads:
     def rows(self) -> int:
         return len(self.slot)
 
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Reads:
+        """Some of the rows, by number or by mask."""
+        channels = {name: values[rows] for name, values in self.channels.items()}
+        mask = None if self.mask is None else self.mask[rows]
+        return Reads(self.slot[rows], self.end_us[rows], self.interval_s, self.quality[rows], channels, mask)
+
 
 @dataclass(frozen=True, slots=True)
 class Rejects:

@@ -1,4 +1,4 @@
-"""Columns straight out of PostgreSQL: the binary form of array_agg(column) is a numpy array with a stride.
+"""Columns straight out of PostgreSQL and into it: an array in binary form is a numpy array with a stride.
 
 An array without NULL is a head of 20 bytes and then, per element, its length (4 bytes) and its value in network order,
 so a column costs one copy and no Python object per row. Times are int64 microseconds and therefore exact.
@@ -15,6 +15,8 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
 
 INT64_MAX: Final = int(np.iinfo(np.int64).max)
 INT64_MIN: Final = int(np.iinfo(np.int64).min)
@@ -56,6 +58,58 @@ def decode(raw: bytes | memoryview | None) -> NDArray[Any]:
         finite = (native != INT64_MAX) & (native != INT64_MIN)
         native[finite] += _PG_EPOCH_US
     return native
+
+
+class IntegerArray(bytes):
+    """integer[] in binary form, as a query parameter."""
+
+
+class TimestamptzArray(bytes):
+    """timestamptz[] in binary form, as a query parameter."""
+
+
+class _AsIs(Dumper):
+    format = Format.BINARY
+
+    def dump(self, obj: bytes) -> bytes:
+        return obj
+
+
+class _IntegerArrayDumper(_AsIs):
+    oid = 1007
+
+
+class _TimestamptzArrayDumper(_AsIs):
+    oid = 1185
+
+
+psycopg.adapters.register_dumper(IntegerArray, _IntegerArrayDumper)
+psycopg.adapters.register_dumper(TimestamptzArray, _TimestamptzArrayDumper)
+
+
+def integers(values: NDArray[np.int32]) -> IntegerArray:
+    """A column of integers as a query parameter."""
+    return IntegerArray(_encoded(values, 23, ">i4"))
+
+
+def moments(values_us: NDArray[np.int64]) -> TimestamptzArray:
+    """A column of UTC microseconds as a query parameter."""
+    return TimestamptzArray(_encoded(values_us - _PG_EPOCH_US, _TIMESTAMPTZ, ">i8"))
+
+
+def _encoded(values: NDArray[Any], oid: int, dtype: str) -> bytes:
+    rows = np.empty(len(values), [("bytes", ">i4"), ("value", dtype)])
+    rows["bytes"] = np.dtype(dtype).itemsize
+    rows["value"] = values
+    head = np.array([1, 0, oid, len(values), 1] if len(values) else [0, 0, oid], ">i4")
+    return head.tobytes() + rows.tobytes()
+
+
+def columns_of(cursor: psycopg.Cursor[Any]) -> list[NDArray[Any]]:
+    """The first row of a binary cursor whose every column is an array_agg."""
+    result = cursor.pgresult
+    assert result is not None
+    return [decode(result.get_value(0, i)) for i in range(result.nfields)]
 
 
 async def fetch_columns(

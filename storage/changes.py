@@ -50,28 +50,9 @@ def change_of(reads: Reads, rows: NDArray[np.intp] | None = None) -> ReadChange:
     )
 
 
-def change_after_staging(reads: Reads, there: list[int], winners: list[tuple[Any, ...]]) -> ReadChange | None:
-    fresh = np.ones(reads.rows, np.bool_)
-    fresh[there] = False
-    fresh[[row[0] for row in winners]] = True
-    plus = change_of(reads, np.flatnonzero(fresh))
-    if not winners:
-        return plus if len(plus.slot) else None
-    at = np.array([row[0] for row in winners])
-    value = np.array([[0 if item is None else item for item in row[3:9]] for row in winners], np.int32)
-    absent = np.array([[item is None for item in row[5:9]] for row in winners], np.bool_)
-    minus = ReadChange(
-        slot=reads.slot[at],
-        end_us=reads.end_us[at],
-        quality=value[:, 0],
-        interval_s=value[:, 1],
-        import_wh=value[:, 2],
-        export_wh=value[:, 3],
-        import_varh=value[:, 4],
-        export_varh=value[:, 5],
-        has_energy=~np.logical_and(absent[:, 0], absent[:, 1]),
-        has_reactive=~np.logical_and(absent[:, 2], absent[:, 3]),
-        sign=np.full(len(at), -1, np.int8),
-    )
+def joined(changes: list[ReadChange]) -> ReadChange | None:
+    """All in one; None for nothing."""
+    if len(changes) < 2:
+        return changes[0] if changes else None
     names = ReadChange.__dataclass_fields__
-    return ReadChange(**{name: np.concatenate((getattr(plus, name), getattr(minus, name))) for name in names})
+    return ReadChange(**{name: np.concatenate([getattr(change, name) for change in changes]) for name in names})

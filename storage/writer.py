@@ -1,8 +1,9 @@
-"""The COPY writer: validated batches into the database, each with ledger row, quarantine and reads in one transaction.
+"""The writer: validated batches into the database, each with ledger row, quarantine and reads in one transaction.
 
-Optimistic first: the ledger is asked, then all fresh batches of a group go down in one COPY. Only a group that hits a
-unique violation is written again batch by batch through a staging table, where duplicates are counted and different
-values become versions. Blocking: call it from worker threads, one Writer (one connection) per thread.
+Optimistic first: the ledger is asked, then all fresh batches of a group go down in one transaction with one COPY, and
+only reads that the hint (storage.seen) suspects are looked up before. A group in which the hint was wrong is written
+again batch by batch with every read looked up. Blocking: call it from worker threads, one Writer (one connection) per
+thread.
 
 What was or may have been committed and not returned (the connection broke in COMMIT, or a later batch of the group
 failed) is kept in `Doubts`: the re-send gets it as stored for the first time, so that its reads reach the rules.
@@ -16,77 +17,43 @@ from typing import Any, TypeVar
 
 import numpy as np
 import psycopg
+from numpy.typing import NDArray
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
 from meterwatch.batch import Batch, Events, ReadChange, Reads, Rejects, Stored
-from meterwatch.channels import CHANNEL_NAMES, ENERGY
 from meterwatch.errors import StorageUnavailable
-from meterwatch.quality import ORIGIN_MASK, ORIGIN_RANK, ORIGIN_SHIFT
 from storage import ledger
-from storage.changes import change_after_staging, change_of
 from storage.doubts import Doubts
 from storage.faults import fault_of
 from storage.ledger import EVENTS, READS
-from storage.rows import COLUMNS, HEADER, TRAILER, encode
+from storage.seen import Seen
+from storage.settle import settle
+from storage.versions import Race, create_staging
 
 CONNECT_TIMEOUT_S = 10
 CLOSE_WAIT_S = 5.0
 RETRIES_MAX = 5
 """Deadlocks, serialisation failures and lost races are tried again this often."""
 _TRANSIENT = (pg.DeadlockDetected, pg.SerializationFailure)
-_CHANNELS = ", ".join(CHANNEL_NAMES)
-_COPY_READS = f"COPY reads ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
-_COPY_STAGING = f"COPY staging (row_no, {', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
-_SAME = "(s.interval_s, s.quality & {mask}, {s}) IS NOT DISTINCT FROM (r.interval_s, r.quality & {mask}, {r})".format(
-    mask=ORIGIN_MASK,
-    s=", ".join(f"s.{name}" for name in CHANNEL_NAMES),
-    r=", ".join(f"r.{name}" for name in CHANNEL_NAMES),
-)
-_EXISTING = f"""
-SELECT s.row_no, {_SAME} OR EXISTS (
-           SELECT FROM read_versions r WHERE r.slot = s.slot AND r.end_at = s.end_at AND {_SAME}) AS same,
-       s.quality, r.quality, r.interval_s, {", ".join(f"r.{name}" for name in ENERGY)}
-FROM staging s JOIN reads r ON r.slot = s.slot AND r.end_at = s.end_at
-WHERE r.end_at BETWEEN to_timestamp(%s / 1e6) - interval '1 ms' AND to_timestamp(%s / 1e6) + interval '1 ms'
-"""
-_INSERT = f"""
-INSERT INTO reads ({", ".join(COLUMNS)}) SELECT {", ".join(COLUMNS)} FROM staging
-WHERE NOT row_no = ANY(%s) ORDER BY slot, end_at ON CONFLICT DO NOTHING
-"""
-_KEEP_OLD = f"""
-INSERT INTO read_versions (superseded_at, {", ".join(COLUMNS)})
-SELECT s.received_at, {", ".join(f"r.{name}" for name in COLUMNS)}
-FROM staging s JOIN reads r ON r.slot = s.slot AND r.end_at = s.end_at WHERE s.row_no = ANY(%s)
-"""
-_SET_NEW = f"""
-UPDATE reads r SET received_at = s.received_at, interval_s = s.interval_s, quality = s.quality, version = r.version + 1,
-    {", ".join(f"{name} = s.{name}" for name in CHANNEL_NAMES)}
-FROM staging s WHERE r.slot = s.slot AND r.end_at = s.end_at AND s.row_no = ANY(%s)
-"""
-_KEEP_LOSER = f"""
-INSERT INTO read_versions (superseded_at, {", ".join(COLUMNS)})
-SELECT s.received_at, {", ".join(f"s.{name}" for name in COLUMNS)} FROM staging s WHERE s.row_no = ANY(%s)
-"""
 
 _T = TypeVar("_T")
-
-
-class _Race(Exception):
-    """Another writer stored some of the same reads meanwhile."""
 
 
 class Writer:
     """One connection that writes batches. Not thread-safe; reconnects by itself on the next call after a failure."""
 
-    def __init__(self, dsn: str, reasons: dict[int, str], doubts: Doubts | None = None) -> None:
+    def __init__(
+        self, dsn: str, reasons: dict[int, str], doubts: Doubts | None = None, seen: Seen | None = None
+    ) -> None:
         self._dsn = dsn
         self._reasons = reasons
         self._doubts = Doubts() if doubts is None else doubts
+        self._seen = Seen() if seen is None else seen
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._busy = threading.Lock()
         self.careful_batches = 0
-        """Batches that went through staging, since start."""
+        """Batches written again with every read looked up, since start."""
 
     def close(self) -> None:
         """Close the connection; from another thread while a call runs: stop that call first."""
@@ -142,8 +109,7 @@ class Writer:
                 options="-c TimeZone=UTC -c lock_timeout=20s -c statement_timeout=60s -c synchronous_commit=on",
             )
             try:
-                connection.execute("CREATE TEMP TABLE staging (LIKE reads) ON COMMIT DELETE ROWS")
-                connection.execute("ALTER TABLE staging ADD row_no integer")
+                create_staging(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -172,7 +138,7 @@ class Writer:
                 try:
                     stored = self._optimistic(connection, [batch for _, batch in fresh], now_us)
                     answers.update({i: s for (i, _), s in zip(fresh, stored, strict=True)})
-                except (pg.UniqueViolation, *_TRANSIENT):
+                except (pg.UniqueViolation, Race, *_TRANSIENT):
                     for i, batch in fresh:
                         answers[i] = self._careful(connection, batch, now_us)
             for i, batch in again:
@@ -197,22 +163,31 @@ class Writer:
         stored: list[Stored] = []
         try:
             with connection.transaction(), connection.cursor() as cursor:
-                stored = self._copy(cursor, group, now_us)
+                stored = self._settle(cursor, group, [self._seen.ask(batch.reads) for batch in group], now_us)
         except psycopg.Error:
             self._keep(group, stored)
             raise
         return stored
 
-    def _copy(self, cursor: ledger.Cursor, group: list[Batch], now_us: int) -> list[Stored]:
-        with cursor.copy(_COPY_READS) as copy:
-            copy.write(HEADER)
-            for batch in group:
-                if batch.reads.rows:
-                    copy.write(encode(batch.reads, now_us))
-            copy.write(TRAILER)
+    def _settle(
+        self,
+        cursor: ledger.Cursor,
+        group: list[Batch],
+        suspects: Sequence[NDArray[np.bool_] | None],
+        now_us: int,
+    ) -> list[Stored]:
+        outcomes = settle(cursor, [batch.reads for batch in group], suspects, now_us)
+        for batch in group:
+            self._seen.add(batch.reads)
         return [
-            self._enter(cursor, batch, now_us, (batch.reads.rows, 0, batch.inner_duplicates), change_of(batch.reads))
-            for batch in group
+            self._enter(
+                cursor,
+                batch,
+                now_us,
+                (done.accepted, done.versions, done.duplicates + batch.inner_duplicates),
+                done.change,
+            )
+            for batch, done in zip(group, outcomes, strict=True)
         ]
 
     def _enter(
@@ -234,10 +209,11 @@ class Writer:
                 known = self._replay(connection, batch)
                 if known is not None:
                     return known
-                with connection.transaction():
-                    done.append(self._stage(connection, batch, now_us))
+                everything = np.ones(batch.reads.rows, np.bool_) if batch.reads.rows else None
+                with connection.transaction(), connection.cursor() as cursor:
+                    done = self._settle(cursor, [batch], [everything], now_us)
                 return done[0]
-            except (pg.UniqueViolation, _Race, *_TRANSIENT):
+            except (pg.UniqueViolation, Race, *_TRANSIENT):
                 if attempt == RETRIES_MAX - 1:
                     raise StorageUnavailable("the same reads keep arriving from elsewhere at once; try again") from None
             except psycopg.Error:
@@ -250,40 +226,6 @@ class Writer:
         for batch, outcome in zip(group, stored, strict=False):
             if not (outcome.replayed or outcome.reused):
                 self._doubts.keep(READS, batch, outcome, None)
-
-    def _stage(self, connection: psycopg.Connection[tuple[Any, ...]], batch: Batch, now_us: int) -> Stored:
-        reads = batch.reads
-        with connection.cursor() as cursor:
-            if reads.rows == 0:
-                return self._enter(cursor, batch, now_us, (0, 0, batch.inner_duplicates), None)
-            with cursor.copy(_COPY_STAGING) as copy:
-                copy.write(HEADER)
-                copy.write(encode(reads, now_us, numbered=True))
-                copy.write(TRAILER)
-            cursor.execute("ANALYZE staging")
-            cursor.execute("SET LOCAL enable_hashjoin = off")
-            cursor.execute("SET LOCAL enable_mergejoin = off")
-            span = (int(reads.end_us.min()), int(reads.end_us.max()))
-            existing = cursor.execute(_EXISTING, span).fetchall()
-            there = [row[0] for row in existing]
-            differing = [row for row in existing if not row[1]]
-            winners = [row for row in differing if _rank(row[2]) >= _rank(row[3])]
-            losers = [row[0] for row in differing if _rank(row[2]) < _rank(row[3])]
-            cursor.execute(_INSERT, (there,))
-            inserted = reads.rows - len(there)
-            if cursor.rowcount != inserted:
-                raise _Race
-            if winners:
-                numbers = [row[0] for row in winners]
-                cursor.execute(_KEEP_OLD, (numbers,))
-                cursor.execute(_SET_NEW, (numbers,))
-                if cursor.rowcount != len(numbers):
-                    raise _Race
-            if losers:
-                cursor.execute(_KEEP_LOSER, (losers,))
-            duplicates = batch.inner_duplicates + len(there) - len(differing)
-            change = change_after_staging(reads, there, winners)
-            return self._enter(cursor, batch, now_us, (inserted, len(differing), duplicates), change)
 
     def write_events(
         self,
@@ -343,7 +285,3 @@ class Writer:
         table = np.array(new, np.int64).reshape(-1, 3)
         fresh = Events(table[:, 0].astype(np.int32), table[:, 1].copy(), table[:, 2].astype(np.int16))
         return self._enter(cursor, batch, now_us, (len(new), 0, duplicates), None, EVENTS), fresh
-
-
-def _rank(quality: int) -> int:
-    return ORIGIN_RANK.get((quality & ORIGIN_MASK) >> ORIGIN_SHIFT, 0)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,78 @@
+"""How the reads of some batches get into their tables, in one transaction of the caller:
+
+    what may be stored already (the hint) -> looked up, compared -> same: a duplicate -> other: a version
+                                                                 -> absent: like all the rest, into one COPY
+
+Raises UniqueViolation if the hint missed a stored read, Race if somebody stored or changed one of them meanwhile; then
+the caller rolls back and settles each batch with every row looked up. Knows nothing of ledger and connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+
+from meterwatch.batch import ReadChange, Reads
+from storage.changes import change_of, joined
+from storage.probe import ABSENT, OTHER, probe
+from storage.rows import COLUMNS, HEADER, TRAILER, encode
+from storage.versions import supersede
+
+_COPY: Final = f"COPY reads ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
+
+
+class Outcome(NamedTuple):
+    """What became of the reads of one batch."""
+
+    accepted: int
+    versions: int
+    duplicates: int
+    change: ReadChange | None
+
+
+def settle(
+    cursor: psycopg.Cursor[Any], batches: Sequence[Reads], suspects: Sequence[NDArray[np.bool_] | None], now_us: int
+) -> list[Outcome]:
+    """Store the reads; suspects: per batch the rows to look up first, None: none of them."""
+    fresh: list[Reads] = []
+    outcomes: list[Outcome] = []
+    for reads, suspect in zip(batches, suspects, strict=True):
+        if suspect is None:
+            fresh.append(reads)
+            outcomes.append(Outcome(reads.rows, 0, 0, change_of(reads) if reads.rows else None))
+        else:
+            new, outcome = _look_up(cursor, reads, suspect, now_us)
+            fresh.append(new)
+            outcomes.append(outcome)
+    if any(reads.rows for reads in fresh):
+        with cursor.copy(_COPY) as copy:
+            copy.write(HEADER)
+            for reads in fresh:
+                if reads.rows:
+                    copy.write(encode(reads, now_us))
+            copy.write(TRAILER)
+    return outcomes
+
+
+def _look_up(
+    cursor: psycopg.Cursor[Any], reads: Reads, suspect: NDArray[np.bool_], now_us: int
+) -> tuple[Reads, Outcome]:
+    rows = np.flatnonzero(suspect)
+    state = probe(cursor, reads, rows)
+    new = ~suspect
+    new[rows[state == ABSENT]] = True
+    other = rows[state == OTHER]
+    changes = [change_of(reads, np.flatnonzero(new))] if new.any() else []
+    versions = 0
+    if len(other):
+        settled = supersede(cursor, reads.take(other), now_us)
+        versions = len(settled.won) + settled.lost
+        if settled.replaced is not None:
+            changes += [change_of(reads, other[settled.won]), settled.replaced]
+    accepted = int(new.sum())
+    outcome = Outcome(accepted, versions, reads.rows - accepted - versions, joined(changes))
+    return reads.take(new), outcome
