@@ -14,12 +14,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import grpc
-import numpy as np
 import structlog
 from google.protobuf.internal import api_implementation
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool
 
@@ -28,23 +24,20 @@ from alarm.service import AlarmService
 from alarm.service import handlers as alarm_handlers
 from ingest.service import IngestService
 from ingest.session import StreamLimits
-from meterwatch.alarms import AlarmState
-from meterwatch.batch import Events, ReadChange
 from meterwatch.calls import Watch
-from meterwatch.clock import US, Clock, RealClock, ReplayClock, SimulatedClock
+from meterwatch.clock import Clock, RealClock, ReplayClock, SimulatedClock
 from meterwatch.config import Config
-from meterwatch.episodes import Verdict
 from meterwatch.errors import ConfigError, MeterwatchError
 from meterwatch.metrics import Metrics
 from meterwatch.pipeline import Pipeline
-from meterwatch.topology import Topology
-from meterwatch.v1 import alarms_pb2, ingest_pb2, reads_pb2, registry_pb2, registry_pb2_grpc
+from meterwatch.server import bind, make_server
+from meterwatch.v1 import ingest_pb2, registry_pb2_grpc
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
-from rules.engine import LOOKBACK_S, MARGIN_S, Engine
+from meterwatch.wired_rules import WiredRules, rebuild
+from rules.engine import Engine
 from storage.alarms import AlarmStore
 from storage.doubts import Doubts
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
-from storage.faults import storage_faults
 from storage.history import History
 from storage.lease import Lease
 from storage.migrate import migrate
@@ -56,49 +49,10 @@ from storage.settings import check_settings
 from storage.upkeep import Retention, Upkeep
 from storage.writer import Writer
 
-INGEST = "meterwatch.v1.Ingest"
-REBUILD_S = 48 * 3600
-"""How far back from the newest read the rules read at start: the ring of the overload rule."""
-DAY_US = 86_400 * US
 DRAIN_S = 15.0
 POOL_TIMEOUT_S = 5.0
 """Without a connection for so long a caller is told that the database is away."""
 _log = structlog.get_logger(__name__)
-
-SERVER_OPTIONS = [
-    ("grpc.so_reuseport", 0),  # two services on one port would share its callers
-    ("grpc.http2.bdp_probe", 0),  # keeps a stream whose reader stopped at about 0.5 MB instead of 13
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),  # without it a frozen peer is noticed after a minute
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.server_handshake_timeout_ms", 10_000),
-]
-
-
-class WiredRules:
-    """The engine with the history it may ask for."""
-
-    def __init__(self, engine: Engine, history: History, clock: Clock) -> None:
-        self.engine = engine
-        self._history = history
-        self._clock = clock
-
-    def observe_reads(self, change: ReadChange, now_us: int) -> None:
-        self.engine.observe_reads(change, now_us)
-
-    def observe_events(self, events: Events, now_us: int) -> None:
-        self.engine.observe_events(events, now_us)
-
-    async def evaluate(self, now_us: int) -> list[Verdict]:
-        """Load what the engine wants, then evaluate (in a thread when it is much)."""
-        for wanted in self.engine.wanted():
-            to_us = now_us + 300 * US
-            reads = [c async for c in self._history.reads_between(wanted.from_us, to_us, wanted.slots)]
-            events = await self._history.events_between(wanted.from_us, to_us, wanted.slots)
-            self.engine.given(wanted, reads, events)
-        return self.engine.evaluate(now_us)
 
 
 @dataclass(slots=True)
@@ -179,37 +133,16 @@ async def _serving(
     topology = await registry.load_topology(clock.now_us())
     desk = await AlarmDesk.open(store, topology, clock)
     rules = WiredRules(Engine(topology), history, clock)
+    metrics = Metrics()
     reasons = {int(number): name.removeprefix("ROW_REASON_") for name, number in ingest_pb2.RowReason.items()}
     doubts = Doubts()
     seen = Seen()
     writers = [Writer(dsn, reasons, doubts, seen) for _ in range(config.database.copy_connections + 1)]
 
-    async def record(verdicts: list[Verdict], batch_ids: list[int]) -> None:
-        await desk.record(verdicts, batch_ids)
-
-    async def last_acked(head_end_id: int, epoch: int) -> int:
-        with storage_faults():
-            async with pool.connection() as connection:
-                cursor = await connection.execute(
-                    "SELECT coalesce(max(seq), 0) FROM batches WHERE head_end_id = %s AND kind = 1"
-                    " AND epoch = %s AND evaluated",
-                    (head_end_id, epoch),
-                )
-                row = await cursor.fetchone()
-        return int(row[0]) if row else 0
-
-    def connection_change(head_end_id: int, connected: bool) -> None:
-        silence = pipeline.rules.engine.silence  # type: ignore[attr-defined]
-        (silence.head_end_connected if connected else silence.head_end_gone)(head_end_id, clock.now_us())
-
-    metrics = Metrics()
     desk.published = metrics.published
-    pipeline = Pipeline(clock, list(writers), rules, record, last_acked, topology, connection_change, metrics)
+    pipeline = Pipeline(clock, list(writers), rules, desk.record, history.last_acked, topology, metrics)
     ready = [False]
-    server = grpc.aio.server(
-        options=[*SERVER_OPTIONS, ("grpc.max_receive_message_length", config.server.message_bytes_max)],
-        interceptors=[Watch(metrics)],
-    )
+    server, checks = make_server(config.server, Watch(metrics))
     limits = StreamLimits(
         credits=config.server.credits,
         batch_rows_max=config.server.batch_rows_max,
@@ -230,7 +163,7 @@ async def _serving(
         },
         counters={
             "careful_batches": (
-                "Batches that went through staging, because something of them was stored before.",
+                "Batches written a second time, with every read looked up, because the hint was wrong.",
                 lambda: sum(writer.careful_batches for writer in writers),
             ),
         },
@@ -250,24 +183,8 @@ async def _serving(
     )
     registry_pb2_grpc.add_RegistryServicer_to_server(RegistryService(registry, clock, registry_changed), server)
     add_ReadsServicer_to_server(ReadsService(pool), server)
-    checks = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    await checks.set(INGEST, health_pb2.HealthCheckResponse.NOT_SERVING)
-    names = [
-        service.full_name
-        for module in (ingest_pb2, alarms_pb2, registry_pb2, reads_pb2)
-        for service in module.DESCRIPTOR.services_by_name.values()
-    ]
-    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    try:
-        port = server.add_insecure_port(f"{config.server.host}:{config.server.port}")
-    except RuntimeError:
-        raise ConfigError(
-            [
-                f"port {config.server.port} on {config.server.host} cannot be bound: is another service there? "
-                "Stop it or set server.port"
-            ]
-        ) from None
+    await checks.starting()
+    address = bind(server, config.server)
     await server.start()
     core: asyncio.Task[None] | None = None
     try:
@@ -278,14 +195,13 @@ async def _serving(
         core = asyncio.create_task(_core(pipeline, lease, upkeep))
         pipeline.ready()
         ready[0] = True
-        await checks.set(INGEST, health_pb2.HealthCheckResponse.SERVING)
-        await checks.set("", health_pb2.HealthCheckResponse.SERVING)
-        _log.info("ready", address=f"{config.server.host}:{port}", meters=len(topology.slot_of), owed_batches=len(owed))
+        await checks.serving()
+        _log.info("ready", address=address, meters=len(topology.slot_of), owed_batches=len(owed))
         async with metrics.serving(config.metrics.port):
-            yield Service(f"{config.server.host}:{port}", dsn, clock, pipeline, desk, core, metrics)
+            yield Service(address, dsn, clock, pipeline, desk, core, metrics)
     finally:
         pipeline.ready("the service is draining; send to another or wait")
-        await checks.enter_graceful_shutdown()
+        await checks.draining()
         desk.hub.close()
         await server.stop(DRAIN_S if core is not None and not core.done() else None)
         if core is not None:
@@ -301,47 +217,6 @@ async def _core(pipeline: Pipeline, lease: Lease, upkeep: Upkeep) -> None:
         tasks.create_task(pipeline.run())
         tasks.create_task(lease.hold())
         tasks.create_task(upkeep.run())
-
-
-async def rebuild(
-    rules: WiredRules, topology: Topology, history: History, desk: AlarmDesk, clock: Clock
-) -> list[Verdict]:
-    """Bring an engine to what the stored reads and events say; return its verdicts.
-
-    The overload ring ends with the newest read, however long we were away; a transformer whose alarm is older than the
-    ring is followed from its onset. Batches not yet evaluated may be older than all of this: who reports OFF in them is
-    judged from then on, as if they came now.
-    """
-    now_us = clock.now_us()
-    to_us = now_us + 300 * US
-    engine = rules.engine
-    open_alarms = [a for a in desk.book if a.state not in (AlarmState.NORMAL, AlarmState.RETRACTED)]
-    ring_us = min(await history.newest_end_us(to_us), now_us) - REBUILD_S * US
-    since_us = {a.asset_id: a.onset_us for a in open_alarms if a.rule == "OVERLOAD" and a.cleared_us is None}
-    long = [transformer for transformer, onset_us in since_us.items() if onset_us < ring_us]
-    members = np.flatnonzero(np.isin(topology.transformer_of, long)).astype(np.int32)
-    for day_us in range(min((since_us[i] for i in long), default=ring_us), ring_us, DAY_US):  # the ring goes with time
-        async for change in history.reads_between(day_us, min(day_us + DAY_US, ring_us), members):
-            engine.overload.observe(change, now_us)
-    async for change in history.reads_between(ring_us, to_us, None):
-        engine.overload.observe(change, now_us)
-    heard = await history.last_heard(now_us - REBUILD_S * US)
-    slot = np.flatnonzero(heard[: topology.slots]).astype(np.int32)
-    engine.silence.heard(slot, heard[slot])
-    first_us = now_us - LOOKBACK_S * US
-    for alarm in open_alarms:
-        if alarm.rule == "COMM_LOSS" and alarm.cleared_us is None:
-            engine.silence.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us, alarm.raised_us)
-        if alarm.rule == "OUTAGE" and alarm.cleared_us is None:
-            first_us = min(first_us, alarm.onset_us)
-            engine.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us - MARGIN_S * US)
-    owed, owed_us = await history.owed_off()
-    for day in np.unique(owed_us // DAY_US):
-        mine = owed_us // DAY_US == day
-        engine.activate(owed[mine], int(owed_us[mine].min()) - MARGIN_S * US)
-    slots = await history.supply_off_slots(first_us - MARGIN_S * US)
-    engine.activate(slots[slots < topology.slots], first_us - MARGIN_S * US)
-    return await rules.evaluate(now_us)
 
 
 def _described(settings: dict[str, str], dsn: str) -> str:

@@ -67,6 +67,7 @@ class Rules(Protocol):
 
     def observe_reads(self, change: ReadChange, now_us: int) -> None: ...
     def observe_events(self, events: Events, now_us: int) -> None: ...
+    def head_end(self, head_end_id: int, connected: bool) -> None: ...
     async def evaluate(self, now_us: int) -> list[Verdict]: ...
 
 
@@ -105,10 +106,9 @@ class Pipeline:
         clock: Clock,
         writers: list[BatchWriter],
         rules: Rules,
-        record: Callable[[list[Verdict], list[int]], Awaitable[None]],
+        record: Callable[[list[Verdict], list[int]], Awaitable[object]],
         last_acked: Callable[[int, int], Awaitable[int]],
         topology: Topology,
-        connection_change: Callable[[int, bool], None],
         metrics: Metrics | None = None,
     ) -> None:
         self.clock = clock
@@ -118,7 +118,6 @@ class Pipeline:
         self._record = record
         self._last_acked = last_acked
         self._topology = topology
-        self._connection_change = connection_change
         self._streams: dict[int, int] = {}
         self._waiting: deque[_Waiting] = deque()
         self._waiting_rows = 0
@@ -149,6 +148,9 @@ class Pipeline:
         """Go on with another registry snapshot and the rules built for it; only while paused."""
         self._topology = topology
         self.rules = rules
+        for head_end_id, streams in self._streams.items():
+            if streams:
+                rules.head_end(head_end_id, True)
 
     def ready(self, reason: str | None = None) -> None:
         """Take reads from now on; or, with a reason, do not."""
@@ -164,12 +166,12 @@ class Pipeline:
     def connected(self, head_end_id: int) -> None:
         self._streams[head_end_id] = self._streams.get(head_end_id, 0) + 1
         if self._streams[head_end_id] == 1:
-            self._connection_change(head_end_id, True)
+            self.rules.head_end(head_end_id, True)
 
     def gone(self, head_end_id: int) -> None:
         self._streams[head_end_id] -= 1
         if self._streams[head_end_id] == 0:
-            self._connection_change(head_end_id, False)
+            self.rules.head_end(head_end_id, False)
 
     async def submit(self, batch: Batch) -> Stored:
         self._refuse_if_ended()

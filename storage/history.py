@@ -162,6 +162,18 @@ class History:
                 row = await (await connection.execute(query, parameters)).fetchone()
         return micros(row[0]) if row and row[0] else 0
 
+    async def last_acked(self, head_end_id: int, epoch: int) -> int:
+        """Highest seq of the evaluated batches of reads of that epoch; 0 if none."""
+        with storage_faults():
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(
+                    "SELECT coalesce(max(seq), 0) FROM batches WHERE head_end_id = %s AND kind = 1 AND epoch = %s"
+                    " AND evaluated",
+                    (head_end_id, epoch),
+                )
+                row = await cursor.fetchone()
+        return int(row[0]) if row else 0
+
     async def _columns(self, query: Any, parameters: Any) -> list[NDArray[Any]]:
         with storage_faults():
             async with self._pool.connection() as connection, connection.transaction():

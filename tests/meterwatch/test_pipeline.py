@@ -86,6 +86,9 @@ class FakeRules:
     def observe_events(self, events: Events, now_us: int) -> None:
         self.log.append(("saw events", events.rows))
 
+    def head_end(self, head_end_id: int, connected: bool) -> None:
+        self.log.append(("head-end", head_end_id, connected))
+
     async def evaluate(self, now_us: int) -> list[Any]:
         if self.fail:
             raise self.fail.pop(0)
@@ -113,7 +116,7 @@ async def piped(writers: int = 1) -> AsyncIterator[Any]:
         return 0
 
     topology: Any = SimpleNamespace()
-    made = Pipeline(ReplayClock(1), [*reads, events], rules, record, last_acked, topology, lambda *_: None)
+    made = Pipeline(ReplayClock(1), [*reads, events], rules, record, last_acked, topology)
     made.ready()
     core = asyncio.create_task(made.run())
     try:
@@ -331,3 +334,16 @@ async def test_when_the_rules_die_the_core_ends_and_nobody_waits_for_ever() -> N
         assert all(isinstance(a, StorageUnavailable) for a in answers)
         with pytest.raises(StorageUnavailable):
             p.pipeline.check_ready()
+
+
+async def test_rules_put_in_place_while_head_ends_are_connected_know_who_they_are() -> None:
+    async with piped() as p:
+        p.pipeline.connected(3)
+        p.pipeline.connected(3)
+        p.pipeline.connected(4)
+        p.pipeline.gone(4)
+        assert p.log == [("head-end", 3, True), ("head-end", 4, True), ("head-end", 4, False)]
+        log: list[Any] = []
+        async with p.pipeline.paused():
+            p.pipeline.replace(SimpleNamespace(), FakeRules(log))
+        assert log == [("head-end", 3, True)]
