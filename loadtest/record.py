@@ -28,6 +28,10 @@ class Fault:
     end_us: int | None
     meters: int
     """Meters affected."""
+    hot_us: int | None = None
+    """When the hot spot truly passes 140 C; None: it does not, or the scenario has no thermal truth."""
+    two_hour_rule_us: int | None = None
+    """When "two hours above the rating" would warn of it; None: never, or not computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,9 @@ class Record:
 
     scenario: str
     inputs: dict[str, Any]
+    """What the run was asked to do. Names the score reads, each optional: `transformers` (how many), `simulated_s`
+    (span of simulated time), `end_us` (its last moment), `interval_s`, `two_hour_rule_alarms` (how many alarms "two
+    hours above the rating" would have raised on the same truth)."""
     seed: int
     versions: dict[str, str]
     machine: dict[str, Any]
@@ -97,6 +104,9 @@ class Record:
     series: list[Second] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
+    tree: dict[str, str] = field(default_factory=dict)
+    """Electrical tree, asset -> its parent, names unique over all kinds; the assets of faults and alarms and all above
+    them suffice."""
     score: dict[str, Any] = field(default_factory=dict)
     required: list[dict[str, Any]] = field(default_factory=list)
     """limit, value, ok: what --require asked for."""
