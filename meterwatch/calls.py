@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -36,21 +37,19 @@ class Watch(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             behaviour = getattr(handler, kind)
             if behaviour is not None:
                 make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
-                parse = handler.request_deserializer if kind.startswith("unary") else None
-                watched = self._watched(details.method, behaviour, parse)
-                return make(
-                    watched, handler.request_deserializer if parse is None else None, handler.response_serializer
-                )
+                read = partial(_parsed if kind.startswith("unary") else _parsed_each, handler.request_deserializer)
+                watched = self._watched(details.method, behaviour, read)
+                return make(watched, None, handler.response_serializer)
         return handler
 
-    def _watched(self, method: str, behaviour: Any, parse: Callable[[bytes], Any] | None) -> Any:
+    def _watched(self, method: str, behaviour: Any, parsed: Callable[[Any], Any]) -> Any:
         """The behaviour with its request parsed here, because grpc answers UNKNOWN to bytes that are no message."""
         if inspect.isasyncgenfunction(behaviour):
 
             async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
                 watched = _Context(context, method, self._metrics)
                 try:
-                    async for response in behaviour(_parsed(parse, request), watched):
+                    async for response in behaviour(parsed(request), watched):
                         yield response
                 except Exception as error:
                     await abort(watched, error)
@@ -61,7 +60,7 @@ class Watch(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             async def call(request: Any, context: Any) -> Any:
                 watched = _Context(context, method, self._metrics)
                 try:
-                    return await behaviour(_parsed(parse, request), watched)
+                    return await behaviour(parsed(request), watched)
                 except Exception as error:
                     await abort(watched, error)
 
@@ -96,6 +95,10 @@ def _parsed(parse: Callable[[bytes], Any] | None, request: Any) -> Any:
             f"{len(request)} bytes that are no request of this call ({error}); expected a serialised one; "
             "send one generated from the .proto files",
         ) from None
+
+
+def _parsed_each(parse: Callable[[bytes], Any] | None, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    return requests if parse is None else (_parsed(parse, request) async for request in requests)
 
 
 def _reason(trailing_metadata: Any) -> str:

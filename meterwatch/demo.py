@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import orjson
 import psycopg
@@ -31,10 +30,10 @@ from rich.table import Table
 from meterwatch import data
 from meterwatch.app import running
 from meterwatch.batch import EventCode
-from meterwatch.client import AlarmFeed, HeadEnd, Totals
+from meterwatch.client import AlarmFeed, HeadEnd, RegistryFile, Totals, import_registry
 from meterwatch.clock import US
 from meterwatch.config import ClockSection, Config, Database, Server
-from meterwatch.v1 import alarms_pb2, registry_pb2, registry_pb2_grpc
+from meterwatch.v1 import alarms_pb2
 from storage.settings import check_settings
 
 SHIFT_S = 313 * 7 * 86_400
@@ -252,7 +251,7 @@ async def _demo(directory: Path, console: Console) -> Summary:
             f"TimescaleDB {settings['timescaledb_version']} ({settings['timescaledb_license']} edition), service on "
             f"{service.address}; the clock is replayed from {start:%Y-%m-%d %H:%M} UTC"
         )
-        await _import_grid(service.address)
+        await asyncio.to_thread(_import_grid, service.address)
         summary = await asyncio.to_thread(_drive, service.address, console)
         summary.timescaledb_version = settings["timescaledb_version"]
         summary.timescaledb_license = settings["timescaledb_license"]
@@ -262,14 +261,9 @@ async def _demo(directory: Path, console: Console) -> Summary:
     return summary
 
 
-async def _import_grid(address: str) -> None:
-    files = [
-        registry_pb2.RegistryFile(kind=path.stem, name=path.name, content=path.read_bytes())
-        for path in sorted(data.GRID.glob("*.csv"))
-    ]
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub: Any = registry_pb2_grpc.RegistryStub(channel)
-        answer = await stub.Import(registry_pb2.ImportRequest(file=files))
+def _import_grid(address: str) -> None:
+    files = [RegistryFile(path.stem, path.name, path.read_bytes()) for path in sorted(data.GRID.glob("*.csv"))]
+    answer = import_registry(address, files)
     if answer.error:
         raise SystemExit("\n".join(f"{e.file}:{e.line}: {e.message}" for e in answer.error))
 

@@ -7,20 +7,22 @@ the service believes must not differ. Refuses to know what `on_change` does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import grpc
 
 from meterwatch import status
 from meterwatch.clock import Clock
-from meterwatch.errors import MeterwatchError
+from meterwatch.errors import MeterwatchError, Rejected
 from meterwatch.registry_csv import RegistryCsv, parse
 from meterwatch.v1 import registry_pb2, registry_pb2_grpc
 from storage.registry import PAGE_MAX, Imported, RegistryStore
 from storage.registry_sql import ASSET_KINDS
 
 FILES_MAX: Final = 8
+STREAM_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Files of some five million meters."""
 PAGE_DEFAULT: Final = 1000
 VALID_FROM_US_MAX: Final = 7_258_118_400_000_000  # 2200-01-01
 WITH_PARENT: Final = ("transformer", "concentrator", "meter")
@@ -64,6 +66,16 @@ class RegistryService(registry_pb2_grpc.RegistryServicer):
             ],
         )
 
+    async def ImportStream(
+        self, requests: AsyncIterator[registry_pb2.ImportRequest], context: Any
+    ) -> registry_pb2.ImportResponse:
+        """Import files that come in parts."""
+        try:
+            whole = await _joined(requests)
+        except Rejected as error:
+            await status.abort(context, error)
+        return await self.Import(whole, context)
+
     async def _import(self, request: registry_pb2.ImportRequest) -> Imported:
         files = [RegistryCsv(file.kind, file.name or f"{file.kind}.csv", file.content) for file in request.file]
         parsed = await asyncio.to_thread(parse, files)
@@ -93,6 +105,37 @@ class RegistryService(registry_pb2_grpc.RegistryServicer):
             ],
             next_page_token=assets[size - 1].name if more else "",
         )
+
+
+async def _joined(requests: AsyncIterator[registry_pb2.ImportRequest]) -> registry_pb2.ImportRequest:
+    """One request of all parts. Rejected if there is too much, or less or more than the sizes say."""
+    whole = registry_pb2.ImportRequest()
+    parts: dict[tuple[str, str], bytearray] = {}
+    sizes: dict[tuple[str, str], int] = {}
+    total, first = 0, True
+    async for request in requests:
+        if first:
+            whole.dry_run, whole.valid_from_us, first = request.dry_run, request.valid_from_us, False
+        for file in request.file:
+            key = (file.kind, file.name)
+            parts.setdefault(key, bytearray()).extend(file.content)
+            sizes[key] = file.size_bytes
+            total += len(file.content)
+        if total > STREAM_BYTES_MAX or len(parts) > FILES_MAX:
+            raise Rejected(
+                "BAD_IMPORT",
+                f"{total} bytes in {len(parts)} files arrived; at most {STREAM_BYTES_MAX} in {FILES_MAX} were expected;"
+                " import in several calls",
+            )
+    for (kind, name), content in parts.items():
+        if len(content) != sizes[kind, name]:
+            raise Rejected(
+                "BAD_IMPORT",
+                f"{len(content)} bytes of {name or kind} arrived; size_bytes says {sizes[kind, name]}; send every part "
+                "once, with the size of the whole file",
+            )
+        whole.file.add(kind=kind, name=name, content=bytes(content))
+    return whole
 
 
 def _wrong(request: registry_pb2.ListAssetsRequest) -> str:

@@ -10,7 +10,8 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2
 
-from meterwatch.client import Unreachable
+from meterwatch import client
+from meterwatch.client import RegistryFile, Unreachable
 from meterwatch.client.retry import failure_of, open_channel
 from meterwatch.v1 import alarms_pb2, registry_pb2
 
@@ -96,8 +97,5 @@ def list_assets(address: str, kind: str, parent: str = "") -> Iterator[Any]:
 
 def import_registry(address: str, files: list[tuple[str, str, bytes]], valid_from_us: int, *, dry_run: bool) -> Any:
     """Import (kind, name, CSV) files as one transaction; return the ImportResponse."""
-    request = registry_pb2.ImportRequest(dry_run=dry_run, valid_from_us=valid_from_us)
-    for kind, name, content in files:
-        request.file.add(kind=kind, name=name, content=content)
-    with calling(address) as call:
-        return call("Registry/Import", request, registry_pb2.ImportResponse, 600.0)
+    with calling(address):
+        return client.import_registry(address, [RegistryFile(*file) for file in files], valid_from_us, dry_run=dry_run)

@@ -1,4 +1,4 @@
-"""The client for programs that send reads (HeadEnd) and for those that follow alarms (AlarmFeed).
+"""The client for programs that send reads (HeadEnd), follow alarms (AlarmFeed) or keep the registry (import_registry).
 
     with HeadEnd("127.0.0.1:50551", "HES-1") as head_end:
         head_end.send_columns(meter, meter_index, end_us, 900, import_wh=wh)
@@ -12,7 +12,20 @@ from meterwatch.client.encode import Row
 from meterwatch.client.errors import Incomplete, Refused, Superseded, Unreachable
 from meterwatch.client.feed import AlarmFeed
 from meterwatch.client.headend import HeadEnd
+from meterwatch.client.registry import RegistryFile, import_registry
 from meterwatch.client.retry import Backoff
 from meterwatch.client.totals import Totals
 
-__all__ = ["AlarmFeed", "Backoff", "HeadEnd", "Incomplete", "Refused", "Row", "Superseded", "Totals", "Unreachable"]
+__all__ = [
+    "AlarmFeed",
+    "Backoff",
+    "HeadEnd",
+    "Incomplete",
+    "Refused",
+    "RegistryFile",
+    "Row",
+    "Superseded",
+    "Totals",
+    "Unreachable",
+    "import_registry",
+]

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmeterwatch/v1/registry.proto\x12\rmeterwatch.v1\"b\n\rImportRequest\x12)\n\x04\x66ile\x18\x01 \x03(\x0b\x32\x1b.meterwatch.v1.RegistryFile\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x15\n\rvalid_from_us\x18\x03 \x01(\x10\";\n\x0cRegistryFile\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"f\n\x0eImportResponse\x12)\n\x05\x63ount\x18\x01 \x03(\x0b\x32\x1a.meterwatch.v1.ImportCount\x12)\n\x05\x65rror\x18\x02 \x03(\x0b\x32\x1a.meterwatch.v1.ImportError\"N\n\x0bImportCount\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x01(\r\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\r\x12\x11\n\tunchanged\x18\x04 \x01(\r\":\n\x0bImportError\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\"X\n\x11ListAssetsRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06parent\x18\x04 \x01(\t\"R\n\x12ListAssetsResponse\x12#\n\x05\x61sset\x18\x01 \x03(\x0b\x32\x14.meterwatch.v1.Asset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9d\x01\n\x05\x41sset\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\x12\x36\n\tattribute\x18\x04 \x03(\x0b\x32#.meterwatch.v1.Asset.AttributeEntry\x1a\x30\n\x0e\x41ttributeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xa4\x01\n\x08Registry\x12\x45\n\x06Import\x12\x1c.meterwatch.v1.ImportRequest\x1a\x1d.meterwatch.v1.ImportResponse\x12Q\n\nListAssets\x12 .meterwatch.v1.ListAssetsRequest\x1a!.meterwatch.v1.ListAssetsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmeterwatch/v1/registry.proto\x12\rmeterwatch.v1\"b\n\rImportRequest\x12)\n\x04\x66ile\x18\x01 \x03(\x0b\x32\x1b.meterwatch.v1.RegistryFile\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x15\n\rvalid_from_us\x18\x03 \x01(\x10\"O\n\x0cRegistryFile\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"f\n\x0eImportResponse\x12)\n\x05\x63ount\x18\x01 \x03(\x0b\x32\x1a.meterwatch.v1.ImportCount\x12)\n\x05\x65rror\x18\x02 \x03(\x0b\x32\x1a.meterwatch.v1.ImportError\"N\n\x0bImportCount\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x01(\r\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\r\x12\x11\n\tunchanged\x18\x04 \x01(\r\":\n\x0bImportError\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\"X\n\x11ListAssetsRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06parent\x18\x04 \x01(\t\"R\n\x12ListAssetsResponse\x12#\n\x05\x61sset\x18\x01 \x03(\x0b\x32\x14.meterwatch.v1.Asset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9d\x01\n\x05\x41sset\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\x12\x36\n\tattribute\x18\x04 \x03(\x0b\x32#.meterwatch.v1.Asset.AttributeEntry\x1a\x30\n\x0e\x41ttributeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xf3\x01\n\x08Registry\x12\x45\n\x06Import\x12\x1c.meterwatch.v1.ImportRequest\x1a\x1d.meterwatch.v1.ImportResponse\x12M\n\x0cImportStream\x12\x1c.meterwatch.v1.ImportRequest\x1a\x1d.meterwatch.v1.ImportResponse(\x01\x12Q\n\nListAssets\x12 .meterwatch.v1.ListAssetsRequest\x1a!.meterwatch.v1.ListAssetsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,21 +36,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTREQUEST']._serialized_start=47
   _globals['_IMPORTREQUEST']._serialized_end=145
   _globals['_REGISTRYFILE']._serialized_start=147
-  _globals['_REGISTRYFILE']._serialized_end=206
-  _globals['_IMPORTRESPONSE']._serialized_start=208
-  _globals['_IMPORTRESPONSE']._serialized_end=310
-  _globals['_IMPORTCOUNT']._serialized_start=312
-  _globals['_IMPORTCOUNT']._serialized_end=390
-  _globals['_IMPORTERROR']._serialized_start=392
-  _globals['_IMPORTERROR']._serialized_end=450
-  _globals['_LISTASSETSREQUEST']._serialized_start=452
-  _globals['_LISTASSETSREQUEST']._serialized_end=540
-  _globals['_LISTASSETSRESPONSE']._serialized_start=542
-  _globals['_LISTASSETSRESPONSE']._serialized_end=624
-  _globals['_ASSET']._serialized_start=627
-  _globals['_ASSET']._serialized_end=784
-  _globals['_ASSET_ATTRIBUTEENTRY']._serialized_start=736
-  _globals['_ASSET_ATTRIBUTEENTRY']._serialized_end=784
-  _globals['_REGISTRY']._serialized_start=787
-  _globals['_REGISTRY']._serialized_end=951
+  _globals['_REGISTRYFILE']._serialized_end=226
+  _globals['_IMPORTRESPONSE']._serialized_start=228
+  _globals['_IMPORTRESPONSE']._serialized_end=330
+  _globals['_IMPORTCOUNT']._serialized_start=332
+  _globals['_IMPORTCOUNT']._serialized_end=410
+  _globals['_IMPORTERROR']._serialized_start=412
+  _globals['_IMPORTERROR']._serialized_end=470
+  _globals['_LISTASSETSREQUEST']._serialized_start=472
+  _globals['_LISTASSETSREQUEST']._serialized_end=560
+  _globals['_LISTASSETSRESPONSE']._serialized_start=562
+  _globals['_LISTASSETSRESPONSE']._serialized_end=644
+  _globals['_ASSET']._serialized_start=647
+  _globals['_ASSET']._serialized_end=804
+  _globals['_ASSET_ATTRIBUTEENTRY']._serialized_start=756
+  _globals['_ASSET_ATTRIBUTEENTRY']._serialized_end=804
+  _globals['_REGISTRY']._serialized_start=807
+  _globals['_REGISTRY']._serialized_end=1050
 # @@protoc_insertion_point(module_scope)

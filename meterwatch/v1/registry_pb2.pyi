@@ -31,7 +31,7 @@ class ImportRequest(_message.Message):
     """Memberships that change are valid from here. Unit: microseconds since 1970-01-01 UTC; 0: the service's now."""
     @_builtins.property
     def file(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistryFile]:
-        """The files. At most 8, together within the message limit of 64 MiB."""
+        """The files. At most 8. A message has a limit (server.message_bytes_max, 4 MiB by default); beyond it: ImportStream."""
 
     def __init__(
         self,
@@ -55,22 +55,26 @@ class RegistryFile(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """feeders, transformers, concentrators, head_ends or meters."""
     name: _builtins.str
     """Name shown in errors."""
     content: _builtins.bytes
-    """CSV, UTF-8, with a header row."""
+    """CSV, UTF-8, with a header row; in ImportStream a part of it."""
+    size_bytes: _builtins.int
+    """ImportStream: size of the whole file, so that a part cut off is noticed. Import: ignored. Unit: bytes."""
     def __init__(
         self,
         *,
         kind: _builtins.str = ...,
         name: _builtins.str = ...,
         content: _builtins.bytes = ...,
+        size_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "kind", b"kind", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "kind", b"kind", "name", b"name", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

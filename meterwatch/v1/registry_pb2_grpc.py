@@ -39,6 +39,11 @@ class RegistryStub:
                 request_serializer=meterwatch_dot_v1_dot_registry__pb2.ImportRequest.SerializeToString,
                 response_deserializer=meterwatch_dot_v1_dot_registry__pb2.ImportResponse.FromString,
                 _registered_method=True)
+        self.ImportStream = channel.stream_unary(
+                '/meterwatch.v1.Registry/ImportStream',
+                request_serializer=meterwatch_dot_v1_dot_registry__pb2.ImportRequest.SerializeToString,
+                response_deserializer=meterwatch_dot_v1_dot_registry__pb2.ImportResponse.FromString,
+                _registered_method=True)
         self.ListAssets = channel.unary_unary(
                 '/meterwatch.v1.Registry/ListAssets',
                 request_serializer=meterwatch_dot_v1_dot_registry__pb2.ListAssetsRequest.SerializeToString,
@@ -56,6 +61,14 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportStream(self, request_iterator, context):
+        """The same for files beyond one message, in parts: the content of a file may go over several messages, in order, each
+        with the file's kind, name and size_bytes. dry_run and valid_from_us count in the first message. At most 256 MiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAssets(self, request, context):
         """List one kind of asset in pages, by name.
         """
@@ -68,6 +81,11 @@ def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Import': grpc.unary_unary_rpc_method_handler(
                     servicer.Import,
+                    request_deserializer=meterwatch_dot_v1_dot_registry__pb2.ImportRequest.FromString,
+                    response_serializer=meterwatch_dot_v1_dot_registry__pb2.ImportResponse.SerializeToString,
+            ),
+            'ImportStream': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportStream,
                     request_deserializer=meterwatch_dot_v1_dot_registry__pb2.ImportRequest.FromString,
                     response_serializer=meterwatch_dot_v1_dot_registry__pb2.ImportResponse.SerializeToString,
             ),
@@ -102,6 +120,33 @@ class Registry:
             request,
             target,
             '/meterwatch.v1.Registry/Import',
+            meterwatch_dot_v1_dot_registry__pb2.ImportRequest.SerializeToString,
+            meterwatch_dot_v1_dot_registry__pb2.ImportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/meterwatch.v1.Registry/ImportStream',
             meterwatch_dot_v1_dot_registry__pb2.ImportRequest.SerializeToString,
             meterwatch_dot_v1_dot_registry__pb2.ImportResponse.FromString,
             options,

@@ -33,6 +33,10 @@ class RegistryStub:
     def __new__(cls, channel: _aio.Channel) -> RegistryAsyncStub: ...
     Import: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ImportRequest, _registry_pb2.ImportResponse]
     """Import CSV files as one transaction: all or nothing, all errors reported together. Repeating it changes nothing."""
+    ImportStream: _grpc.StreamUnaryMultiCallable[_registry_pb2.ImportRequest, _registry_pb2.ImportResponse]
+    """The same for files beyond one message, in parts: the content of a file may go over several messages, in order, each
+    with the file's kind, name and size_bytes. dry_run and valid_from_us count in the first message. At most 256 MiB.
+    """
     ListAssets: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAssetsRequest, _registry_pb2.ListAssetsResponse]
     """List one kind of asset in pages, by name."""
 
@@ -41,6 +45,10 @@ class RegistryAsyncStub(RegistryStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Import: _aio.UnaryUnaryMultiCallable[_registry_pb2.ImportRequest, _registry_pb2.ImportResponse]  # type: ignore[assignment]
     """Import CSV files as one transaction: all or nothing, all errors reported together. Repeating it changes nothing."""
+    ImportStream: _aio.StreamUnaryMultiCallable[_registry_pb2.ImportRequest, _registry_pb2.ImportResponse]  # type: ignore[assignment]
+    """The same for files beyond one message, in parts: the content of a file may go over several messages, in order, each
+    with the file's kind, name and size_bytes. dry_run and valid_from_us count in the first message. At most 256 MiB.
+    """
     ListAssets: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAssetsRequest, _registry_pb2.ListAssetsResponse]  # type: ignore[assignment]
     """List one kind of asset in pages, by name."""
 
@@ -52,6 +60,16 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ImportResponse, _abc.Awaitable[_registry_pb2.ImportResponse]]:
         """Import CSV files as one transaction: all or nothing, all errors reported together. Repeating it changes nothing."""
+
+    @_abc_1.abstractmethod
+    def ImportStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_registry_pb2.ImportRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ImportResponse, _abc.Awaitable[_registry_pb2.ImportResponse]]:
+        """The same for files beyond one message, in parts: the content of a file may go over several messages, in order, each
+        with the file's kind, name and size_bytes. dry_run and valid_from_us count in the first message. At most 256 MiB.
+        """
 
     @_abc_1.abstractmethod
     def ListAssets(

@@ -351,9 +351,10 @@ def test_a_bad_hello_ends_the_stream(served: Served, greeting: pb.Hello, code: s
 
 
 def test_more_batches_than_credits_end_the_stream(served: Served) -> None:
+    stamp_us = [fresh_end_us()] * 20_000
     with served.stream() as raw:
         for seq in range(1, 40):
-            raw.send(reads(seq, meter_index=[0] * 20_000, stamp_us=[grid(-3600)] * 20_000, import_wh=[1] * 20_000))
+            raw.send(reads(seq, meter_index=[0] * 20_000, stamp_us=stamp_us, import_wh=[1] * 20_000))
         end = raw.end()
     ours(end, "FAILED_PRECONDITION", "CREDITS_EXCEEDED")
     assert "8" in end.message

@@ -34,7 +34,7 @@ def free_port() -> int:
 
 def config(dsn: str, port: int) -> Config:
     return Config(
-        server=Server(port=0),
+        server=Server(port=free_port()),
         database=Database(url=SecretStr(dsn)),
         clock=ClockSection.model_validate({"mode": "replay", "start": START}),
         metrics=Metrics(port=port),

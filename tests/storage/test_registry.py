@@ -257,6 +257,31 @@ async def test_an_import_over_grpc_announces_the_change_and_pages_list_every_ass
         assert len(page.asset) == count
 
 
+async def test_files_in_parts_are_the_files_and_a_missing_part_is_noticed(served: Served) -> None:
+    parts = [
+        registry_pb2.ImportRequest(
+            file=[
+                registry_pb2.RegistryFile(
+                    kind=file.kind, name=file.name, content=file.content[at : at + 10_000], size_bytes=len(file.content)
+                )
+            ]
+        )
+        for file in demo_files()
+        for at in range(0, len(file.content), 10_000)
+    ]
+    assert len(parts) > 8
+    for drop in (0, len(parts) // 2, len(parts) - 1):
+        short = [part for i, part in enumerate(parts) if i != drop]
+        if {p.file[0].kind for p in short} == {p.file[0].kind for p in parts}:
+            with pytest.raises(grpc.aio.AioRpcError, match="size_bytes says"):
+                await served.stub.ImportStream(iter(short))
+    before = served.changed.calls
+    answer = await served.stub.ImportStream(iter(parts))
+    assert not answer.error
+    assert sum(count.added + count.unchanged for count in answer.count) == 1203 + 35 + 4 + 19 + 1
+    assert served.changed.calls == before + 1
+
+
 async def test_a_refused_import_over_grpc_answers_with_its_errors_and_announces_nothing(served: Served) -> None:
     answer = await served.stub.Import(request([RegistryCsv("meters", "m.csv", b"meter;transformer\n")]))
     assert [(error.file, error.line) for error in answer.error] == [("m.csv", 1)]
