@@ -5,10 +5,10 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test check bench lock clean
+.PHONY: help setup demo serve test check bench bench-peers lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Python environment and TimescaleDB, if they are not there yet
 	@tools/setup.sh all
@@ -32,6 +32,9 @@ check: ## lint, format, types, layout, freshness of generated code
 
 bench: setup ## the whole service beside raw COPY of the same rows; JSON=file also writes every run there
 	@$(BIN)/python -m loadtest.bench $(if $(JSON),--json '$(JSON)')
+
+bench-peers: setup ## the service beside VictoriaMetrics, InfluxDB and plain INSERT; JSON=file also writes every run there
+	@$(BIN)/python -m loadtest.peers $(if $(JSON),--json '$(JSON)')
 
 lock: ## pin the newest allowed dependencies in requirements.lock
 	@tools/setup.sh python
