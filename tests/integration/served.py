@@ -58,6 +58,8 @@ REGISTRY = {
 
 _number = itertools.count(1)
 _epoch = itertools.count(int(time.time()))
+_FRESH_S = int(time.time()) // STEP_S * STEP_S - 3 * 86_400
+"""Far from the moments that tests name themselves, and fixed: a quarter of an hour may begin during the tests."""
 
 
 def fresh_epoch() -> int:
@@ -65,9 +67,8 @@ def fresh_epoch() -> int:
 
 
 def fresh_end_us() -> int:
-    """An interval end no read of this process has yet, at least an hour ago, the later the call the longer."""
-    grid = int(time.time()) // STEP_S * STEP_S - 3600
-    return (grid - STEP_S * next(_number)) * US
+    """An interval end no read of this process has yet, three days ago, the later the call the longer."""
+    return (_FRESH_S - STEP_S * next(_number)) * US
 
 
 @contextmanager
@@ -245,5 +246,6 @@ def reads(seq: int, rows: int = 1, **columns: Any) -> pb.ReadBatch:
 
 def goes_on(raw: Raw, seq: int = 1_000_000) -> None:
     """A good batch on this stream is acknowledged."""
-    ack = raw.ask(reads(seq)).ack
-    assert (ack.seq, ack.accepted, ack.replayed) == (seq, 1, False)
+    answer = raw.ask(reads(seq))
+    ack = answer.ack
+    assert (ack.seq, ack.accepted, ack.replayed) == (seq, 1, False), answer
