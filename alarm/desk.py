@@ -19,6 +19,7 @@ from meterwatch.alarms import Action, Alarm, Draft, Transition, TransitionKind
 from meterwatch.clock import Clock
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Rejected
+from meterwatch.loads import LoadChange
 from meterwatch.topology import Topology
 
 LOG_PAGE_MAX: Final = 1000
@@ -30,7 +31,13 @@ class Store(Protocol):
     async def load_open_and_recent(self, since_us: int) -> list[Alarm]: ...
 
     async def commit(
-        self, drafts: Sequence[Draft], evaluated_batch_ids: Sequence[int], *, now_us: int, action: Action | None = None
+        self,
+        drafts: Sequence[Draft],
+        evaluated_batch_ids: Sequence[int],
+        *,
+        now_us: int,
+        action: Action | None = None,
+        loads: LoadChange | None = None,
     ) -> list[int]: ...
 
     async def log_after(self, seq: int, limit: int) -> list[Transition]: ...
@@ -65,8 +72,10 @@ class AlarmDesk:
         alarms = await store.load_open_and_recent(clock.now_us() - KEEP_US)
         return cls(Book(alarms, names), store, Hub(alarms, seq, await store.log_id()), clock)
 
-    async def record(self, verdicts: Sequence[Verdict], batch_ids: Sequence[int]) -> list[Transition]:
-        """Commit what the verdicts change, together with the fact that these batches are evaluated."""
+    async def record(
+        self, verdicts: Sequence[Verdict], batch_ids: Sequence[int], loads: LoadChange | None = None
+    ) -> list[Transition]:
+        """Commit what the verdicts change, with the fact that these batches are evaluated and the loads they made."""
         async with self._turn:
             await self._settle()
             now_us = self._clock.now_us()
@@ -74,7 +83,7 @@ class AlarmDesk:
             while forgotten := await self._forgotten(drafts):
                 self.book.adopt(forgotten)
                 drafts = self.book.reconcile(verdicts, now_us)
-            return await self._commit(drafts, batch_ids, now_us, None)
+            return await self._commit(drafts, batch_ids, now_us, None, loads)
 
     async def acknowledge(
         self, alarm_id: str, operator: str, note: str, expected_version: int, action_id: str
@@ -102,12 +111,17 @@ class AlarmDesk:
             return (await self._commit([draft], (), now_us, action))[0].alarm
 
     async def _commit(
-        self, drafts: Sequence[Draft], batch_ids: Sequence[int], now_us: int, action: Action | None
+        self,
+        drafts: Sequence[Draft],
+        batch_ids: Sequence[int],
+        now_us: int,
+        action: Action | None,
+        loads: LoadChange | None = None,
     ) -> list[Transition]:
         self._in_doubt = True
         if drafts:
             failpoints.passed("before_transitions")
-        seqs = await self._store.commit(drafts, batch_ids, now_us=now_us, action=action)
+        seqs = await self._store.commit(drafts, batch_ids, now_us=now_us, action=action, loads=loads)
         if drafts:
             failpoints.passed("before_publish")
         transitions = [draft.numbered(seq, now_us) for draft, seq in zip(drafts, seqs, strict=True)]

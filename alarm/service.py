@@ -1,6 +1,6 @@
 """The Alarms service: subscribe, list, get, acknowledge.
 
-Promise of Subscribe (reliability P5): from 0 a snapshot and then every transition after it; from n every transition
+Promise of Subscribe: from 0 a snapshot and then every transition after it; from n every transition
 after n, out of the hub's ring or the log; a cursor the log does not hold is an error that says which it holds, never
 silence; a bookmark at least every bookmark_s, also when nothing matches. Requests are parsed here and not by grpc, so
 that bytes that are no message get a status of ours. Errors become statuses in one place, at the edge.
@@ -78,7 +78,7 @@ class AlarmService:
     async def subscribe(self, request: pb.SubscribeRequest, context: Any) -> AsyncGenerator[pb.SubscribeResponse, None]:
         """Yield the stream of one subscriber until it leaves, is too old, or the service drains."""
         wanted = filter_of(request.filter)
-        if request.from_seq == 0:
+        if request.from_seq == 0 and not request.log_id:
             seq, alarms, subscription = self._hub.subscribe_now(wanted.wants)
             parts = self._snapshot(seq, [alarm for alarm in alarms if wanted.matches(alarm)])
             try:

@@ -89,6 +89,8 @@ def validate(
         verdicts.reject(np.abs(snap) > limits.snap_us, pb.ROW_REASON_UNALIGNED)
         quality[snap != 0] |= Quality.SNAPPED
         end_us = end_us + snap
+    if columns.mask is not None:
+        verdicts.reject(columns.mask == 0, pb.ROW_REASON_NO_VALUE)
 
     view = _view(columns, topology, at)
     verdicts.reject(checks.not_finite(view), pb.ROW_REASON_NOT_FINITE)

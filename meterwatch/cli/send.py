@@ -1,7 +1,7 @@
 """meterwatch send: files of other systems into the service.
 
 Every file is read to its end before anything is sent: one that is broken stops the command, and nothing of any file is
-stored. Reads go out by days, because a batch may touch 64 of them. Refuses to create meters unless told to.
+stored. Refuses to create meters unless told to.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -29,9 +27,6 @@ from meterwatch.quality import Origin
 
 # FileReads.method to the origin codes of the contract
 _ORIGIN = np.array([Origin.MEASURED, Origin.SUBSTITUTED, Origin.ESTIMATED], np.uint32)
-DAYS_MAX: Final = 60
-"""Days in one batch; the service takes 64 (TOO_SPREAD), and two clocks may cut days differently."""
-DAY_US: Final = 86_400_000_000
 _OFFSET = re.compile(r"([+-]?)(\d{1,2})(?::?(\d\d))?", re.ASCII)
 
 
@@ -133,25 +128,15 @@ def _meters(reads: list[FileReads]) -> dict[str, int]:
 
 def _send(sender: HeadEnd, file: FileReads) -> None:
     origin = _ORIGIN[file.method]
-    for rows in _by_days(file.end_us):
-        sender.send_columns(
-            file.meter,
-            file.meter_index[rows],
-            file.end_us[rows],
-            file.interval_s[rows],
-            mask=None if file.present is None else file.present[rows],
-            origin=origin[rows] if origin.any() else None,
-            **{name: values[rows] for name, values in file.channels.items()},
-        )
-
-
-def _by_days(end_us: NDArray[np.int64]) -> Iterator[NDArray[np.intp]]:
-    """Row numbers in order of days, otherwise as given, in parts of at most DAYS_MAX different days."""
-    day = end_us // DAY_US
-    days, rank = np.unique(day, return_inverse=True)
-    order = np.argsort(rank, kind="stable")
-    cuts = np.searchsorted(rank[order], np.arange(DAYS_MAX, len(days), DAYS_MAX))
-    yield from np.split(order, cuts)
+    sender.send_columns(
+        file.meter,
+        file.meter_index,
+        file.end_us,
+        file.interval_s,
+        mask=file.present,
+        origin=origin if origin.any() else None,
+        **file.channels,
+    )
 
 
 def _rows(totals: Totals, reads: list[FileReads]) -> list[dict[str, object]]:

@@ -24,6 +24,9 @@ NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 _US_LEAST: Final = 10**14
 """1973 in microseconds; what is below was meant as seconds or milliseconds."""
 _ORIGIN_MAX: Final = 4
+DAYS_MAX: Final = 60
+"""Days in one batch; the service takes 64 (TOO_SPREAD) and may cut days elsewhere."""
+DAY_US: Final = 86_400_000_000
 
 
 class Row(NamedTuple):
@@ -69,14 +72,25 @@ class Columns:
         return 12 + 4 * len(self.channels) + 4 * (self.mask is not None) + 4 * (self.origin is not None)
 
     def parts(self, rows_max: int) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
-        """Split into (interval_s, rows) with at most rows_max rows of one interval length each."""
+        """Split into (interval_s, rows): at most rows_max rows of one interval length and of DAYS_MAX days each.
+
+        Rows stay in their order, except that those of too many days are put in the order of days.
+        """
         lengths = np.unique(self.interval_s)
         for length in lengths.tolist():
-            if len(lengths) == 1:
-                yield from ((length, slice(at, at + rows_max)) for at in range(0, self.rows, rows_max))
+            one = len(lengths) == 1
+            stamps = self.end_us if one else self.end_us[self.interval_s == length]
+            if not len(stamps):
+                continue
+            if int(stamps.max()) // DAY_US - int(stamps.min()) // DAY_US < DAYS_MAX:
+                if one:
+                    yield from ((length, slice(at, at + rows_max)) for at in range(0, self.rows, rows_max))
+                    continue
+                runs = [np.flatnonzero(self.interval_s == length)]
             else:
-                here = np.flatnonzero(self.interval_s == length)
-                yield from ((length, here[at : at + rows_max]) for at in range(0, len(here), rows_max))
+                runs = _by_days(self.end_us, np.flatnonzero(self.interval_s == length))
+            for run in runs:
+                yield from ((length, run[at : at + rows_max]) for at in range(0, len(run), rows_max))
 
     def encode(
         self, seq: int, interval_s: int, rows: NDArray[np.intp] | slice, index_of: NDArray[np.uint32]
@@ -95,6 +109,12 @@ class Columns:
         for name, values in self.channels.items():
             setattr(batch, name, values[rows].tobytes())
         return request.SerializeToString(), len(stamps)
+
+
+def _by_days(end_us: NDArray[np.int64], rows: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    days, rank = np.unique(end_us[rows] // DAY_US, return_inverse=True)
+    order = np.argsort(rank, kind="stable")
+    return np.split(rows[order], np.searchsorted(rank[order], np.arange(DAYS_MAX, len(days), DAYS_MAX)))
 
 
 def checked_columns(

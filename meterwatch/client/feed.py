@@ -23,7 +23,7 @@ SUBSCRIBE: Final = "/meterwatch.v1.Alarms/Subscribe"
 
 
 class AlarmFeed:
-    """Iterator over SubscribeResponse. from_seq 0: a snapshot first. log_id: the log from_seq belongs to.
+    """Iterator over SubscribeResponse. log_id: the log that from_seq is of. from_seq 0 without it: a snapshot first.
 
     Refused (OUT_OF_RANGE, FAILED_PRECONDITION) if the cursor is older than the log, newer, or of another log.
     """
@@ -107,9 +107,9 @@ class AlarmFeed:
         if kind == "transition":
             self.seq = message.transition.seq
         elif kind == "snapshot":
-            self.log_id = message.snapshot.log_id or self.log_id
-            if message.snapshot.complete:
+            if message.snapshot.complete:  # before, the cursor 0 without a log means: the snapshot anew
                 self.seq = message.snapshot.seq
+                self.log_id = message.snapshot.log_id or self.log_id
         elif kind == "bookmark":
             self.seq = message.bookmark.seq
             self.log_id = message.bookmark.log_id or self.log_id

@@ -277,7 +277,9 @@ class SubscribeRequest(_message.Message):
     LOG_ID_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     from_seq: _builtins.int
-    """0 for snapshot and deltas, else the last seq the caller has. Unit: none."""
+    """The last seq the caller has: every transition after it follows. 0 without log_id: a snapshot first. 0 with log_id:
+    everything since the log began, for a caller that has a complete snapshot of an empty log. Unit: none.
+    """
     log_id: _builtins.str
     """Identity of the log from_seq belongs to, as sent in a bookmark; empty: not checked."""
     @_builtins.property

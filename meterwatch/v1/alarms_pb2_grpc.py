@@ -60,7 +60,7 @@ class AlarmsServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Subscribe(self, request, context):
-        """from_seq = 0: a snapshot of the alarms that are not NORMAL, then every transition after it, with no gap between.
+        """from_seq = 0 without log_id: a snapshot of the alarms that are not NORMAL, then every transition after it, with no gap between.
         from_seq = n: every transition after n. OUT_OF_RANGE if n is older than the log, FAILED_PRECONDITION if newer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -34,7 +34,7 @@ class AlarmsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AlarmsAsyncStub: ...
     Subscribe: _grpc.UnaryStreamMultiCallable[_alarms_pb2.SubscribeRequest, _alarms_pb2.SubscribeResponse]
-    """from_seq = 0: a snapshot of the alarms that are not NORMAL, then every transition after it, with no gap between.
+    """from_seq = 0 without log_id: a snapshot of the alarms that are not NORMAL, then every transition after it, with no gap between.
     from_seq = n: every transition after n. OUT_OF_RANGE if n is older than the log, FAILED_PRECONDITION if newer.
     """
     ListAlarms: _grpc.UnaryUnaryMultiCallable[_alarms_pb2.ListAlarmsRequest, _alarms_pb2.ListAlarmsResponse]
@@ -48,7 +48,7 @@ class AlarmsStub:
 class AlarmsAsyncStub(AlarmsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Subscribe: _aio.UnaryStreamMultiCallable[_alarms_pb2.SubscribeRequest, _alarms_pb2.SubscribeResponse]  # type: ignore[assignment]
-    """from_seq = 0: a snapshot of the alarms that are not NORMAL, then every transition after it, with no gap between.
+    """from_seq = 0 without log_id: a snapshot of the alarms that are not NORMAL, then every transition after it, with no gap between.
     from_seq = n: every transition after n. OUT_OF_RANGE if n is older than the log, FAILED_PRECONDITION if newer.
     """
     ListAlarms: _aio.UnaryUnaryMultiCallable[_alarms_pb2.ListAlarmsRequest, _alarms_pb2.ListAlarmsResponse]  # type: ignore[assignment]
@@ -65,7 +65,7 @@ class AlarmsServicer(metaclass=_abc_1.ABCMeta):
         request: _alarms_pb2.SubscribeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_alarms_pb2.SubscribeResponse], _abc.AsyncIterator[_alarms_pb2.SubscribeResponse]]:
-        """from_seq = 0: a snapshot of the alarms that are not NORMAL, then every transition after it, with no gap between.
+        """from_seq = 0 without log_id: a snapshot of the alarms that are not NORMAL, then every transition after it, with no gap between.
         from_seq = n: every transition after n. OUT_OF_RANGE if n is older than the log, FAILED_PRECONDITION if newer.
         """
 

@@ -74,6 +74,8 @@ class _RowReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RowReason.V
     """Two rows of one batch carry different values for one meter and interval."""
     ROW_REASON_UNALIGNED: _RowReason.ValueType  # 11
     """The interval end is more than 5 s off the grid of the interval length."""
+    ROW_REASON_NO_VALUE: _RowReason.ValueType  # 12
+    """The row carries no channel: its channel_mask is 0."""
 
 class RowReason(_RowReason, metaclass=_RowReasonEnumTypeWrapper):
     """Why a row was not stored (it is in the quarantine table instead)."""
@@ -102,6 +104,8 @@ ROW_REASON_AMBIGUOUS: RowReason.ValueType  # 10
 """Two rows of one batch carry different values for one meter and interval."""
 ROW_REASON_UNALIGNED: RowReason.ValueType  # 11
 """The interval end is more than 5 s off the grid of the interval length."""
+ROW_REASON_NO_VALUE: RowReason.ValueType  # 12
+"""The row carries no channel: its channel_mask is 0."""
 Global___RowReason: _TypeAlias = RowReason  # noqa: Y015
 
 class _EventCode:

@@ -87,7 +87,9 @@ class SinkStore:
     async def load_open_and_recent(self, since_us: int) -> list[Alarm]:
         return list({t.alarm.alarm_id: t.alarm for t in self.log}.values())
 
-    async def commit(self, drafts: list[Draft], batch_ids: Any, *, now_us: int, action: Any = None) -> list[int]:
+    async def commit(
+        self, drafts: list[Draft], batch_ids: Any, *, now_us: int, action: Any = None, loads: Any = None
+    ) -> list[int]:
         fail, self.fail = self.fail, None
         if fail is not None and not self.fail_after:
             raise fail

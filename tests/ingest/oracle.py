@@ -101,6 +101,8 @@ def _reason(row: Row, interval_s: int, head_end_id: int, topology: Topology, old
     if abs(snap_us(row.end_us, interval_s)) > 5 * US:
         return pb.ROW_REASON_UNALIGNED
     values = row.values
+    if not values:
+        return pb.ROW_REASON_NO_VALUE
     if any(not math.isfinite(value) for value in values.values()):
         return pb.ROW_REASON_NOT_FINITE
     if values.get("import_wh", 0) < 0 or values.get("export_wh", 0) < 0:

@@ -223,6 +223,7 @@ OCCURS = {
 }
 ELSEWHERE = {
     R.ROW_REASON_UNSPECIFIED: "never sent",
+    R.ROW_REASON_NO_VALUE: "needs a channel in another row: test_a_row_without_any_channel_is_no_read",
     R.ROW_REASON_AMBIGUOUS: "needs two rows: test_different_values_for_one_interval_are_ambiguous",
 }
 
@@ -252,6 +253,11 @@ def test_different_values_for_one_interval_are_ambiguous():
     batch = checked([one, other, one, Row("NEW", NOW_US, {"import_wh": 3})])
     assert reasons(batch) == dict.fromkeys((0, 1, 2), R.ROW_REASON_AMBIGUOUS)
     assert [slot for slot, *_ in kept(batch)] == [WORLD.slot_of["NEW"]]
+
+
+def test_a_row_without_any_channel_is_no_read():
+    batch = checked([Row("ONE", NOW_US, {}), Row("NEW", NOW_US, {"import_wh": 0})])
+    assert reasons(batch) == {0: R.ROW_REASON_NO_VALUE}
 
 
 def test_equal_rows_are_counted_and_kept_once():
