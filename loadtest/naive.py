@@ -115,7 +115,7 @@ def _main(
                         cursor.executemany(INSERT, rows)
                     connection.commit()
                 pipe.send(time.process_time() - cpu_s)
-    except EOFError:  # the bench has closed its end
+    except (EOFError, BrokenPipeError):  # the bench has closed its end
         pass
     except Exception as error:  # the process's boundary: told to the bench
         pipe.send(f"{type(error).__name__}: {error}")

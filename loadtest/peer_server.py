@@ -15,11 +15,14 @@ import tempfile
 import time
 import urllib.request
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from loadtest.text import Posted, Poster, Posting, Way
 
+PosterOf = Callable[[int, dict[str, str]], Poster]
+"""Port, paths by text -> what sends there."""
 READY_TIMEOUT_S: Final = 120.0
 QUERY_TIMEOUT_S: Final = 300.0
 
@@ -51,7 +54,7 @@ class PeerServer(ABC):
     """How long after the last ack it may still begin to write out what it took."""
     paths: dict[str, str]
 
-    def __init__(self, command: list[str], poster_of: Any) -> None:
+    def __init__(self, command: list[str], poster_of: PosterOf) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix=f"meterwatch-{self.name}-", dir="/tmp"))
         self._program = command
         self._process: subprocess.Popen[bytes] | None = None
@@ -106,6 +109,9 @@ class PeerServer(ABC):
                 pass
             time.sleep(0.05)
         raise RuntimeError(f"{self.name} was not ready after {READY_TIMEOUT_S:.0f} s: {self.log_tail()}")
+
+    def make_durable(self) -> None:  # noqa: B027 - most have nothing to do
+        """Have it write what it only holds in memory; nothing if an acknowledgement means that."""
 
     def prepare(self, posting: Posting) -> None:
         """Make a load ready."""

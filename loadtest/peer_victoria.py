@@ -6,7 +6,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from loadtest.fleet import ONE_PHASE
-from loadtest.peer_server import PeerServer, directory_bytes
+from loadtest.peer_server import PeerServer, PosterOf, directory_bytes
 from loadtest.text import MEASUREMENT, Way
 
 _CSV_FORMAT: Final = "1:label:meter,2:time:unix_s," + ",".join(
@@ -23,13 +23,26 @@ class Victoria(PeerServer):
     quiet_after_s = 7.0
     paths = {"line": "/write?precision=s", "csv": "/api/v1/import/csv?" + urlencode({"format": _CSV_FORMAT})}  # noqa: RUF012
 
+    def __init__(self, command: list[str], poster_of: PosterOf) -> None:
+        self._snapshots: list[str] = []
+        super().__init__(command, poster_of)
+
     def arguments(self) -> list[str]:
         return [f"-storageDataPath={self.directory / 'data'}", f"-httpListenAddr=127.0.0.1:{self.port}"]
 
     def healthy(self) -> bool:
         return bool(self.ask("/health") == "OK")
 
+    def make_durable(self) -> None:
+        # A snapshot is what makes it write all it holds, with fsync; there is no other order for that.
+        answer = self.ask("/snapshot/create")
+        if answer["status"] != "ok":
+            raise RuntimeError(f"VictoriaMetrics made no snapshot: {answer}")
+        self._snapshots.append(answer["snapshot"])
+
     def count(self, after_s: int, until_s: int) -> int:
+        while self._snapshots:
+            self.ask(f"/snapshot/delete?snapshot={self._snapshots.pop()}")
         self.ask("/internal/force_flush")
         found = set()
         for name in ONE_PHASE:

@@ -161,7 +161,7 @@ def _main(pipe: Connection, port: int, paths: dict[str, str], fleet: Fleet) -> N
             else:
                 assert posting is not None
                 pipe.send(_post_all(port, paths[posting.way.text], ready, posting.intervals * fleet.meters))
-    except EOFError:  # the bench has closed its end
+    except (EOFError, BrokenPipeError):  # the bench has closed its end
         pass
     except Exception as error:  # the process's boundary: told to the bench
         pipe.send(f"{type(error).__name__}: {error}")

@@ -14,9 +14,10 @@ from storage.embedded.errors import EmbeddedError
 from storage.embedded.paths import data_dir
 from storage.embedded.provision import MANIFEST
 
-# Directories may be the operator's choice and hold more than ours: only these names are ever removed.
+# Directories may be the operator's choice and hold more than ours: only these names are ever removed. `peers` is what
+# `make bench-peers` compares with.
 CLUSTER_NAMES = ("pgdata", "pgdata.new-*", "log", "run", "owner.lock", "startup.log", "*.conf")
-CACHE_NAMES = (MANIFEST, f".{MANIFEST}.*", "postgresql-*", ".building-*", "provision.lock")
+CACHE_NAMES = (MANIFEST, f".{MANIFEST}.*", "postgresql-*", ".building-*", "provision.lock", "peers")
 
 
 def clean(data: Path, cache: Path, progress: Callable[[str], None]) -> None:
