@@ -37,7 +37,7 @@ svg text{font-size:11px;fill:var(--soft);font-family:inherit;font-variant-numeri
 .key{margin-right:12px;white-space:nowrap}.key i{display:inline-block;width:16px;margin-right:5px;vertical-align:middle}
 .key .rule{border-top:3px solid var(--c)}.key .rule.limit{border-top:2px dashed var(--ink)}
 .key .block{height:10px;background:var(--c)}
-.wide{overflow-x:auto}.pair tbody th{min-width:16ch}
+.wide{overflow-x:auto}.pair tbody th{min-width:25ch}
 table{border-collapse:collapse;width:100%;font-size:13.5px;margin:4px 0 14px;font-variant-numeric:tabular-nums}
 caption{text-align:left;padding:4px 0;font-size:13px}
 th,td{text-align:left;padding:4px 10px 4px 0;border-bottom:1px solid var(--rule);vertical-align:top;
@@ -48,7 +48,7 @@ thead th{color:var(--soft);font-weight:600;font-size:12.5px}tbody th{font-weight
 .bad{color:var(--bad);font-weight:600}.good{color:var(--good);font-weight:600}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(420px,100%),1fr));gap:0 28px}
 .time{table-layout:fixed}.time td,.time th{padding-top:2px;padding-bottom:2px;vertical-align:middle;font-size:12.5px}
-.time thead th{position:sticky;top:0;background:var(--paper);z-index:1}
+.time thead th{white-space:normal;position:sticky;top:0;background:var(--paper);z-index:1}
 .time svg{display:block;width:100%;height:16px;overflow:visible}
 .time thead svg text{font-size:11px}
 .truth{fill:var(--truth)}.missed .truth{fill:var(--bad)}.quiet .truth{fill:var(--c5);opacity:.5}

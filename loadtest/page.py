@@ -262,7 +262,7 @@ def _what(record: Record) -> str:
 
 
 def _pairs(caption: str, values: Mapping[str, Any], numbers: bool = False) -> str:
-    rows = [(key, _value(value)) for key, value in values.items()]
+    rows = [(key, _moment_or_value(key, value)) for key, value in values.items()]
     return _table(caption, ("name", "value"), rows, numbers={1} if numbers else set())
 
 
@@ -298,6 +298,10 @@ def _share(value: float | None) -> str:
         return "-"
     percent = math.floor(value * 10_000) / 100
     return f"{percent:g} %"
+
+
+def _moment_or_value(key: str, value: Any) -> str:
+    return f"{moment(value)} UTC" if key.endswith("_us") and isinstance(value, int) else _value(value)
 
 
 def _value(value: Any) -> str:

@@ -74,7 +74,7 @@ def squeeze(y: Sequence[float] | NDArray[Any], how: Literal["mean", "max"]) -> N
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers from the last one <= low to the first one >= high, 1, 2 or 5 times a power of ten apart."""
     if not high - low > max(1e-9 * max(abs(low), abs(high)), 1e-12):
-        high = low + (abs(low) or 1.0)
+        high = low + (abs(low) if abs(low) > 1e-9 else 1.0)
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)

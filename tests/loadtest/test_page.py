@@ -96,7 +96,7 @@ def second(at: float, **more: Any) -> Second:
 
 def run(seconds: int = 20, **more: Any) -> Record:
     given: dict[str, Any] = {
-        "inputs": {"transformers": 100, "simulated_s": 7200, "knobs": {"late": 0.1}},
+        "inputs": {"transformers": 100, "simulated_s": 7200, "end_us": START + 120 * MINUTE, "knobs": {"late": 0.1}},
         "seed": 7,
         "versions": {"python": "3.11.2"},
         "machine": {"processor": "a processor", "cores": 2},
@@ -180,7 +180,8 @@ def test_a_run_passes_if_it_has_no_problem_and_keeps_its_limits() -> None:
 
 def test_what_was_run_and_found_is_on_the_page() -> None:
     words = Seen(page(run())).words
-    for said in ("abc123", "a processor", "3.11.2", "123,456", "seed 7", "acked_reads_per_s", "Missed faults: 1",
+    for said in ("2026-01-05 02:00:00 UTC", "abc123", "a processor",
+                 "3.11.2", "123,456", "seed 7", "acked_reads_per_s", "Missed faults: 1",
                  "False pages: 1", "OUTAGE transformer T2", "missed", "no fault here at that time", "must page nobody",
                  "Ack latency by percentile", "CPU by process", "100 batches", "pages_per_fault"):  # fmt: skip
         assert said in words, said
