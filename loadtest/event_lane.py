@@ -43,8 +43,10 @@ class EventLane(Lane):
         return len(self._out)
 
     def _run(self) -> None:
+        with self._changed:  # nothing is taken before the start: the lane may yet be closed and another opened
+            self._changed.wait_for(lambda: self._closing or self._start_s is not None)
         try:
-            while message := self._take_next("events"):
+            while not self._closed() and (message := self._take_next("events")):
                 with self._changed:
                     if not self._until(message):
                         return

@@ -1,8 +1,9 @@
 """One stream of a load test on the wire: its lane for reads, and what it shares with the one for events.
 
 A lane sends a message when its time has come and, for reads, the service gives credit. Latency counts from the
-scheduled time. behind_s is lateness that nobody but the sender is to blame for: from the later of the scheduled time
-and the credit. Promises: every message is answered in the end, or `problems` says why not. Refuses to know what is in them.
+scheduled time. behind_s is lateness that nobody but the sender is to blame for: from the scheduled time or the credit,
+whichever is later. Promises: every message is answered in the end, or `problems` says why not. Refuses to know what is
+in them.
 """
 
 from __future__ import annotations
@@ -100,7 +101,6 @@ class Lane:
 
     def _until(self, message: Message) -> bool:
         """With the lock held: wait for the message's time; False if the lane is closed instead."""
-        self._changed.wait_for(lambda: self._closing or self._start_s is not None)
         while not self._closed():
             assert self._start_s is not None
             wait_s = self._start_s + message.offset_s - time.monotonic()
@@ -217,7 +217,9 @@ class ReadLane(Lane):
             if seq in self._unanswered:
                 self.counts["resent"] += 1
                 yield self._unanswered[seq][0].request
-        while True:
+        with self._changed:  # nothing is taken before the start: the lane may yet be closed and another opened
+            self._changed.wait_for(lambda: self._over(number) or self._start_s is not None)
+        while not self._over(number):
             if self._waiting is None:
                 try:
                     self._waiting = self._take_next("reads")

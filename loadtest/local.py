@@ -49,8 +49,8 @@ class LocalService:
         """URL of its database."""
         return self._database or embedded_url(self._directory / "data")
 
-    def start(self, clock_start_us: int) -> float:
-        """Start it; return the seconds until it serves."""
+    def start(self, clock_start_us: int, mode: str = "replay", speed: float = 1.0) -> float:
+        """Start it, its clock in this mode; return the seconds until it serves."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -62,7 +62,8 @@ class LocalService:
             "METERWATCH_SERVER__PORT": str(port),
             "METERWATCH_SERVER__IDLE_TIMEOUT_S": "3600",
             "METERWATCH_SERVER__MESSAGE_BYTES_MAX": str(MESSAGE_BYTES_MAX),
-            "METERWATCH_CLOCK__MODE": "replay",
+            "METERWATCH_CLOCK__MODE": mode,
+            "METERWATCH_CLOCK__SPEED": f"{speed:g}",
             "METERWATCH_CLOCK__START": datetime.fromtimestamp(clock_start_us / 1e6, UTC).isoformat(),
         }
         if self._database is None:

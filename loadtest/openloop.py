@@ -123,6 +123,10 @@ class Generator:
     def welcomed(self) -> Welcomed:
         return self._answer(Welcomed)
 
+    def disconnect(self) -> None:
+        """Have it close its streams; connect again."""
+        self._pipe.send(None)
+
     def go(self, start_s: float) -> None:
         """Have it play from this time.monotonic(), which is one clock for all processes of a machine."""
         self._pipe.send(start_s)
@@ -221,17 +225,17 @@ def _main(pipe: Connection, job: Job) -> None:
         makers += [_Maker(plan, stream, PREPARED_BYTES_MAX // len(job.streams)) for stream in job.streams]
         whole = min(maker.ready() for maker in makers)
         pipe.send(Prepared(whole, sum(maker.bytes for maker in makers), time.monotonic() - began_s))
-        address = pipe.recv()
-        welcomed = None
-        for stream, maker in zip(job.streams, makers, strict=True):
-            head_end = plan.world.head_end(stream)
-            reads = ReadLane(stream, maker.next, address, head_end, job.epoch, plan.dictionary(stream))
-            lanes += [reads, EventLane(stream, maker.next, address)]
-            welcome = reads.connected()
-            welcomed = Welcomed(welcome.now_us, welcome.clock_mode, reads.welcomed_s)
-        assert welcomed is not None
-        pipe.send(welcomed)
-        pipe.send(_play(pipe, lanes, pipe.recv()))
+        while not isinstance(order := pipe.recv(), float):
+            for lane in lanes:
+                lane.close()
+            lanes = []
+            if order is not None:
+                for stream, maker in zip(job.streams, makers, strict=True):
+                    head_end = plan.world.head_end(stream)
+                    reads = ReadLane(stream, maker.next, order, head_end, job.epoch, plan.dictionary(stream))
+                    lanes += [reads, EventLane(stream, maker.next, order)]
+                pipe.send(_welcomed(lanes))
+        pipe.send(_play(pipe, lanes, order))
     except EOFError:  # the run has closed its end
         pass
     except Exception as error:  # the process's boundary: told to the run
@@ -241,6 +245,16 @@ def _main(pipe: Connection, job: Job) -> None:
         maker.close()
     for lane in lanes:
         lane.close()
+
+
+def _welcomed(lanes: list[Lane]) -> Welcomed:
+    """Wait for all of them; what the last one heard."""
+    welcomed = Welcomed(0, "", 0.0)
+    for lane in lanes:
+        if isinstance(lane, ReadLane):
+            welcome = lane.connected()
+            welcomed = Welcomed(welcome.now_us, welcome.clock_mode, lane.welcomed_s)
+    return welcomed
 
 
 def _play(pipe: Connection, lanes: list[Lane], start_s: float) -> Played:

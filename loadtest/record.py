@@ -97,6 +97,8 @@ class Record:
     """p50, p90, p99, p999, max; from the scheduled send."""
     alarm_ms: dict[str, float] = field(default_factory=dict)
     """From the send that completed the evidence to the subscriber; p50, p99, max."""
+    event_ms: dict[str, float] = field(default_factory=dict)
+    """As ack_ms, for requests with events."""
     histogram: str = ""
     """ack latencies, microseconds, HdrHistogram, base64 as its own encode() gives."""
     behind_s_max: float = 0.0

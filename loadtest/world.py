@@ -213,6 +213,33 @@ class World:
         """Meter number: 12 digits."""
         return f"7{meter:011}"
 
+    def parents(self, name: str) -> Iterator[tuple[str, str]]:
+        """(asset, its parent) from a meter, transformer or feeder up to the district; nothing for other assets."""
+        kind, number = name[:1], int(name[1:]) if name[1:].isdecimal() else -1
+        if kind == "7" and 0 <= number < self.meters:
+            parent = int(self.transformer_of[number])
+            yield name, f"T{parent:06}"
+            kind, number, name = "T", parent, f"T{parent:06}"
+        if kind == "T" and 0 <= number < self.transformers:
+            number //= TRANSFORMERS_PER_FEEDER
+            yield name, f"F{number:05}"
+            kind, name = "F", f"F{number:05}"
+        if kind == "F" and 0 <= number < self.feeders:
+            yield name, f"D{number // FEEDERS_PER_DISTRICT:03}"
+
+    def first_meter(self, name: str) -> int | None:
+        """A meter below an asset of any kind, by its name; None if the world has none such."""
+        kind, number = name[:1], name.rpartition("-")[2] if "-" in name else name[1:]
+        if not number.isdecimal():
+            return None
+        span = {"7": 0, "F": TRANSFORMERS_PER_FEEDER, "R": TRANSFORMERS_PER_RF, "L": -1}.get(kind, 1)
+        if span < 0:
+            return self.meters_of_stream(int(number)).start if int(number) < self.streams else None
+        first = int(number) if span == 0 else int(number) * span
+        if span == 0:
+            return first if first < self.meters else None
+        return int(self.first_of_transformer[first]) if first < self.transformers else None
+
     @staticmethod
     def head_end(stream: int) -> str:
         return f"LT-{stream}"

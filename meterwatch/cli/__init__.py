@@ -14,6 +14,7 @@ import typer
 from meterwatch.cli import alarms, config, db, registry
 from meterwatch.cli.doctor import doctor
 from meterwatch.cli.failures import EXIT_CODES, ReportingGroup
+from meterwatch.cli.loadtest import loadtest
 from meterwatch.cli.send import send
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(send)
 app.command()(doctor)
+app.command()(loadtest)
 app.add_typer(alarms.app, name="alarms", help="List, follow and acknowledge alarms.")
 app.add_typer(registry.app, name="registry", help="Meters, transformers, feeders and how they hang together.")
 app.add_typer(db.app, name="db", help="The database behind the service.")

@@ -1,0 +1,157 @@
+"""The service under test: one of its own with a simulated clock, or one that runs already.
+
+Promises: the fleet is in its registry before anything is sent; start_us, the service's time at which the plan begins,
+is the same for the same order when the service is its own. Refuses to end a service it did not start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import grpc
+import psycopg
+
+from loadtest.database import Database
+from loadtest.local import LocalService
+from loadtest.scenarios import Knobs
+from loadtest.world import INTERVAL_US, US, World
+from meterwatch.client.headend import STREAM
+from meterwatch.client.registry import RegistryFile, import_registry
+from meterwatch.client.retry import open_channel
+from meterwatch.v1.ingest_pb2 import Hello, IngestRequest, IngestResponse, Welcome
+
+VALID_FROM_US: Final = 1_577_836_800_000_000
+DAY_US: Final = 86_400 * US
+PROBE_TIMEOUT_S: Final = 30.0
+SPEED_TOLERANCE: Final = 0.1
+
+
+class Target:
+    """A service with the fleet in its registry. open() it, then close it."""
+
+    kind = "remote"
+    reopens = False
+    service_pid: int | None = None
+    postmaster_pid: int | None = None
+
+    def __init__(self, address: str, mode: str, start_us: int, epoch: int) -> None:
+        self.address, self.mode, self.start_us, self.epoch = address, mode, start_us, epoch
+
+    def open(self, patience: float) -> None:
+        """Have it ready to be connected to, its clock some seconds before start_us; more of them if tried again."""
+
+    def stored(self, _first_us: int, _last_us: int) -> int | None:
+        """Reads the database counts with an interval end from one time to before the other; None: cannot know."""
+        return None
+
+    def versions(self) -> dict[str, str]:
+        return {}
+
+    def close(self) -> None:
+        """Leave it."""
+
+
+class _Local(Target):
+    kind = "local"
+
+    def __init__(self, service: LocalService, world: World, knobs: Knobs, start_us: int) -> None:
+        mode = "simulated" if knobs.paced else "replay"
+        super().__init__(service.address, mode, start_us, 1)
+        self.reopens = knobs.paced
+        self._service, self._speed = service, knobs.speed
+        self._lead_s = 5 + world.meters / 50_000
+        self._look()
+
+    def open(self, patience: float) -> None:
+        if self.mode == "simulated":
+            self._service.stop()
+            self._service.start(
+                self.start_us - int(self._lead_s * patience * self._speed * US), "simulated", self._speed
+            )
+            self._look()
+
+    def _look(self) -> None:
+        self.address, self.service_pid = self._service.address, self._service.pid
+        database = Database(self._service.dsn)
+        self._versions = database.versions()
+        self.postmaster_pid = database.postmaster()
+        database.close()
+
+    def stored(self, first_us: int, last_us: int) -> int | None:
+        first, last = (datetime.fromtimestamp(at / US, UTC) for at in (first_us, last_us))
+        with psycopg.connect(self._service.dsn) as connection:
+            row = connection.execute(
+                "SELECT count(*) FROM reads WHERE end_at >= %s AND end_at < %s", (first, last)
+            ).fetchone()
+        return int(row[0]) if row else 0
+
+    def versions(self) -> dict[str, str]:
+        return self._versions
+
+    def close(self) -> None:
+        self._service.close()
+
+
+def local(world: World, knobs: Knobs, start_us: int, database: str | None, say: Callable[[str], None]) -> Target:
+    """Bring up a service of its own. database None: an embedded one, gone afterwards."""
+    service = LocalService(start_us - DAY_US, database)
+    try:
+        register(world, service.address, say)
+        return _Local(service, world, knobs, start_us)
+    except BaseException:
+        service.close()
+        raise
+
+
+def remote(world: World, knobs: Knobs, address: str, say: Callable[[str], None], lead_s: float = 0.0) -> Target:
+    """Prepare a running service. ValueError if its clock is not what the knobs say."""
+    register(world, address, say)
+    epoch = time.time_ns() // 1000
+    first_s, first = time.monotonic(), probe(address, epoch)
+    if first.clock_mode == "replay":
+        start_us = -(-first.now_us // INTERVAL_US) * INTERVAL_US
+        return Target(address, "replay", start_us, epoch)
+    time.sleep(2)
+    again_s, again = time.monotonic(), probe(address, epoch)
+    speed = (again.now_us - first.now_us) / US / (again_s - first_s)
+    if abs(speed / knobs.speed - 1) > SPEED_TOLERANCE:
+        raise ValueError(
+            f"the clock of {address} is {again.clock_mode} and runs at {speed:.1f} times the real one, the plan at "
+            f"{knobs.speed:g}; give --speed {round(speed) or 1}"
+        )
+    lead_s = lead_s or 10 + world.meters * min(knobs.intervals, 100) / 400_000
+    after_us = again.now_us + int(lead_s * knobs.speed * US)
+    start_us = -(-after_us // INTERVAL_US) * INTERVAL_US
+    wait_s = (start_us - again.now_us) / US / knobs.speed
+    say(f"its clock is {again.clock_mode}; the plan begins at its next quarter-hour, in {wait_s:.0f} s")
+    return Target(address, again.clock_mode, start_us, epoch)
+
+
+def register(world: World, address: str, say: Callable[[str], None]) -> None:
+    """Import the fleet's registry. RuntimeError with the first error."""
+    began_s = time.monotonic()
+    for number, (kind, content) in enumerate(world.registry()):
+        file = RegistryFile(kind, f"{kind}-{number}.csv", content)
+        answer = import_registry(address, [file], VALID_FROM_US)
+        if answer.error:
+            error = answer.error[0]
+            raise RuntimeError(f"the registry was refused: {error.file}:{error.line}: {error.message}")
+    say(f"{world.meters:,} meters registered at {address} in {time.monotonic() - began_s:.1f} s")
+
+
+def probe(address: str, epoch: int) -> Welcome:
+    """What the service says to a head-end that comes and goes."""
+    channel = open_channel(address)
+    try:
+        hello = Hello(head_end=World.head_end(0), epoch=epoch, agent="meterwatch-loadtest probe")
+        stream: Any = channel.stream_stream(STREAM, IngestRequest.SerializeToString, IngestResponse.FromString)
+        for response in stream(iter([IngestRequest(hello=hello)]), timeout=PROBE_TIMEOUT_S):
+            return Welcome.FromString(response.welcome.SerializeToString())
+    except grpc.RpcError as error:
+        raise RuntimeError(f"{address} does not answer: {error.details()}") from None
+    finally:
+        channel.close()
+    raise RuntimeError(f"{address} closed the stream without a welcome")

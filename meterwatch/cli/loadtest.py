@@ -1,0 +1,142 @@
+"""meterwatch loadtest: a simulated fleet against the service, with faults whose truth is known."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from meterwatch.cli.calls import reach
+from meterwatch.cli.failures import EX_FAILED, EX_USAGE, fail
+
+if TYPE_CHECKING:
+    from loadtest.record import Record
+
+LISTED: Final = 10
+
+
+def loadtest(
+    scenario: Annotated[str, typer.Option(help="What to play; --list shows all.")] = "day",
+    meters: Annotated[int | None, typer.Option(min=100, max=10_000_000, help="Size of the fleet.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed: the same fleet, reads and faults.")] = 1,
+    speed: Annotated[float | None, typer.Option(help="Simulated seconds in one of the machine's.")] = None,
+    intervals: Annotated[int | None, typer.Option(help="Quarter-hours to play.")] = None,
+    streams: Annotated[int | None, typer.Option(help="Head-ends, one stream each.")] = None,
+    reads_per_message: Annotated[int | None, typer.Option(help="Most reads in a message.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any knob, as late_share=0.1; repeatable; --list shows all.")
+    ] = None,
+    local: Annotated[bool, typer.Option("--local", help="Bring up a service of its own (the default).")] = False,
+    address: Annotated[str | None, typer.Option(help="host:port of a running service instead.")] = None,
+    lead: Annotated[float, typer.Option(help="Seconds to get ready in, with --address; 0: by size.")] = 0.0,
+    json: Annotated[Path | None, typer.Option(help="Write the record of the run to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots to this file.")] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(help="A limit on a figure, as 'ack_p99_ms<500'; repeatable.")
+    ] = None,
+    ceiling: Annotated[bool, typer.Option(help="Measure the generator's own ceiling first.")] = True,
+    listing: Annotated[bool, typer.Option("--list", help="Show scenarios and knobs, and leave.")] = False,
+) -> None:
+    """Play a fleet against the service, open loop, and compare its alarms with the truth.
+
+    Latency counts from the scheduled time. Leaves with 1 if a read is unaccounted for, if the generator itself fell
+    behind, or if a --require does not hold.
+    """
+    from loadtest.limits import limit
+    from loadtest.run import Order, run
+    from loadtest.scenarios import SCENARIOS, turned
+
+    if listing:
+        _list()
+        return
+    if scenario not in SCENARIOS:
+        fail([f"scenario {scenario!r} is not known; there are {', '.join(SCENARIOS)}"], EX_USAGE)
+    if local and address:
+        fail(["--local and --address were given; give one"], EX_USAGE)
+    try:
+        limits = [limit(text) for text in require or ()]
+        given = {
+            "speed": speed, "intervals": intervals, "streams": streams, "reads_per_message": reads_per_message,
+        }  # fmt: skip
+        named = [f"{name}={value}" for name, value in given.items() if value is not None]
+        knobs = turned(SCENARIOS[scenario][2], [*named, *(settings or ())])
+    except ValueError as error:
+        fail([str(error)], EX_USAGE)
+    if address:
+        reach(address)
+    console = Console(stderr=True, soft_wrap=True)
+    order = Order(
+        scenario, meters or SCENARIOS[scenario][1], seed, knobs, address, None, ceiling, lead_s=lead, limits=limits
+    )
+    try:
+        record = run(order, console)
+    except RuntimeError as error:
+        fail([str(error)], EX_FAILED)
+    if json is not None:
+        record.write(json)
+    if html is not None:
+        from loadtest.page import page
+
+        html.write_text(page(record), "utf-8")
+    show(record)
+    if record.problems:
+        raise typer.Exit(EX_FAILED)
+
+
+def show(record: Record) -> None:
+    """Print what came of a run."""
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else 160, highlight=False, markup=False)
+    total, rates, score = record.totals, record.rates, record.score
+    table = Table(box=box.SIMPLE if terminal else None, show_header=False, pad_edge=False)
+    stored = f", {total['stored']:,} counted in the database" if "stored" in total else ""
+    table.add_row(
+        "reads",
+        f"{total['sent']:,} sent, {total['acked']:,} acknowledged: {total['accepted']:,} accepted, "
+        f"{total['duplicates']:,} duplicates, {total['rejected']:,} rejected{stored}",
+    )
+    table.add_row("events", f"{total['events_sent']:,} sent, {total['events_acked']:,} acknowledged")
+    table.add_row(
+        "rate",
+        f"{rates['acked_reads_per_s']:,.0f} reads/s in {record.seconds:,.0f} s; the generator's ceiling is "
+        f"{rates['generator_ceiling_reads_per_s']:,.0f}, it was {record.behind_s_max:.2f} s behind at worst",
+    )
+    for name, values in (("ack", record.ack_ms), ("event ack", record.event_ms), ("alarm", record.alarm_ms)):
+        if values:
+            table.add_row(name, "  ".join(f"{key} {value:,.1f} ms" for key, value in values.items()))
+    if record.cpu_s:
+        table.add_row("CPU", "  ".join(f"{name} {value:,.1f} s" for name, value in sorted(record.cpu_s.items())))
+    for name in ("recall", "precision", "pages_per_fault", "time_to_root_s_p50", "false_roots"):
+        if score.get(name) is not None:
+            table.add_row(name, f"{score[name]:g}")
+    console.print(table)
+    for name, sign in (("missed", "missed"), ("false", "false alarm"), ("late_clears", "cleared late")):
+        rows = score.get(name, [])
+        for row in rows[:LISTED]:
+            console.print(f"{sign}: " + ", ".join(f"{key} {value}" for key, value in row.items() if value is not None))
+        if len(rows) > LISTED:
+            console.print(f"{sign}: {len(rows) - LISTED} more; --json has all")
+    for one in record.required:
+        console.print(f"{'holds' if one['ok'] else 'FAILS'}: {one['limit']}, found {one['value']}")
+        if one.get("note"):
+            console.print(f"  {one['note']}")
+    for problem in record.problems:
+        console.print(f"PROBLEM: {problem}")
+    console.print("every read is accounted for" if not record.problems else "FAILED")
+
+
+def _list() -> None:
+    from loadtest.scenarios import SCENARIOS, Knobs
+
+    for name, (what, meters, knobs) in SCENARIOS.items():
+        turned = {key: value for key in Knobs.__slots__ if (value := getattr(knobs, key)) != getattr(Knobs(), key)}
+        print(f"{name}: {what}; {meters} meters")
+        print("    " + " ".join(f"{key}={value}" for key, value in turned.items()))
+    print("\nknobs and their defaults:")
+    for key in Knobs.__slots__:
+        print(f"    {key}={getattr(Knobs(), key)}")
