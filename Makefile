@@ -22,13 +22,14 @@ serve: setup ## start the service with its own database; Ctrl-C stops both
 test: setup ## all tests
 	@$(BIN)/python -m pytest
 
-check: ## lint, format, types, layout, freshness of generated code
+check: ## lint, format, types, layout, freshness of generated code and pages
 	@tools/setup.sh python
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m meterwatch.devtools.stubs --check
+	$(BIN)/python -m meterwatch.devtools.protodoc --check
 
 bench: setup ## the whole service beside raw COPY of the same rows; JSON=file also writes every run there
 	@$(BIN)/python -m loadtest.bench $(if $(JSON),--json '$(JSON)')
