@@ -33,7 +33,7 @@ svg text{font-size:11px;fill:var(--soft);font-family:inherit;font-variant-numeri
 .line{fill:none;stroke-width:1.6;stroke-linejoin:round;stroke-linecap:round}.area{stroke:none;opacity:.85}
 .limit{stroke:var(--ink);stroke-dasharray:5 4;fill:none}
 .s0{--c:var(--c0)}.s1{--c:var(--c1)}.s2{--c:var(--c2)}.s3{--c:var(--c3)}.s4{--c:var(--c4)}.s5{--c:var(--c5)}
-.line{stroke:var(--c)}.area{fill:var(--c)}
+.line{stroke:var(--c)}.broad{stroke-width:5;opacity:.45}.area{fill:var(--c)}
 .key{margin-right:12px;white-space:nowrap}.key i{display:inline-block;width:16px;margin-right:5px;vertical-align:middle}
 .key .rule{border-top:3px solid var(--c)}.key .rule.limit{border-top:2px dashed var(--ink)}
 .key .block{height:10px;background:var(--c)}

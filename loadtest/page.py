@@ -11,6 +11,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -39,10 +40,13 @@ MEANING: Final = {
     "found": "faults told by an alarm of their own",
     "pages": "alarms that paged",
     "pages_per_fault": "pages per true fault",
-    "time_to_root_s_p50": "onset of an outage to its alarm, median",
+    "time_to_root_s_p50": "onset of an outage above a meter to its alarm, median",
     "time_to_root_s_p95": "the same, 95 of 100",
+    "time_to_meter_s_p50": "onset of a single meter's outage to its alarm, median",
+    "time_to_meter_s_p95": "the same, 95 of 100",
     "false_roots": "outage pages for an asset that had supply",
-    "false_roots_per_10k_day": "the same per 10,000 transformers and simulated day",
+    "false_roots_meter": "those of them for a single meter",
+    "false_roots_per_10k_day": "false roots per 10,000 transformers and simulated day",
     "cleared_late": "alarms that stood long after their fault",
     "cleared_early": "alarms cleared while their fault went on",
     "clear_s_p50": "end of a fault to the clear, median",
@@ -148,7 +152,7 @@ def _plots(record: Record, scheduled: float | None) -> Iterable[str]:
         each = "" if len(x) == len(seconds) else f"Each point: {span((seconds[-1] - seconds[0]) / max(len(x) - 1, 1))}."
         axis = "seconds since the first send"
         limit = (scheduled, "scheduled") if scheduled else None
-        rate = [line("sent", "reads_sent", 0), line("acknowledged", "reads_acked", 1)]
+        rate = [replace(line("sent", "reads_sent", 0), broad=True), line("acknowledged", "reads_acked", 1)]
         yield lines("Reads per second", rate, x_label=axis, y_label="reads/s", limit=limit, note=each)
         acks = [
             line("p50", "ack_ms_p50", 2),
@@ -168,14 +172,15 @@ def _plots(record: Record, scheduled: float | None) -> Iterable[str]:
         cores = record.machine.get("cores")
         there = (float(cores), f"{cores} cores") if isinstance(cores, int | float) else None
         yield lines("CPU by process", shares, x_label=axis, y_label="cores", stacked=True, limit=there)
-        memory = [line("service", "service_rss_mb", 3, "max")]
+        rss = [second.service_rss_mb or math.nan for second in series]  # 0: not seen
+        memory = [Line("service", x, squeeze(rss, "max"), 3)]
         yield lines("Memory of the service", memory, x_label=axis, y_label="RSS, MB")
         behind = [line("worst stream", "behind_s", 4, "max")]
         note = "How late the generator itself was; 0 is on schedule."
         yield lines("Generator behind its schedule", behind, x_label=axis, y_label="s", note=note)
         if any(second.alarms for second in series):
-            alarms = [line("received", "alarms", 1, "max")]
-            yield lines("Alarms per second", alarms, x_label=axis, y_label="alarms/s", note=each)
+            alarms = [line("since the start", "alarms", 1, "max")]
+            yield lines("Alarms paged", alarms, x_label=axis, y_label="alarms")
 
 
 def _percentiles(record: Record) -> str:
@@ -248,6 +253,7 @@ def _figures(record: Record) -> str:
         ("Rejected, by reason", record.rejected_reasons),
         ("Rates", record.rates),
         ("Ack latency from the scheduled send, ms", record.ack_ms),
+        ("Ack latency of events, ms", record.event_ms),
         ("Alarm latency, ms", record.alarm_ms),
         ("CPU-seconds", record.cpu_s),
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, Final, Literal
 
@@ -36,6 +36,8 @@ class Line:
     x: NDArray[np.float64]
     y: NDArray[np.float64]
     colour: int
+    broad: bool = False
+    """Drawn broad and pale, to be seen under another line."""
 
 
 def text(value: object) -> str:
@@ -128,7 +130,8 @@ def lines(
             parts.append(f'<path class="area s{one.colour % COLOURS}" d="{_area(one.x, below, level, to_x, to_y)}"/>')
             below = level
         else:
-            parts.append(f'<path class="line s{one.colour % COLOURS}" d="{_path(one.x, level, to_x, to_y)}"/>')
+            broad = " broad" if one.broad else ""
+            parts.append(f'<path class="line s{one.colour % COLOURS}{broad}" d="{_path(one.x, level, to_x, to_y)}"/>')
     if limit:
         at = to_y(limit[0])
         parts.append(f'<path class="limit" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
@@ -141,7 +144,7 @@ def lines(
 
 def _positive(one: Line) -> Line:
     y = np.where(np.isfinite(one.y), one.y, np.nan)
-    return Line(one.name, one.x, np.where(y > 0, y, np.nan), one.colour)
+    return replace(one, y=np.where(y > 0, y, np.nan))
 
 
 def _stack(series: Sequence[Line]) -> list[NDArray[np.float64]]:

@@ -68,9 +68,11 @@ class Second:
     behind_s: float = 0.0
     """How late the sender itself was, worst stream."""
     alarms: int = 0
+    """Paged since the start of the run."""
     cpu_share: dict[str, float] = field(default_factory=dict)
     """Cores used: service, postgres, driver."""
     service_rss_mb: float = 0.0
+    """0: not seen in this second."""
 
 
 @dataclass(slots=True)

@@ -23,17 +23,22 @@ def score(record: Record) -> dict[str, Any]:
     """Judge a run.
 
     recall: faults told / true faults. precision: pages that told / pages. pages_per_fault: pages / true faults.
-    time_to_root_s: onset of an OUTAGE to when the service recorded its alarm. clear_s: end of a fault to the clear.
-    false_roots: OUTAGE pages for an asset that, as a whole, had supply; a page below the root of a true outage is no
-    false root, but is false. `false` and `missed` list all; `by_kind` has the same per kind. Times nearest-rank.
+    time_to_root_s: onset of an OUTAGE of more than a single meter to when the service recorded its alarm;
+    time_to_meter_s: of a single one, which by rule waits until the interruption counts as sustained. clear_s: end of a
+    fault to the clear. false_roots: OUTAGE pages for an asset that, as a whole, had supply; single meters count and are
+    also told apart as false_roots_meter. A page below the root of a true outage is false, but no false root. `false`
+    and `missed` list all; `by_kind` has the same per kind. Percentiles are nearest-rank.
     """
     found = match(record)
     faults = [fault for fault in record.faults if fault.kind not in QUIET]
     result: dict[str, Any] = _figures(len(faults), found.pairs, found.false)
-    outage_s = _seconds_to_tell([pair for pair in found.pairs if pair[0].kind == "OUTAGE"])
-    result["time_to_root_s_p50"] = percentile(outage_s, 50)
-    result["time_to_root_s_p95"] = percentile(outage_s, 95)
-    result["false_roots"] = sum(one.false_root for one in found.false)
+    outages = [pair for pair in found.pairs if pair[0].kind == "OUTAGE"]
+    for name, single in (("time_to_root_s", False), ("time_to_meter_s", True)):
+        told_s = _seconds_to_tell([pair for pair in outages if (pair[0].asset_kind == "meter") is single])
+        result[f"{name}_p50"], result[f"{name}_p95"] = percentile(told_s, 50), percentile(told_s, 95)
+    false_roots = [one.alarm for one in found.false if one.false_root]
+    result["false_roots"] = len(false_roots)
+    result["false_roots_meter"] = sum(told.asset_kind == "meter" for told in false_roots)
     transformers, simulated_s = record.inputs.get("transformers"), record.inputs.get("simulated_s")
     if transformers and simulated_s:
         per_day = result["false_roots"] / (transformers / 10_000) / (simulated_s / DAY_S)

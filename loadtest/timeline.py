@@ -67,8 +67,8 @@ def timeline(record: Record, found: Match) -> str:
     return (
         f'<div class="wide"><table class="time"><caption>Faults and alarms, {of}. Bar: the fault as it truly was. Dot: '
         "when the service recorded the alarm; stroke: when it cleared it. Simulated time, UTC.</caption><colgroup>"
-        '<col style="width:19%"><col style="width:6%"><col style="width:8%"><col style="width:9%">'
-        '<col style="width:23%"><col></colgroup><thead><tr><th scope="col">fault or alarm</th>'
+        '<col style="width:24%"><col style="width:6%"><col style="width:8%"><col style="width:9%">'
+        '<col style="width:20%"><col></colgroup><thead><tr><th scope="col">fault or alarm</th>'
         '<th scope="col" class="n">meters</th><th scope="col" class="n">told after</th>'
         '<th scope="col" class="n">cleared after</th><th scope="col">outcome</th>'
         f'<th scope="col">{scale.axis()}</th></tr></thead><tbody>{body}</tbody></table></div>'

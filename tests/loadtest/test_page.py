@@ -364,3 +364,8 @@ def test_the_page_does_not_change_the_record() -> None:
     page(record)
     score(record)
     assert repr(record) == before
+
+
+def test_a_second_in_which_the_service_was_not_seen_is_a_gap_in_its_memory() -> None:
+    made = page(run(series=[second(0.0), second(1.0, service_rss_mb=0.0), second(2.0)]))
+    assert "service: median 200, from 200 to 200." in made

@@ -195,6 +195,13 @@ def test_false_roots_are_per_ten_thousand_transformers_and_simulated_day_and_abs
     assert "false_roots_per_10k_day" not in score(record([], told, simulated_s=43_200))
 
 
+def test_a_single_meter_has_its_own_time_and_counts_as_a_false_root_of_its_own() -> None:
+    faults, told = [fault("t1", 0, 30), fault("m2", 0, 30)], [alarm("t1", 0, 31), alarm("m2", 0, 31, recorded=6)]
+    result = score(record(faults, [*told, alarm("m2", 100, 110), alarm("t3", 100, 110)]))
+    assert (result["time_to_root_s_p95"], result["time_to_meter_s_p50"]) == (60.0, 360.0)
+    assert (result["false_roots"], result["false_roots_meter"]) == (2, 1)
+
+
 def test_time_to_root_is_of_outages_alone_from_onset_to_recorded() -> None:
     faults = [fault("t1", 0, 30), fault("t2", 0, 30), fault("t3", 0, 200, "OVERLOAD")]
     told = [
