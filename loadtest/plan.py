@@ -144,10 +144,15 @@ class Plan:
         lag_s = np.minimum(lag_s, LAG_MAX_S)
         late_s = (1 + chance(seed, 33, meter, stamp_s) * max(knobs.late_intervals_max - 1, 0)) * INTERVAL_S
         at_us = end_us + ((lag_s + np.where(late, late_s, 0)) * US).astype(np.int64)
+        return _Rows(meter, np.full(len(meter), end_us), self._kept(meter, at_us), np.zeros(len(meter), np.uint8))
+
+    def _kept(self, meter: Meters, at_us: Ints) -> Ints:
+        """Arrivals, with what a dead concentrator keeps until it is back, and all within the plan."""
         for dead in self.trouble.dead:
             kept = np.isin(meter, dead.meters) & (at_us >= dead.from_us) & (at_us < dead.to_us)
-            at_us[kept] = dead.to_us + (60 * US * chance(seed, 34, meter[kept], stamp_s)).astype(np.int64)
-        return _Rows(meter, np.full(len(meter), end_us), self._clipped(at_us), np.zeros(len(meter), np.uint8))
+            wait = chance(self.world.seed, 34, meter[kept], dead.to_us // US)
+            at_us[kept] = dead.to_us + (60 * US * wait).astype(np.int64)
+        return self._clipped(at_us)
 
     def _clipped(self, at_us: Ints) -> Ints:
         """Nothing comes after the last interval but one more; so all is in the plan."""
@@ -160,11 +165,8 @@ class Plan:
         if knobs.duplicate_share:
             again = rows.where(chance(seed, 40, rows.meter, stamp_s) < knobs.duplicate_share)
             wait_us = 2 * INTERVAL_US * chance(seed, 41, again.meter, again.end_us // US)
-            parts.append(
-                again._replace(
-                    at_us=self._clipped(again.at_us + wait_us.astype(np.int64)), what=np.full_like(again.what, COPY)
-                )
-            )
+            at_us = self._kept(again.meter, again.at_us + wait_us.astype(np.int64))
+            parts.append(again._replace(at_us=at_us, what=np.full_like(again.what, COPY)))
         if knobs.malformed_share:
             bad = rows.where(chance(seed, 42, rows.meter, stamp_s) < knobs.malformed_share)
             kind = NEGATIVE + (4 * chance(seed, 43, bad.meter, bad.end_us // US)).astype(np.uint8)
