@@ -40,9 +40,8 @@ def rows(record: Record, found: Match) -> list[Row]:
     missed = [Row("missed", "missed", one, None) for one in sorted(found.missed, key=lambda one: -one.meters)]
     false = [_false(one) for one in sorted(found.false, key=lambda one: not one.false_root)]
     slowest = sorted(found.pairs, key=lambda pair: pair[0].onset_us - pair[1].recorded_us)
-    late = [pair for pair in slowest if cleared_late(*pair, record.inputs)]
-    told = [Row("late", "told, cleared late", *pair) for pair in late]
-    told += [Row("told", "told", *pair) for pair in slowest if pair not in set(late)]
+    told = [Row("late", "told, cleared late", *pair) for pair in slowest if cleared_late(*pair, record.inputs)]
+    told += [Row("told", "told", *pair) for pair in slowest if not cleared_late(*pair, record.inputs)]
     quiet = [Row("quiet", "must page nobody", one, None) for one in record.faults if one.kind in QUIET]
     quiet.sort(key=lambda row: row.fault.onset_us if row.fault else 0)
     first = missed[:MISSED_MAX] + false[:FALSE_MAX] + told + quiet
