@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,13 +27,14 @@ from ingest.session import StreamLimits
 from meterwatch.calls import Watch
 from meterwatch.clock import Clock, RealClock, ReplayClock, SimulatedClock
 from meterwatch.config import Config
+from meterwatch.episodes import Verdict
 from meterwatch.errors import ConfigError, MeterwatchError
 from meterwatch.metrics import Metrics
 from meterwatch.pipeline import Pipeline
 from meterwatch.server import bind, make_server
 from meterwatch.v1 import ingest_pb2, registry_pb2_grpc
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
-from meterwatch.wired_rules import WiredRules, rebuild
+from meterwatch.wired_rules import HEARD_US, WiredRules, hear, rebuild
 from rules.engine import Engine
 from storage.alarms import AlarmStore
 from storage.doubts import Doubts
@@ -140,7 +141,15 @@ async def _serving(
     writers = [Writer(dsn, reasons, doubts, seen) for _ in range(config.database.copy_connections + 1)]
 
     desk.published = metrics.published
-    pipeline = Pipeline(clock, list(writers), rules, desk.record, history.last_acked, topology, metrics)
+
+    def rules_in_place() -> WiredRules:
+        assert isinstance(pipeline.rules, WiredRules)
+        return pipeline.rules
+
+    async def record(verdicts: list[Verdict], batch_ids: list[int]) -> None:
+        await rules_in_place().record(desk, verdicts, batch_ids)
+
+    pipeline = Pipeline(clock, list(writers), rules, record, history.last_acked, topology, metrics)
     ready = [False]
     server, checks = make_server(config.server, Watch(metrics))
     limits = StreamLimits(
@@ -173,10 +182,11 @@ async def _serving(
         fresh = await registry.load_topology(clock.now_us())
         rebuilt = WiredRules(Engine(fresh), history, clock)
         async with pipeline.paused():
-            verdicts = await rebuild(rebuilt, fresh, history, desk, clock)
+            verdicts, _ = await rebuild(rebuilt, fresh, history, desk, clock)
+            rebuilt.engine.silence.heard(*rules_in_place().engine.silence.last_heard())
             pipeline.replace(fresh, rebuilt)
             desk.book.names = fresh
-            await desk.record(verdicts, [])
+            await record(verdicts, [])
 
     server.add_generic_rpc_handlers(
         (ingest.handler(), alarm_handlers(AlarmService(desk, store, clock, lambda: ready[0])))
@@ -188,11 +198,11 @@ async def _serving(
     await server.start()
     core: asyncio.Task[None] | None = None
     try:
-        verdicts = await rebuild(rules, topology, history, desk, clock)
-        owed = [batch_id for batch_id, _, _ in await history.batches_not_evaluated()]
-        await desk.record(verdicts, owed)
+        verdicts, owed = await rebuild(rules, topology, history, desk, clock)
+        await record(verdicts, owed)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()))
-        core = asyncio.create_task(_core(pipeline, lease, upkeep))
+        hearing = hear(rules_in_place, history, topology.slots, clock.now_us() - HEARD_US)
+        core = asyncio.create_task(_core(pipeline, lease, upkeep, hearing))
         pipeline.ready()
         ready[0] = True
         await checks.serving()
@@ -211,12 +221,13 @@ async def _serving(
             writer.close()
 
 
-async def _core(pipeline: Pipeline, lease: Lease, upkeep: Upkeep) -> None:
+async def _core(pipeline: Pipeline, lease: Lease, upkeep: Upkeep, hearing: Coroutine[Any, Any, None]) -> None:
     """What the service must not be without: if one of them ends, all end."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(pipeline.run())
         tasks.create_task(lease.hold())
         tasks.create_task(upkeep.run())
+        tasks.create_task(hearing)
 
 
 def _described(settings: dict[str, str], dsn: str) -> str:

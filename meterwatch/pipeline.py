@@ -65,7 +65,7 @@ class BatchWriter(Protocol):
 class Rules(Protocol):
     """What the pipeline drives: the rule engine with its history, as the app wires them."""
 
-    def observe_reads(self, change: ReadChange, now_us: int) -> None: ...
+    def observe_reads(self, change: ReadChange, now_us: int, batch_id: int) -> None: ...
     def observe_events(self, events: Events, now_us: int) -> None: ...
     def head_end(self, head_end_id: int, connected: bool) -> None: ...
     async def evaluate(self, now_us: int) -> list[Verdict]: ...
@@ -322,7 +322,7 @@ class Pipeline:
         now_us = self.clock.now_us()
         for item in batch:
             if item.stored.change is not None:
-                self.rules.observe_reads(item.stored.change, now_us)
+                self.rules.observe_reads(item.stored.change, now_us, item.stored.batch_id)
             if item.events is not None and item.events.rows:
                 self.rules.observe_events(item.events, now_us)
         fresh = [item.stored.batch_id for item in batch if not (item.stored.replayed or item.stored.reused)]

@@ -6,6 +6,8 @@ alarm. Knows the database only through History; knows nothing of gRPC.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -15,12 +17,19 @@ from meterwatch.alarms import AlarmState
 from meterwatch.batch import Events, ReadChange
 from meterwatch.clock import US, Clock
 from meterwatch.episodes import Verdict
+from meterwatch.errors import Overloaded, StorageUnavailable
+from meterwatch.stored_loads import restore
 from meterwatch.topology import Topology
 from rules.engine import LOOKBACK_S, MARGIN_S, Engine
 from storage.history import History
+from storage.loads import load_view
 
-REBUILD_S: Final = 48 * 3600
-"""How far back from the newest read the rules read at start: the ring of the overload rule."""
+HEARD_US: Final = 48 * 3600 * US
+"""A meter not heard for so long was never heard, as far as the rules know after a start."""
+HEARD_TOGETHER: Final = 5_000
+"""Meters looked up by one query: some 50 ms of the database."""
+HEAR_PAUSE_S: Final = 0.05
+HEAR_RETRY_S: Final = 5.0
 AHEAD_US: Final = 300 * US
 """Reads and events are taken up to so far in the future: more than the tolerance of validation."""
 DAY_US: Final = 86_400 * US
@@ -33,9 +42,11 @@ class WiredRules:
         self.engine = engine
         self._history = history
         self._clock = clock
+        self.counted: frozenset[int] = frozenset()
+        """Batches whose loads `rebuild` counted before the rules saw them."""
 
-    def observe_reads(self, change: ReadChange, now_us: int) -> None:
-        self.engine.observe_reads(change, now_us)
+    def observe_reads(self, change: ReadChange, now_us: int, batch_id: int) -> None:
+        self.engine.observe_reads(change, now_us, counted=batch_id in self.counted)
 
     def observe_events(self, events: Events, now_us: int) -> None:
         self.engine.observe_events(events, now_us)
@@ -49,6 +60,11 @@ class WiredRules:
             self.engine.given(wanted, reads, events)
         return self.engine.evaluate(now_us)
 
+    async def record(self, desk: AlarmDesk, verdicts: Sequence[Verdict], batch_ids: Sequence[int]) -> None:
+        """Commit verdicts, batches and the loads they made. After a failure the loads are kept for the next try."""
+        await desk.record(verdicts, batch_ids, self.engine.overload.unsaved())
+        self.engine.overload.saved()
+
     def head_end(self, head_end_id: int, connected: bool) -> None:
         """A head-end opened its first stream, or lost its last."""
         silence, now_us = self.engine.silence, self._clock.now_us()
@@ -60,29 +76,21 @@ class WiredRules:
 
 async def rebuild(
     rules: WiredRules, topology: Topology, history: History, desk: AlarmDesk, clock: Clock
-) -> list[Verdict]:
-    """Bring an engine to what the stored reads and events say; return its verdicts.
+) -> tuple[list[Verdict], list[int]]:
+    """Bring an engine to what is stored; return its verdicts, and the batches not evaluated that they rest on.
 
-    The overload ring ends with the newest read, however long we were away; a transformer whose alarm is older than the
-    ring is followed from its onset. Batches not yet evaluated may be older than all of this: who reports OFF in them is
-    judged from then on, as if they came now.
+    The overload ring comes from the stored loads (stored_loads). Batches not yet evaluated may be older than all of
+    this: who reports OFF in them is judged from then on, as if they came now. When each meter was heard last follows
+    with `hear`: here only of the meters whose silence is told, because only a told silence can end.
     """
     now_us = clock.now_us()
     to_us = now_us + AHEAD_US
     engine = rules.engine
     open_alarms = [a for a in desk.book if a.state not in (AlarmState.NORMAL, AlarmState.RETRACTED)]
-    ring_us = min(await history.newest_end_us(to_us), now_us) - REBUILD_S * US
-    since_us = {a.asset_id: a.onset_us for a in open_alarms if a.rule == "OVERLOAD" and a.cleared_us is None}
-    long = [transformer for transformer, onset_us in since_us.items() if onset_us < ring_us]
-    members = np.flatnonzero(np.isin(topology.transformer_of, long)).astype(np.int32)
-    for day_us in range(min((since_us[i] for i in long), default=ring_us), ring_us, DAY_US):  # the ring goes with time
-        async for change in history.reads_between(day_us, min(day_us + DAY_US, ring_us), members):
-            engine.overload.observe(change, now_us)
-    async for change in history.reads_between(ring_us, to_us, None):
-        engine.overload.observe(change, now_us)
-    heard = await history.last_heard(now_us - REBUILD_S * US)
-    slot = np.flatnonzero(heard[: topology.slots]).astype(np.int32)
-    engine.silence.heard(slot, heard[slot])
+    onset_us = {a.asset_id: a.onset_us for a in open_alarms if a.rule == "OVERLOAD" and a.cleared_us is None}
+    async with load_view(history.pool, engine.overload.members.window_s) as view:
+        owed_batches = await restore(engine.overload, topology, view, history, onset_us, now_us, to_us)
+    rules.counted = frozenset(owed.batch_id for owed in owed_batches)
     first_us = now_us - LOOKBACK_S * US
     for alarm in open_alarms:
         if alarm.rule == "COMM_LOSS" and alarm.cleared_us is None:
@@ -90,10 +98,32 @@ async def rebuild(
         if alarm.rule == "OUTAGE" and alarm.cleared_us is None:
             first_us = min(first_us, alarm.onset_us)
             engine.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us - MARGIN_S * US)
+    told = engine.silence.told_slots()
+    for at in range(0, len(told), HEARD_TOGETHER):
+        engine.silence.heard(*await history.last_heard(told[at : at + HEARD_TOGETHER], now_us - HEARD_US))
     owed, owed_us = await history.owed_off()
     for day in np.unique(owed_us // DAY_US):
         mine = owed_us // DAY_US == day
         engine.activate(owed[mine], int(owed_us[mine].min()) - MARGIN_S * US)
     slots = await history.supply_off_slots(first_us - MARGIN_S * US)
     engine.activate(slots[slots < topology.slots], first_us - MARGIN_S * US)
-    return await rules.evaluate(now_us)
+    return await rules.evaluate(now_us), sorted(rules.counted)
+
+
+async def hear(rules: Callable[[], WiredRules], history: History, meters: int, from_us: int) -> None:
+    """Tell the rules in place when each meter was heard last, a few at a time, while the service serves.
+
+    Nothing waits for it: after a start a silence is counted from when the head-end connected, and this shows in
+    evidence. Tried again while the database is away.
+    """
+    at = 0
+    while at < meters:
+        slots = np.arange(at, min(at + HEARD_TOGETHER, meters), dtype=np.int32)
+        try:
+            slot, last_us = await history.last_heard(slots, from_us)
+        except (StorageUnavailable, Overloaded):
+            await asyncio.sleep(HEAR_RETRY_S)
+            continue
+        rules().engine.silence.heard(slot, last_us)
+        at += HEARD_TOGETHER
+        await asyncio.sleep(HEAR_PAUSE_S)

@@ -66,9 +66,10 @@ class Engine:
         self._active: dict[Group, _Active] = {}
         self._active_slot = np.zeros(topology.slots, np.bool_)
 
-    def observe_reads(self, change: ReadChange, now_us: int) -> None:
-        """Take committed reads."""
-        self.overload.observe(change, now_us)
+    def observe_reads(self, change: ReadChange, now_us: int, *, counted: bool = False) -> None:
+        """Take committed reads. counted: their loads are counted already, by Overload.recount."""
+        if not counted:
+            self.overload.observe(change, now_us)
         new = change.sign > 0
         self.silence.heard(change.slot[new], change.end_us[new])
         self._votes(evidence_of_reads(change), now_us)

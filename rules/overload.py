@@ -14,52 +14,40 @@ the one Topology given; a registry change means a new Overload and a rebuild.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from math import sqrt
 from typing import Any
 
 import numpy as np
 
 from meterwatch.batch import ReadChange
 from meterwatch.episodes import Episode, Verdict
-from meterwatch.quality import ORIGIN_MASK, ORIGIN_SHIFT, Origin
+from meterwatch.loads import LoadChange, Loads
 from meterwatch.topology import Topology
 from rules.ladder import NEVER, Floats, Ints, Ladder, LadderState, OverloadProfile, Span, span_of, top_level
+from rules.load import Members, joined
 
 __all__ = ["Overload", "OverloadProfile"]
 
 RULE = "OVERLOAD"
 US = 1_000_000
-CONTRACT_W_UNKNOWN = 1000
-"""Weight of a meter without a contract, in watts."""
 EVIDENCE_WINDOWS_MAX = 16
 
 
 class Overload:
     """The rule. Not thread-safe: one evaluator calls it.
 
-    Restart: make a new one, observe the stored reads of at least the ring span in rising time, judge. An episode that
-    began before the reads given is dated to the first of them.
+    What the reads add to the cells is kept until `unsaved()` was stored and `saved()` was called.
+    Restart: make a new one, `restore` the stored cells of at least the ring span in rising time, judge. An episode that
+    began before the cells given is dated to the first of them.
     """
 
     def __init__(self, topology: Topology, profile: OverloadProfile | None = None) -> None:
         self._topology = topology
         self._profile = profile or OverloadProfile()
         self._ladder, levels = Ladder(self._profile), self._profile.levels
-        power_factor = self._profile.assumed_power_factor
-        self._varh_per_wh = sqrt(1 - power_factor**2) / power_factor
-
         n, windows = len(topology.transformer), self._profile.ring_windows
         self._n = n
-        contract = topology.contract_kw.astype(np.float64)
-        watts = np.rint(np.where(np.isnan(contract), CONTRACT_W_UNKNOWN, contract * 1000))
-        self._weight: Ints = watts.astype(np.int64)
-        self._members: Ints = np.bincount(
-            topology.transformer_of[(topology.transformer_of >= 0) & (topology.installed_us != NEVER)], minlength=n
-        ).astype(np.int64)
-        self._installed_sorted = np.sort(topology.installed_us)
-        self._retired_sorted = np.sort(topology.retired_us)
-        self._expected_key: tuple[int, int] | None = None
-        self._expected_row = np.zeros(n, np.int64)
+        self.members = Members(topology, self._profile.window_s, self._profile.assumed_power_factor)
+        self._members: Ints = self.members.count()
         rated = np.nan_to_num(topology.rated_kva.astype(np.float64))
         self._rated_vah: Floats = np.maximum(rated, 0.0) * (1000 * self._profile.window_s / 3600)
         """Apparent energy of a window at b = 1; 0: not rated, never judged."""
@@ -67,7 +55,7 @@ class Overload:
         self._wh = np.zeros((windows, n), np.int64)
         self._varh = np.zeros((windows, n), np.int64)
         self._covered = np.zeros((windows, n), np.int64)
-        self._expected = np.zeros((windows, n), np.int64)
+        self._expected: list[Ints] = [np.zeros(0, np.int64)] * windows
         self._head = -1
         self._base = LadderState.cold(n, len(levels))  # before the ring's tail
         self._near = LadderState.cold(n, len(levels))  # before window head - checkpoint_windows
@@ -76,7 +64,11 @@ class Overload:
         self._touched_from = np.full(n, NEVER)
         self._touched_to = np.full(n, -1, np.int64)
         self.older_than_ring = 0
-        """Reads ignored because their windows had left the ring."""
+        """Reads that no verdict heeds, because their windows had left the ring."""
+        self._added: list[Loads] = []
+        self._counted = Loads.none()
+        self._recounted: Ints = np.zeros(0, np.int64)
+        """Transformers whose cells of the ring were counted anew since they were saved."""
 
     # The ring
 
@@ -106,26 +98,15 @@ class Overload:
     def _load(self, index: Ints, first: int, stop: int) -> tuple[Floats, Floats]:
         rows = np.arange(first, stop) % self._profile.ring_windows
         at = np.ix_(rows, index)
-        expected, rated = self._expected[at], self._rated_vah[index]
+        expected = np.stack([self._expected[row][index] for row in rows.tolist()])
+        rated = self._rated_vah[index]
         apparent = np.hypot(self._wh[at], self._varh[at]) * self._profile.loss_factor
         b = np.divide(apparent, rated, out=np.full(apparent.shape, np.nan), where=rated > 0)
         coverage = np.divide(self._covered[at], expected, out=np.zeros(apparent.shape), where=expected > 0)
         return b, coverage
 
     def _expect(self, window: int) -> None:
-        """Fill in the weight-seconds expected of the meters in service in a whole window."""
-        start_us = window * self._profile.window_s * US
-        end_us = start_us + self._profile.window_s * US
-        key = (
-            int(np.searchsorted(self._installed_sorted, start_us, "right")),
-            int(np.searchsorted(self._retired_sorted, end_us, "left")),
-        )
-        if key != self._expected_key:
-            tree = self._topology
-            served = (tree.transformer_of >= 0) & (tree.installed_us <= start_us) & (tree.retired_us >= end_us)
-            self._expected_key, self._expected_row = key, np.zeros(self._n, np.int64)
-            np.add.at(self._expected_row, tree.transformer_of[served], self._weight[served] * self._profile.window_s)
-        self._expected[window % self._profile.ring_windows] = self._expected_row
+        self._expected[window % self._profile.ring_windows] = self.members.expected(window)
 
     def _advance(self, head: int) -> None:
         """Make `head` the newest window; what drops out of the ring is folded into the base state."""
@@ -157,39 +138,77 @@ class Overload:
 
     def observe(self, change: ReadChange, now_us: int) -> None:
         """Add what changed in the stored reads. `now_us` is not used: the ring moves with event time."""
-        transformer = self._topology.transformer_of[change.slot].astype(np.int64)
-        origin = (change.quality & ORIGIN_MASK) >> ORIGIN_SHIFT
-        guess = (origin == Origin.ESTIMATED) | (origin == Origin.SUBSTITUTED)
-        rows = np.flatnonzero((transformer >= 0) & change.has_energy & ~guess)
-        if not len(rows):
+        cells, last = self.members.cells(change)
+        if not len(cells):
             return
-        window_s, transformer, sign = self._profile.window_s, transformer[rows], change.sign[rows].astype(np.int64)
-        length_s = change.interval_s[rows].astype(np.int64)
-        end_s = change.end_us[rows] // US
-        start_s = end_s - length_s
-        first, last = start_s // window_s, (end_s - 1) // window_s
-        if int(last.max()) > self._head:
-            self._advance(int(last.max()))
-        self.older_than_ring += int(np.count_nonzero(last < self.tail))
+        self._added.append(cells)
+        self.begin(int(last.max()))
+        if int(last.min()) < self.tail:
+            self.older_than_ring += int(np.count_nonzero(last < self.tail))
+        at, cells = self._touch(cells)
+        for ring, sums in self._rings(cells):
+            ring[at] += sums
 
-        wh = change.import_wh[rows].astype(np.int64) - change.export_wh[rows]
-        varh = change.import_varh[rows].astype(np.int64) - change.export_varh[rows]
-        assumed = np.rint(np.maximum(wh, 0) * self._varh_per_wh).astype(np.int64)
-        varh = np.where(change.has_reactive[rows], varh, assumed)
+    @property
+    def window_us(self) -> int:
+        """Length of a window."""
+        return self._profile.window_s * US
 
-        read, window, since, until = _parts(first, last, start_s, length_s, window_s, self.tail)
-        transformer, sign, length_s = transformer[read], sign[read], length_s[read]
-        cell = (window % self._profile.ring_windows) * self._n + transformer
-        whole = until - since == length_s
-        for ring, energy in ((self._wh, wh[read]), (self._varh, varh[read])):
-            if not whole.all():
-                energy = np.where(whole, energy, energy * until // length_s - energy * since // length_s)
-            np.add.at(ring.reshape(-1), cell, sign * energy)
-        weight = self._weight[change.slot[rows]][read]
-        np.add.at(self._covered.reshape(-1), cell, sign * weight * (until - since))
-        np.minimum.at(self._touched_from, transformer, window)
-        np.maximum.at(self._touched_to, transformer, window)
-        self._near_stale[transformer[window < self._checkpoint]] = True
+    def begin(self, window: int) -> None:
+        """Make this the newest window, unless a newer one is known."""
+        if window > self._head:
+            self._advance(window)
+
+    def restore(self, cells: Loads) -> None:
+        """Set cells to what is stored of them. Those older than the ring are passed over."""
+        if not len(cells):
+            return
+        self.begin(int(cells.window[-1]))
+        at, cells = self._touch(cells)
+        for ring, sums in self._rings(cells):
+            ring[at] = sums
+
+    def recount(self, cells: Loads, transformers: Ints) -> None:
+        """Set cells to what was counted anew in the stored reads; the next commit stores them so. Once, after a start.
+
+        transformers: those of which the whole ring was counted.
+        """
+        self.restore(cells)
+        self._counted, self._recounted = cells, transformers
+
+    def unsaved(self) -> LoadChange:
+        """What is to be stored of the cells since `saved()`."""
+        counted, added = self._counted, joined(self._added, self._n)
+        digest = self.members.digest()[self._recounted] if len(self._recounted) else self._recounted
+        expected_counted, expected_added = self.members.expected_of(counted), self.members.expected_of(added)
+        window_s = self._profile.window_s
+        return LoadChange(window_s, counted, expected_counted, added, expected_added, self._recounted, digest)
+
+    def saved(self) -> None:
+        """What `unsaved()` said is stored."""
+        self._added, self._counted, self._recounted = [], Loads.none(), np.zeros(0, np.int64)
+
+    def _rings(self, cells: Loads) -> tuple[tuple[Ints, Ints], ...]:
+        rings = (self._wh, self._varh, self._covered)
+        return tuple(zip((ring.reshape(-1) for ring in rings), (cells.wh, cells.varh, cells.covered), strict=True))
+
+    def _touch(self, cells: Loads) -> tuple[Ints, Loads]:
+        """The cells inside the ring and their places in it, marked as changed; cells come by rising window."""
+        if int(cells.window[0]) < self.tail:
+            cells = cells.take(cells.window >= self.tail)
+            if not len(cells):
+                return cells.window, cells
+        window, transformer = cells.window, cells.transformer
+        first = int(window[0])
+        if first == int(window[-1]):
+            self._touched_from[transformer] = np.minimum(self._touched_from[transformer], first)
+            self._touched_to[transformer] = np.maximum(self._touched_to[transformer], first)
+        else:
+            np.minimum.at(self._touched_from, transformer, window)
+            np.maximum.at(self._touched_to, transformer, window)
+        if first < self._checkpoint:
+            self._near_stale[transformer[window < self._checkpoint]] = True
+        return (window % self._profile.ring_windows) * self._n + transformer, cells
 
     # The ladder
 
@@ -294,24 +313,6 @@ class Overload:
         }
         raised_us = (span.raised + 1) * window_us
         return Episode(onset_us, raised_us, cleared_us, level.severity, level.name, summary, evidence)
-
-
-def _parts(first: Ints, last: Ints, start_s: Ints, length_s: Ints, window_s: int, tail: int) -> tuple[Any, ...]:
-    """Cut reads at the borders of the windows: (read, window, since, until), the windows from `tail` on.
-
-    The energy of a part is that up to its end, rounded down, less that up to its start; so the parts add up to the
-    read exactly, whatever its length. since, until: seconds from the start of the read.
-    """
-    if (first == last).all():  # no read crosses a border: the everyday case
-        read: Any = slice(None) if first.min() >= tail else np.flatnonzero(first >= tail)
-        return read, first[read], np.zeros_like(length_s[read]), length_s[read]
-    count = last - first + 1
-    read = np.repeat(np.arange(len(first)), count)
-    window = np.arange(len(read)) - np.repeat(np.cumsum(count) - count - first, count)
-    since = np.maximum(window * window_s - start_s[read], 0)
-    until = np.minimum((window + 1) * window_s - start_s[read], length_s[read])
-    kept = window >= tail
-    return read[kept], window[kept], since[kept], until[kept]
 
 
 def _clock(stamp_us: int) -> str:

@@ -80,6 +80,10 @@ class Silence:
         self._told = self._told_slots()
         self._stirred = True
 
+    def told_slots(self) -> NDArray[np.int32]:
+        """Ascending slots whose own alarm or that of their concentrator is open."""
+        return np.flatnonzero(self._told).astype(np.int32)
+
     def _told_slots(self) -> NDArray[np.bool_]:
         told = np.zeros(self._topology.slots, np.bool_)
         lost = np.zeros(len(self._topology.concentrator) + 1, np.bool_)  # the last one stands for none (-1)
@@ -96,6 +100,11 @@ class Silence:
         """Reads or events of these meters were stored; repeats and any order are fine."""
         np.maximum.at(self._last_heard_us, slot, at_us)
         self._stirred = self._stirred or bool(self._told[slot].any())
+
+    def last_heard(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Slots ever heard, and the newest read or event of each, us."""
+        slot = np.flatnonzero(self._last_heard_us).astype(np.int32)
+        return slot, self._last_heard_us[slot]
 
     def head_end_connected(self, head_end_id: int, now_us: int) -> None:
         """From now on its meters can be heard. Again while connected: no change."""

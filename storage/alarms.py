@@ -19,7 +19,9 @@ from psycopg_pool import AsyncConnectionPool
 
 from meterwatch.alarms import ALARM_FIELDS, PAGED, Action, Alarm, AlarmFilter, Draft, Transition, TransitionKind
 from meterwatch.errors import StorageBroken
+from meterwatch.loads import LoadChange
 from storage.faults import storage_faults
+from storage.loads import store_loads
 
 TRANSITIONS_MAX: Final = 1000
 """Of one alarm, in get(); as alarms.proto says."""
@@ -55,13 +57,20 @@ class AlarmStore:
         return [_alarm(row) for row in await self._rows(query, (_at(since_us),))]
 
     async def commit(
-        self, drafts: Sequence[Draft], evaluated_batch_ids: Sequence[int], *, now_us: int, action: Action | None = None
+        self,
+        drafts: Sequence[Draft],
+        evaluated_batch_ids: Sequence[int],
+        *,
+        now_us: int,
+        action: Action | None = None,
+        loads: LoadChange | None = None,
     ) -> list[int]:
-        """Write transitions, the batches they follow from, and the operator's action; all or nothing.
+        """Write transitions, the batches and loads they follow from, and the operator's action; all or nothing.
 
         Returns the cursors, one per draft. After StorageUnavailable the outcome is unknown: compare newest_seq().
+        Loads go with their batches: batches that are evaluated already brought theirs, so a repetition adds nothing.
         """
-        if not drafts and not evaluated_batch_ids:
+        if not drafts and not evaluated_batch_ids and not loads:
             return []
         with storage_faults():
             async with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
@@ -91,11 +100,15 @@ class AlarmStore:
                             seqs[0],
                         ),
                     )
+                fresh = True
                 if evaluated_batch_ids:
                     await cursor.execute(
                         "UPDATE batches SET evaluated = true WHERE batch_id = ANY(%s) AND NOT evaluated",
                         (list(evaluated_batch_ids),),
                     )
+                    fresh = cursor.rowcount > 0
+                if loads and fresh:
+                    await store_loads(cursor, loads)
         return seqs
 
     async def log_after(self, seq: int, limit: int) -> list[Transition]:

@@ -64,6 +64,10 @@ class IntegerArray(bytes):
     """integer[] in binary form, as a query parameter."""
 
 
+class BigintArray(bytes):
+    """bigint[] in binary form, as a query parameter."""
+
+
 class TimestamptzArray(bytes):
     """timestamptz[] in binary form, as a query parameter."""
 
@@ -79,17 +83,27 @@ class _IntegerArrayDumper(_AsIs):
     oid = 1007
 
 
+class _BigintArrayDumper(_AsIs):
+    oid = 1016
+
+
 class _TimestamptzArrayDumper(_AsIs):
     oid = 1185
 
 
 psycopg.adapters.register_dumper(IntegerArray, _IntegerArrayDumper)
+psycopg.adapters.register_dumper(BigintArray, _BigintArrayDumper)
 psycopg.adapters.register_dumper(TimestamptzArray, _TimestamptzArrayDumper)
 
 
 def integers(values: NDArray[np.int32]) -> IntegerArray:
     """A column of integers as a query parameter."""
     return IntegerArray(_encoded(values, 23, ">i4"))
+
+
+def bigints(values: NDArray[np.int64]) -> BigintArray:
+    """A column of bigints as a query parameter."""
+    return BigintArray(_encoded(values, 20, ">i8"))
 
 
 def moments(values_us: NDArray[np.int64]) -> TimestamptzArray:

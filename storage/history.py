@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from meterwatch.batch import Events, ReadChange
 from meterwatch.quality import Quality
-from storage.arrays import fetch_columns, micros, moment
+from storage.arrays import fetch_columns, integers, micros, moment
 from storage.faults import storage_faults
 
 PAGE_ROWS: Final = 100_000
@@ -50,8 +50,9 @@ SELECT array_agg(slot) FROM (
 assert int(Quality.SUPPLY_OFF) == 64  # the partial index reads_supply_off says it in the same words
 
 _LAST_HEARD = """
-SELECT array_agg(slot), array_agg(last)
-FROM (SELECT slot, max(end_at) AS last FROM reads WHERE end_at >= %s GROUP BY slot) AS heard"""
+SELECT array_agg(wanted.slot), array_agg(heard.end_at)
+FROM unnest(%s) AS wanted (slot) CROSS JOIN LATERAL (
+    SELECT end_at FROM reads WHERE reads.slot = wanted.slot AND end_at >= %s ORDER BY end_at DESC LIMIT 1) AS heard"""
 
 _NEWEST_STORED = """
 SELECT max(at) FROM (SELECT max(received_at) AS at FROM batches UNION ALL
@@ -72,7 +73,7 @@ class History:
     """Reads what was committed. Every call takes one connection of the pool for its duration."""
 
     def __init__(self, pool: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]]) -> None:
-        self._pool = pool
+        self._pool = self.pool = pool
 
     async def reads_between(
         self, from_us: int, to_us: int, slots: NDArray[np.int32] | None
@@ -81,25 +82,11 @@ class History:
 
         slots None: every meter. Raises StorageUnavailable.
         """
-        parameters: dict[str, Any] = {
-            "first": moment(from_us),
-            "last": moment(to_us),
-            "slots": None if slots is None else slots.tolist(),
-            "rows": PAGE_ROWS,
-            "slot": -1,
-            "end": moment(from_us),
-        }
         with storage_faults():
             async with self._pool.connection() as connection, connection.transaction():
                 await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                while True:
-                    [page] = await fetch_columns(connection, _PAGE, parameters)
-                    if len(page[0]):
-                        yield _change(page)
-                    if len(page[0]) < PAGE_ROWS:
-                        return
-                    parameters["slot"] = int(page[0][-1])
-                    parameters["end"] = moment(int(page[1][-1]))
+                async for change in pages(connection, from_us, to_us, slots):
+                    yield change
 
     async def events_between(self, from_us: int, to_us: int, slots: NDArray[np.int32] | None) -> Events:
         """Events with from_us <= at < to_us, by time. slots None: every meter. Raises StorageUnavailable."""
@@ -129,32 +116,13 @@ class History:
         return await self._moment(_NEWEST_STORED, ())
 
     async def newest_end_us(self, before_us: int) -> int:
-        """Newest interval end before before_us; 0: none. Cost: one scan of the newest chunk."""
+        """Newest interval end before before_us; 0: none. Cost: one scan of the newest chunk, up to seconds."""
         return await self._moment(_NEWEST_END, (moment(before_us),))
 
-    async def last_heard(self, from_us: int) -> NDArray[np.int64]:
-        """Latest interval end per slot since from_us, us; 0: none. Length: highest slot + 1."""
-        with storage_faults():
-            async with self._pool.connection() as connection, connection.transaction():
-                row = await (await connection.execute("SELECT coalesce(max(slot), -1) + 1 FROM meters")).fetchone()
-                [[slot, last_us]] = await fetch_columns(connection, _LAST_HEARD, (moment(from_us),))
-        slots = max(int(row[0]) if row else 0, int(slot.max(initial=-1)) + 1)
-        heard = np.zeros(slots, np.int64)
-        heard[slot] = last_us
-        return heard
-
-    async def batches_not_evaluated(self) -> list[tuple[int, int, int]]:
-        """(batch_id, first_end_us, last_end_us) of stored batches the rules have not seen, oldest first.
-
-        Both ends are 0 for a batch that stored no row.
-        """
-        with storage_faults():
-            async with self._pool.connection() as connection:
-                cursor = await connection.execute(
-                    "SELECT batch_id, first_end, last_end FROM batches WHERE NOT evaluated ORDER BY batch_id"
-                )
-                rows = await cursor.fetchall()
-        return [(batch, micros(first) if first else 0, micros(last) if last else 0) for batch, first, last in rows]
+    async def last_heard(self, slots: NDArray[np.int32], from_us: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Of these meters those with a read since from_us, and its latest interval end, us. One look-up per meter."""
+        slot, last_us = await self._columns(_LAST_HEARD, (integers(slots), moment(from_us)))
+        return _frozen(slot, np.int32), _frozen(last_us, np.int64)
 
     async def _moment(self, query: Any, parameters: Any) -> int:
         with storage_faults():
@@ -181,7 +149,30 @@ class History:
         return columns
 
 
-def _change(page: list[NDArray[Any]]) -> ReadChange:
+async def pages(
+    connection: psycopg.AsyncConnection[Any], from_us: int, to_us: int, slots: NDArray[np.int32] | None
+) -> AsyncIterator[ReadChange]:
+    """What History.reads_between says, in the caller's transaction."""
+    parameters: dict[str, Any] = {
+        "first": moment(from_us),
+        "last": moment(to_us),
+        "slots": None if slots is None else slots.tolist(),
+        "rows": PAGE_ROWS,
+        "slot": -1,
+        "end": moment(from_us),
+    }
+    while True:
+        [page] = await fetch_columns(connection, _PAGE, parameters)
+        if len(page[0]):
+            yield change_of_columns(page)
+        if len(page[0]) < PAGE_ROWS:
+            return
+        parameters["slot"] = int(page[0][-1])
+        parameters["end"] = moment(int(page[1][-1]))
+
+
+def change_of_columns(page: list[NDArray[Any]]) -> ReadChange:
+    """Stored reads as changes of sign +1; columns in the order of _PAGE."""
     slot, end_us, interval_s, quality, import_wh, export_wh, import_varh, export_varh, energy, reactive = page
     return ReadChange(
         slot=_frozen(slot, np.int32),

@@ -103,6 +103,8 @@ def measure(meters: int, intervals: int = INTERVALS) -> float:
             rows += len(slot)
             if rows >= EVALUATE_ROWS or at + BATCH_ROWS >= meters:
                 engine.evaluate(end_us)
+                engine.overload.unsaved()
+                engine.overload.saved()
                 rows = 0
             spent_ns += time.process_time_ns() - began_ns
         ns.append(spent_ns / meters)

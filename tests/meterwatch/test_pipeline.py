@@ -80,7 +80,7 @@ class FakeRules:
         self.log = log
         self.fail: list[Exception] = []
 
-    def observe_reads(self, change: Any, now_us: int) -> None:
+    def observe_reads(self, change: Any, now_us: int, batch_id: int) -> None:
         self.log.append(("saw", change))
 
     def observe_events(self, events: Events, now_us: int) -> None:

@@ -16,6 +16,7 @@ from meterwatch.errors import StorageBroken, StorageUnavailable
 from storage.arrays import micros, moment
 from storage.faults import storage_faults
 from storage.history import History
+from storage.loads import load_view
 
 READS = [
     (1, 0, 0, 10, None, 230.0),
@@ -86,9 +87,10 @@ async def test_supply_off_slots_are_those_of_zero_voltage_reads_and_power_fail_e
     assert (await history.supply_off_slots(end_us(2))).tolist() == []
 
 
-async def test_last_heard_is_zero_for_a_silent_meter(history: History) -> None:
-    assert (await history.last_heard(T0_US)).tolist() == [0, end_us(1), end_us(1), 0, end_us(1)]
-    assert (await history.last_heard(end_us(2))).tolist() == [0] * 5
+async def test_last_heard_leaves_out_a_silent_meter(history: History) -> None:
+    slot, last_us = await history.last_heard(np.arange(6, dtype=np.int32), T0_US)
+    assert (slot.tolist(), last_us.tolist()) == ([1, 2, 4], [end_us(1)] * 3)
+    assert len((await history.last_heard(np.arange(6, dtype=np.int32), end_us(2)))[0]) == 0
 
 
 async def test_batches_not_evaluated_come_oldest_first(history: History, dsn: str) -> None:
@@ -100,8 +102,9 @@ async def test_batches_not_evaluated_come_oldest_first(history: History, dsn: st
                 " VALUES (1, 1, 1, %s, '', '', 0, 0, 0, 0, 0, %s, %s, now(), %s)",
                 (seq, first, first, evaluated),
             )
-    found = await history.batches_not_evaluated()
-    assert [ends for _, *ends in found] == [[T0_US + 3, T0_US + 3], [0, 0]]
+    async with load_view(history.pool, 900) as view:
+        found = await view.owed()
+    assert [(one.first_end_us, one.last_end_us) for one in found] == [(T0_US + 3, T0_US + 3), (0, 0)]
     assert found[0][0] < found[1][0]
 
 
@@ -130,7 +133,7 @@ async def test_a_closed_pool_is_unavailable(dsn: str) -> None:
     async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=1, open=False) as pool:
         history = History(pool)
     with pytest.raises(StorageUnavailable):
-        await history.last_heard(0)
+        await history.last_heard(np.zeros(1, np.int32), 0)
 
 
 OWED = """

@@ -1,0 +1,58 @@
+"""The load of transformers as cells (transformer, window): what the rules sum up and the database keeps.
+
+A cell holds the sums of its members' reads as integers, so cells add up exactly in any order. Energy is net of export;
+coverage is counted in weight-seconds: a member's contract power in watts times the seconds its reads cover.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """Cells, aligned arrays of length n; no (transformer, window) occurs twice."""
+
+    transformer: Ints
+    window: Ints
+    """Number of the window: its start is window x window length since 1970."""
+    wh: Ints
+    varh: Ints
+    covered: Ints
+    """Weight-seconds of the reads that arrived."""
+
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Loads:
+        """Some of the cells."""
+        return Loads(*(getattr(self, column.name)[rows] for column in fields(self)))
+
+    def __len__(self) -> int:
+        return len(self.window)
+
+    @classmethod
+    def none(cls) -> Loads:
+        return cls(*(np.zeros(0, np.int64) for _ in fields(cls)))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadChange:
+    """What a commit does to the stored loads: first cells counted anew, then what batches added.
+
+    expected_*: weight-seconds of all members in service, per cell.
+    """
+
+    window_s: int
+    counted: Loads
+    expected_counted: Ints
+    added: Loads
+    expected_added: Ints
+    members: Ints
+    """Transformers whose cells of the ring were counted anew, and the digest of the members they were counted with."""
+    digest: Ints
+
+    def __bool__(self) -> bool:
+        return bool(len(self.counted) or len(self.added) or len(self.members))

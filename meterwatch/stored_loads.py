@@ -1,0 +1,133 @@
+"""How the overload rule comes to know the stored loads, after a start or a change of the registry.
+
+The table of loads holds every evaluated batch, so it is the ring. Only this is summed up from stored reads:
+  - the last 48 h of a transformer whose members changed since it was counted, or that never was (an older database),
+  - the cells touched by batches that are stored and not evaluated.
+The next commit stores both. All is one snapshot, so such a batch must not be added once more: `restore` names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meterwatch.clock import US
+from meterwatch.loads import Loads
+from meterwatch.topology import Topology
+from rules.load import joined
+from rules.overload import Overload
+from storage.history import History
+from storage.loads import LoadView, Owed
+
+RING_US: Final = 48 * 3600 * US
+"""How far back from the newest load the ring of the overload rule is filled."""
+DAY_US: Final = 86_400 * US
+Ints = NDArray[np.int64]
+
+
+async def restore(
+    overload: Overload,
+    topology: Topology,
+    view: LoadView,
+    history: History,
+    onset_us: dict[int, int],
+    now_us: int,
+    to_us: int,
+) -> list[Owed]:
+    """Fill the ring with windows up to to_us; return the batches that are counted in it and not evaluated.
+
+    onset_us: of the transformers with an open alarm; one older than the ring is followed from there. The ring ends with
+    the newest load, however long we were away.
+    """
+    return await _Restore(overload, topology, view).run(history, onset_us, now_us, to_us)
+
+
+class _Restore:
+    def __init__(self, overload: Overload, topology: Topology, view: LoadView) -> None:
+        self._overload = overload
+        self._topology = topology
+        self._view = view
+        self._n = len(topology.transformer)
+        self._window_us = overload.window_us
+
+    async def run(self, history: History, onset_us: dict[int, int], now_us: int, to_us: int) -> list[Owed]:
+        view, overload = self._view, self._overload
+        newest_us = await view.newest_end_us(to_us) or await history.newest_end_us(to_us)
+        ring_us = min(newest_us or now_us, now_us) - RING_US
+        digest = await view.members(self._n)
+        stale = np.flatnonzero(digest != overload.members.digest())
+        await self._follow({t: us for t, us in onset_us.items() if us < ring_us}, digest, ring_us)
+
+        if newest_us:
+            overload.begin(overload.window_of(newest_us))
+        counted: list[Loads] = []
+        async for cells in view.loads(ring_us, newest_us):
+            old = np.isin(cells.transformer, stale)
+            counted.append(_emptied(cells.take(old)))
+            overload.restore(cells.take(~old) if old.any() else cells)
+        if len(stale):
+            counted += [cells async for cells in self._count(stale, ring_us, to_us)]
+        owed = await view.owed()
+        touched = self._cells_of(*await view.touched(owed))
+        touched = touched.take(~np.isin(touched.transformer, stale) | (touched.window < ring_us // self._window_us))
+        counted.append(touched)
+        counted += [cells async for cells in self._count_cells(touched)]
+        overload.recount(joined(counted, self._n), stale)
+        return owed
+
+    async def _follow(self, onset_us: dict[int, int], digest: Ints, ring_us: int) -> None:
+        """Take transformers from the onset of their alarm to the ring, in rising time; the ring goes with it."""
+        known = [transformer for transformer in onset_us if digest[transformer]]
+        never = np.array([transformer for transformer in onset_us if not digest[transformer]], np.int64)
+        for day_us in range(min(onset_us.values(), default=ring_us), ring_us, DAY_US):
+            until_us = min(day_us + DAY_US, ring_us)
+            if known:
+                async for cells in self._view.loads(day_us, until_us, known):
+                    self._overload.restore(cells)
+            if len(never):
+                found = [cells async for cells in self._count(never, day_us, until_us)]
+                self._overload.restore(joined(found, self._n))
+
+    async def _count_cells(self, wanted: Loads) -> AsyncIterator[Loads]:
+        """These cells out of the stored reads, day by day."""
+        key, days = self._key(wanted), wanted.window * self._window_us // DAY_US
+        for day in np.unique(days).tolist():
+            here = wanted.take(days == day)
+            first, last = int(here.window.min()), int(here.window.max())
+            range_us = first * self._window_us, (last + 1) * self._window_us
+            async for cells in self._count(np.unique(here.transformer), *range_us):
+                yield cells.take(np.isin(self._key(cells), key))
+
+    async def _count(self, transformers: Ints, from_us: int, to_us: int) -> AsyncIterator[Loads]:
+        """Cells of these transformers with from_us < window end, window start < to_us, in parts to be added up."""
+        chosen = np.zeros(self._n + 1, np.bool_)  # the last one stands for none (-1)
+        chosen[transformers] = True
+        slots = np.flatnonzero(chosen[self._topology.transformer_of]).astype(np.int32)
+        first, stop = from_us // self._window_us, -(-to_us // self._window_us)
+        async for change in self._view.reads(slots, self._topology.slots, from_us, to_us):
+            cells, _ = self._overload.members.cells(change)
+            yield cells.take(chosen[cells.transformer] & (cells.window >= first) & (cells.window < stop))
+
+    def _cells_of(self, slot: Ints, end_us: Ints, interval_s: Ints) -> Loads:
+        """The cells, empty, into which such reads fall."""
+        transformer = self._topology.transformer_of[slot].astype(np.int64)
+        mine = transformer >= 0
+        transformer, end_us, interval_s = transformer[mine], end_us[mine], interval_s[mine]
+        first = (end_us - interval_s.astype(np.int64) * US) // self._window_us
+        count = (end_us - 1) // self._window_us - first + 1
+        read = np.repeat(np.arange(len(first)), count)
+        window = np.arange(len(read)) - np.repeat(np.cumsum(count) - count - first, count)
+        key = np.unique(window * self._n + transformer[read])
+        none = np.zeros(len(key), np.int64)
+        return Loads(key % max(self._n, 1), key // max(self._n, 1), none, none, none)
+
+    def _key(self, cells: Loads) -> Ints:
+        return cells.window * self._n + cells.transformer
+
+
+def _emptied(cells: Loads) -> Loads:
+    none = np.zeros(len(cells), np.int64)
+    return Loads(cells.transformer, cells.window, none, none, none)

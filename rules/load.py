@@ -1,0 +1,186 @@
+"""The load of transformers out of the reads of their members: columns of reads in, cells out. Pure arithmetic.
+
+A read is shared out over the windows it crosses: the energy of a part is that up to its end, rounded down, less that up
+to its start, so the parts add up to the read exactly. Estimated and substituted reads count neither as energy nor as
+coverage. Membership is that of the one Topology given.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meterwatch.batch import ReadChange
+from meterwatch.loads import Loads
+from meterwatch.quality import ORIGIN_MASK, ORIGIN_SHIFT, Origin
+from meterwatch.topology import Topology
+
+US = 1_000_000
+CONTRACT_W_UNKNOWN = 1000
+"""Weight of a meter without a contract, in watts."""
+NEVER = int(np.iinfo(np.int64).max)
+
+Ints = NDArray[np.int64]
+
+
+class Members:
+    """Who counts for which transformer, and with what weight."""
+
+    def __init__(self, topology: Topology, window_s: int, assumed_power_factor: float) -> None:
+        self.window_s = window_s
+        self.transformers = len(topology.transformer)
+        self._topology = topology
+        self._power_factor = assumed_power_factor
+        self._varh_per_wh = sqrt(1 - assumed_power_factor**2) / assumed_power_factor
+        contract = topology.contract_kw
+        watts = np.where(np.isnan(contract), CONTRACT_W_UNKNOWN, contract.astype(np.float64) * 1000)
+        self._weight: NDArray[np.int32] = np.minimum(np.rint(watts), 2**31 - 1).astype(np.int32)
+        self._installed_sorted, self._retired_sorted = _borders(topology.installed_us), _borders(topology.retired_us)
+        self._expected: dict[tuple[int, int], Ints] = {}
+
+    def count(self) -> Ints:
+        """Registered members of every transformer."""
+        tree = self._topology
+        served = (tree.transformer_of >= 0) & (tree.installed_us != NEVER)
+        return np.bincount(tree.transformer_of[served], minlength=self.transformers).astype(np.int64)
+
+    def digest(self) -> Ints:
+        """Per transformer a number that changes with its members, their weights and terms, and the arithmetic."""
+        tree = self._topology
+        mine = np.flatnonzero(tree.transformer_of >= 0)
+        mixed = np.zeros(len(mine), np.uint64)
+        for column in (mine, self._weight[mine], tree.installed_us[mine], tree.retired_us[mine]):
+            mixed = _mix(mixed ^ column.astype(np.int64).view(np.uint64))
+        profile = np.array([self.window_s, int(self._power_factor * 1e6)], np.uint64)
+        total = np.full(self.transformers, _mix(profile).sum(), np.uint64)
+        np.add.at(total, tree.transformer_of[mine], mixed)
+        return total.view(np.int64)
+
+    def expected(self, window: int) -> Ints:
+        """Weight-seconds of the meters in service in a whole window, per transformer; read only."""
+        start_us = window * self.window_s * US
+        end_us = start_us + self.window_s * US
+        key = (
+            int(np.searchsorted(self._installed_sorted, start_us, "right")),
+            int(np.searchsorted(self._retired_sorted, end_us, "left")),
+        )
+        row = self._expected.get(key)
+        if row is None:
+            tree = self._topology
+            served = (tree.transformer_of >= 0) & (tree.installed_us <= start_us) & (tree.retired_us >= end_us)
+            row = np.zeros(self.transformers, np.int64)
+            np.add.at(row, tree.transformer_of[served], self._weight[served].astype(np.int64) * self.window_s)
+            if len(self._expected) > EXPECTED_KEPT:
+                self._expected.clear()
+            self._expected[key] = row
+        return row
+
+    def expected_of(self, cells: Loads) -> Ints:
+        """Weight-seconds expected in each of these cells."""
+        expected = np.zeros(len(cells), np.int64)
+        for window in np.unique(cells.window).tolist():
+            here = cells.window == window
+            expected[here] = self.expected(window)[cells.transformer[here]]
+        return expected
+
+    def cells(self, change: ReadChange) -> tuple[Loads, Ints]:
+        """Sums per (transformer, window), and of each read that counts the window in which it ends."""
+        transformer = self._topology.transformer_of[change.slot]
+        origin = change.quality & ORIGIN_MASK
+        counts = (transformer >= 0) & change.has_energy
+        if origin.any():
+            origin = origin >> ORIGIN_SHIFT
+            counts &= (origin != Origin.ESTIMATED) & (origin != Origin.SUBSTITUTED)
+        rows: Any = slice(None) if counts.all() else np.flatnonzero(counts)
+        transformer = transformer[rows].astype(np.int64)
+        if not len(transformer):
+            return Loads.none(), np.zeros(0, np.int64)
+        window_s, length_s = self.window_s, change.interval_s[rows].astype(np.int64)
+        end_s = change.end_us[rows] // US
+        last = (end_s - 1) // window_s
+        start_s = end_s - length_s
+        first = start_s // window_s
+
+        wh = change.import_wh[rows].astype(np.int64) - change.export_wh[rows]
+        reactive = change.has_reactive[rows]
+        varh: Ints
+        if reactive.all():
+            varh = change.import_varh[rows].astype(np.int64) - change.export_varh[rows]
+        else:
+            varh = np.rint(np.maximum(wh, 0) * self._varh_per_wh).astype(np.int64)
+            if reactive.any():
+                varh = np.where(reactive, change.import_varh[rows].astype(np.int64) - change.export_varh[rows], varh)
+        weight, sign = self._weight[change.slot[rows]], change.sign[rows]
+        if (sign < 0).any():
+            # a part of a negative read is rounded as the read it takes back, so the sign comes last
+            signed = sign.astype(np.int64)
+        else:
+            signed = None
+        if (first == last).all():  # no read crosses a border: the everyday case
+            parts = (transformer, last, wh, varh, weight * length_s)
+        else:
+            read, window, since, until = _parts(first, last, start_s, length_s, window_s)
+            whole = length_s[read]
+            wh, varh = (energy[read] * until // whole - energy[read] * since // whole for energy in (wh, varh))
+            parts = (transformer[read], window, wh, varh, weight[read] * (until - since))
+            signed = None if signed is None else signed[read]
+        if signed is not None:
+            parts = (*parts[:2], *(column * signed for column in parts[2:]))
+        return _summed(self.transformers, *parts), last
+
+
+EXPECTED_KEPT = 64
+"""Rows of expected weight-seconds kept: one for each stretch of time in which nobody is installed or retired."""
+
+
+def joined(cells: list[Loads], transformers: int) -> Loads:
+    """All in one, equal cells added up."""
+    cells = [one for one in cells if len(one)]
+    if len(cells) < 2:
+        return cells[0] if cells else Loads.none()
+    columns = ("transformer", "window", "wh", "varh", "covered")
+    return _summed(transformers, *(np.concatenate([getattr(one, name) for one in cells]) for name in columns))
+
+
+def _summed(transformers: int, transformer: Ints, window: Ints, wh: Ints, varh: Ints, covered: Ints) -> Loads:
+    key = window * transformers + transformer
+    step = key[1:] - key[:-1]
+    if len(step) and int(step.min()) < 0:
+        order = np.argsort(key, kind="stable")
+        key, wh, varh, covered = key[order], wh[order], varh[order], covered[order]
+        step = key[1:] - key[:-1]
+    start = np.concatenate((_FIRST, np.flatnonzero(step) + 1))
+    if len(start) < len(key):
+        wh, varh, covered = (np.add.reduceat(column, start) for column in (wh, varh, covered))
+        key = key[start]
+    window = key // transformers
+    return Loads(key - window * transformers, window, wh, varh, covered)
+
+
+_FIRST = np.zeros(1, np.intp)
+
+
+def _parts(first: Ints, last: Ints, start_s: Ints, length_s: Ints, window_s: int) -> tuple[Ints, Ints, Ints, Ints]:
+    """Cut reads at the borders of the windows: (read, window, since, until), the last two in seconds of the read."""
+    count = last - first + 1
+    read = np.repeat(np.arange(len(first)), count)
+    window = np.arange(len(read)) - np.repeat(np.cumsum(count) - count - first, count)
+    since = np.maximum(window * window_s - start_s[read], 0)
+    until = np.minimum((window + 1) * window_s - start_s[read], length_s[read])
+    return read, window, since, until
+
+
+def _borders(stamps_us: Ints) -> Ints:
+    """Where the meters in service may change, ascending."""
+    return np.unique(stamps_us)
+
+
+def _mix(number: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finisher; wraps on purpose."""
+    number = number + np.uint64(0x9E3779B97F4A7C15)
+    number = (number ^ (number >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    number = (number ^ (number >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return number ^ (number >> np.uint64(31))

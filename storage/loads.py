@@ -1,0 +1,198 @@
+"""The loads of transformers in the database: written with the batches they follow from, read after a start.
+
+Promises: one call of `store_loads` is idempotent in what was counted and exact in what was added, if its transaction is
+(the caller repeats it only for batches that are not yet evaluated). `LoadView` shows one snapshot: the stored loads,
+the batches that are not in them yet, and the reads to count those with. Refuses to know how reads become loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg_pool import AsyncConnectionPool
+
+from meterwatch.batch import ReadChange
+from meterwatch.loads import LoadChange, Loads
+from storage.arrays import bigints, fetch_columns, integers, micros, moment, moments
+from storage.faults import storage_faults
+from storage.history import change_of_columns, pages
+
+US: Final = 1_000_000
+STEP_US: Final = 6 * 3600 * US
+"""Loads are fetched by so much time: a million meters are 240,000 cells."""
+SLOTS_TOGETHER: Final = 20_000
+"""Meters whose reads are looked up by one query."""
+LONGEST_US: Final = 86_400 * US + 1
+"""More than the longest interval of a read."""
+SCAN_SHARE: Final = 0.2
+"""Of the meters: from so many on the reads of all are scanned, which is cheaper than looking them up."""
+
+_STORE: Final = """
+INSERT INTO transformer_loads AS stored
+    (transformer_id, window_end, wh, varh, covered_weight_s, expected_weight_s)
+SELECT * FROM unnest(%s, %s, %s, %s, %s, %s)
+ON CONFLICT (transformer_id, window_end) DO UPDATE SET """
+_COUNTED: Final = (
+    _STORE + "wh = EXCLUDED.wh, varh = EXCLUDED.varh,"
+    " covered_weight_s = EXCLUDED.covered_weight_s, expected_weight_s = EXCLUDED.expected_weight_s"
+)
+_ADDED: Final = (
+    _STORE + "wh = stored.wh + EXCLUDED.wh, varh = stored.varh + EXCLUDED.varh,"
+    " covered_weight_s = stored.covered_weight_s + EXCLUDED.covered_weight_s"
+)
+_MEMBERS: Final = """
+INSERT INTO transformer_members (transformer_id, digest) SELECT * FROM unnest(%s, %s)
+ON CONFLICT (transformer_id) DO UPDATE SET digest = EXCLUDED.digest"""
+
+_LOADS: Final = """
+SELECT array_agg(transformer_id), array_agg(window_end), array_agg(wh), array_agg(varh), array_agg(covered_weight_s)
+FROM transformer_loads WHERE window_end > %(first)s AND window_end <= %(last)s
+  AND (%(transformers)s::integer[] IS NULL OR transformer_id = ANY(%(transformers)s::integer[]))"""
+_NEWEST: Final = "SELECT max(window_end) FROM transformer_loads WHERE window_end <= %s"
+_OWED: Final = """
+SELECT array_agg(slot), array_agg(end_at), array_agg(interval_s) FROM (
+    SELECT slot, end_at, interval_s FROM reads
+    WHERE end_at BETWEEN %(first)s AND %(last)s AND received_at = ANY(%(received)s)
+    UNION ALL
+    SELECT slot, end_at, interval_s FROM read_versions
+    WHERE end_at BETWEEN %(first)s AND %(last)s AND superseded_at = ANY(%(received)s)) AS touched"""
+_READS_OF: Final = """
+SELECT array_agg(r.slot), array_agg(end_at), array_agg(interval_s), array_agg(quality),
+       array_agg(coalesce(import_wh, 0)), array_agg(coalesce(export_wh, 0)),
+       array_agg(coalesce(import_varh, 0)), array_agg(coalesce(export_varh, 0)),
+       array_agg(import_wh IS NOT NULL OR export_wh IS NOT NULL),
+       array_agg(import_varh IS NOT NULL OR export_varh IS NOT NULL)
+FROM unnest(%(slots)s) AS wanted (slot) CROSS JOIN LATERAL (
+    SELECT * FROM reads WHERE reads.slot = wanted.slot AND end_at > %(first)s AND end_at < %(last)s
+      AND end_at - make_interval(secs => interval_s) < %(until)s) AS r"""
+
+
+async def store_loads(cursor: psycopg.AsyncCursor[Any], change: LoadChange) -> None:
+    """Write counted cells, then added ones, and with which members the counted ones were counted."""
+    for query, cells, expected in (
+        (_COUNTED, change.counted, change.expected_counted),
+        (_ADDED, change.added, change.expected_added),
+    ):
+        if len(cells):
+            columns = (cells.wh, cells.varh, cells.covered, expected)
+            end_us = (cells.window + 1) * (change.window_s * US)
+            await cursor.execute(
+                query, (integers(cells.transformer.astype(np.int32)), moments(end_us), *map(bigints, columns))
+            )
+    if len(change.members):
+        await cursor.execute(_MEMBERS, (integers(change.members.astype(np.int32)), bigints(change.digest)))
+
+
+class Owed(NamedTuple):
+    """A batch that is stored and not evaluated; both ends 0 if it stored no row."""
+
+    batch_id: int
+    first_end_us: int
+    last_end_us: int
+    received_us: int
+
+
+class LoadView:
+    """One snapshot of what is stored."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], window_s: int) -> None:
+        self._connection = connection
+        self._window_s = window_s
+
+    async def owed(self) -> list[Owed]:
+        """Batches that are stored and not evaluated, oldest first."""
+        cursor = await self._connection.execute(
+            "SELECT batch_id, first_end, last_end, received_at FROM batches WHERE NOT evaluated ORDER BY batch_id"
+        )
+        return [
+            Owed(batch, micros(first) if first else 0, micros(last) if last else 0, micros(received))
+            for batch, first, last, received in await cursor.fetchall()
+        ]
+
+    async def members(self, transformers: int) -> NDArray[np.int64]:
+        """Digest of the members with which the loads of each transformer were counted; 0: never."""
+        [[at, digest]] = await fetch_columns(
+            self._connection,
+            "SELECT array_agg(transformer_id), array_agg(digest) FROM transformer_members WHERE transformer_id < %s",
+            (transformers,),
+        )
+        found = np.zeros(transformers, np.int64)
+        found[at] = digest
+        return found
+
+    async def newest_end_us(self, before_us: int) -> int:
+        """End of the newest window with a load, at most before_us; 0: none."""
+        row = await (await self._connection.execute(_NEWEST, (moment(before_us),))).fetchone()
+        return micros(row[0]) if row and row[0] else 0
+
+    async def loads(self, from_us: int, to_us: int, transformers: list[int] | None = None) -> AsyncIterator[Loads]:
+        """Stored cells with from_us < window end <= to_us, in rising time by pages, sorted by window in each."""
+        for first_us in range(from_us, to_us, STEP_US):
+            parameters = {
+                "first": moment(first_us),
+                "last": moment(min(first_us + STEP_US, to_us)),
+                "transformers": transformers,
+            }
+            [[transformer, end_us, wh, varh, covered]] = await fetch_columns(self._connection, _LOADS, parameters)
+            if len(end_us):
+                window = end_us // (self._window_s * US) - 1
+                order = np.argsort(window, kind="stable")
+                yield Loads(transformer.astype(np.int64), window, wh, varh, covered).take(order)
+
+    async def touched(self, owed: list[Owed]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Slot, end_us and interval_s of the reads that these batches stored or replaced, and maybe of some more.
+
+        The reads are known by the moment they were received. Cost: one scan of the days in which they end.
+        """
+        stored = [one for one in owed if one.last_end_us]
+        columns: list[list[NDArray[Any]]] = []
+        for day in sorted({one.first_end_us // _DAY_US for one in stored}):
+            mine = [one for one in stored if one.first_end_us // _DAY_US == day]
+            parameters = {
+                "first": moment(min(one.first_end_us for one in mine)),
+                "last": moment(max(one.last_end_us for one in mine)),
+                "received": moments(np.unique(np.array([one.received_us for one in mine], np.int64))),
+            }
+            columns += await fetch_columns(self._connection, _OWED, parameters)
+        if not columns:
+            none = np.zeros(0, np.int64)
+            return none, none, none
+        slot, end_us, interval_s = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+        return slot, end_us, interval_s
+
+    async def reads(
+        self, slots: NDArray[np.int32], all_slots: int, from_us: int, to_us: int
+    ) -> AsyncIterator[ReadChange]:
+        """Current reads of these meters that cover something of from_us..to_us; maybe more, of them and of others."""
+        if len(slots) > SCAN_SHARE * all_slots:
+            async for change in pages(self._connection, from_us + 1, to_us + LONGEST_US, None):
+                yield change
+            return
+        for at in range(0, len(slots), SLOTS_TOGETHER):
+            for first_us in range(from_us, to_us + LONGEST_US, _DAY_US):
+                parameters = {
+                    "slots": integers(slots[at : at + SLOTS_TOGETHER]),
+                    "first": moment(first_us),
+                    "last": moment(min(first_us + _DAY_US, to_us + LONGEST_US)),
+                    "until": moment(to_us),
+                }
+                [columns] = await fetch_columns(self._connection, _READS_OF, parameters)
+                if len(columns[0]):
+                    yield change_of_columns(columns)
+
+
+_DAY_US: Final = 86_400 * US
+
+
+@asynccontextmanager
+async def load_view(pool: AsyncConnectionPool[Any], window_s: int) -> AsyncIterator[LoadView]:
+    """A snapshot for the duration of the context; takes one connection. Raises StorageUnavailable."""
+    with storage_faults():
+        async with pool.connection() as connection, connection.transaction():
+            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            yield LoadView(connection, window_s)
