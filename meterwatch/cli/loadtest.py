@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from meterwatch.cli.calls import reach
 from meterwatch.cli.failures import EX_FAILED, EX_USAGE, fail
@@ -90,44 +87,39 @@ def loadtest(
 
 def show(record: Record) -> None:
     """Print what came of a run."""
-    terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else 160, highlight=False, markup=False)
     total, rates, score = record.totals, record.rates, record.score
-    table = Table(box=box.SIMPLE if terminal else None, show_header=False, pad_edge=False)
+    rows: list[tuple[str, str]] = []
     stored = f", {total['stored']:,} counted in the database" if "stored" in total else ""
-    table.add_row(
-        "reads",
-        f"{total['sent']:,} sent, {total['acked']:,} acknowledged: {total['accepted']:,} accepted, "
-        f"{total['duplicates']:,} duplicates, {total['rejected']:,} rejected{stored}",
-    )
-    table.add_row("events", f"{total['events_sent']:,} sent, {total['events_acked']:,} acknowledged")
-    table.add_row(
-        "rate",
-        f"{rates['acked_reads_per_s']:,.0f} reads/s in {record.seconds:,.0f} s; the generator's ceiling is "
-        f"{rates['generator_ceiling_reads_per_s']:,.0f}, it was {record.behind_s_max:.2f} s behind at worst",
-    )
+    answers = ", ".join(f"{total[name]:,} {name}" for name in ("accepted", "duplicates", "rejected"))
+    rows.append(("reads", f"{total['sent']:,} sent, {total['acked']:,} acknowledged: {answers}{stored}"))
+    rows.append(("events", f"{total['events_sent']:,} sent, {total['events_acked']:,} acknowledged"))
+    ceiling = rates["generator_ceiling_reads_per_s"]
+    generator = f"; the generator's own ceiling is {ceiling:,.0f}" if ceiling else ""
+    rows.append(("rate", f"{rates['acked_reads_per_s']:,.0f} reads/s in {record.seconds:,.0f} s{generator}"))
+    rows.append(("generator", f"{record.behind_s_max:.2f} s behind its schedule at worst"))
     for name, values in (("ack", record.ack_ms), ("event ack", record.event_ms), ("alarm", record.alarm_ms)):
         if values:
-            table.add_row(name, "  ".join(f"{key} {value:,.1f} ms" for key, value in values.items()))
+            rows.append((name, "  ".join(f"{key} {value:,.1f} ms" for key, value in values.items())))
     if record.cpu_s:
-        table.add_row("CPU", "  ".join(f"{name} {value:,.1f} s" for name, value in sorted(record.cpu_s.items())))
+        rows.append(("CPU", "  ".join(f"{name} {value:,.1f} s" for name, value in sorted(record.cpu_s.items()))))
     for name in ("recall", "precision", "pages_per_fault", "time_to_root_s_p50", "false_roots"):
         if score.get(name) is not None:
-            table.add_row(name, f"{score[name]:g}")
-    console.print(table)
+            rows.append((name, f"{score[name]:g}"))
+    for name, text in rows:
+        print(f"{name:<19} {text}")
     for name, sign in (("missed", "missed"), ("false", "false alarm"), ("late_clears", "cleared late")):
-        rows = score.get(name, [])
-        for row in rows[:LISTED]:
-            console.print(f"{sign}: " + ", ".join(f"{key} {value}" for key, value in row.items() if value is not None))
-        if len(rows) > LISTED:
-            console.print(f"{sign}: {len(rows) - LISTED} more; --json has all")
+        listed = score.get(name, [])
+        for row in listed[:LISTED]:
+            print(f"{sign}: " + ", ".join(f"{key} {value}" for key, value in row.items() if value is not None))
+        if len(listed) > LISTED:
+            print(f"{sign}: {len(listed) - LISTED} more; --json has all")
     for one in record.required:
-        console.print(f"{'holds' if one['ok'] else 'FAILS'}: {one['limit']}, found {one['value']}")
+        print(f"{'holds' if one['ok'] else 'FAILS'}: {one['limit']}, found {one['value']}")
         if one.get("note"):
-            console.print(f"  {one['note']}")
+            print(f"  {one['note']}")
     for problem in record.problems:
-        console.print(f"PROBLEM: {problem}")
-    console.print("every read is accounted for" if not record.problems else "FAILED")
+        print(f"PROBLEM: {problem}")
+    print("every read is accounted for" if not record.problems else "FAILED")
 
 
 def _list() -> None:
