@@ -7,6 +7,7 @@ with the generator, as the real service does, so the ceiling it gives is a low e
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -85,6 +86,7 @@ def _events(data: bytes, _context: Any) -> SendEventsResponse:
 
 
 def _main(pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which closes the pipe
     server = grpc.server(futures.ThreadPoolExecutor(64), handlers=(_Handler(),), options=CHANNEL_OPTIONS)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
 import threading
 import time
 from collections import Counter, deque
@@ -218,6 +219,7 @@ class _Maker:
 
 
 def _main(pipe: Connection, job: Job) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which closes the pipe
     lanes: list[Lane] = []
     makers: list[_Maker] = []
     try:

@@ -246,11 +246,7 @@ class World:
 
     def concentrator_of(self, meter: int) -> str:
         """Its concentrator; empty: the meter speaks for itself."""
-        transformer = int(self.transformer_of[meter])
-        mode = int(self.mode[meter])
-        if mode == PLC:
-            return f"PLC-{transformer:06}"
-        return f"RF-{transformer // TRANSFORMERS_PER_RF:06}" if mode == RF else ""
+        return _concentrator(int(self.transformer_of[meter]), int(self.mode[meter]))
 
     def behind(self, concentrator: str) -> Meters:
         """Meters that speak through a concentrator. int32."""
@@ -313,25 +309,35 @@ class World:
             own = self.meters_of_stream(stream)
             for low in range(own.start, own.stop, REGISTRY_ROWS_MAX):
                 part = range(low, min(low + REGISTRY_ROWS_MAX, own.stop))
-                yield _csv("meters", _METER_COLUMNS, [self._meter_row(m, stream) for m in part])
+                yield _csv("meters", _METER_COLUMNS, self._meter_rows(part, stream))
 
     def _concentrators(self) -> Iterator[str]:
-        wired = (self.mode == PLC) | (self.mode == RF)
-        first: dict[str, int] = {}
-        for meter in np.flatnonzero(wired).tolist():
-            first.setdefault(self.concentrator_of(meter), meter)
+        wired = np.flatnonzero((self.mode == PLC) | (self.mode == RF))
+        transformer, mode = self.transformer_of[wired], self.mode[wired]
+        key = np.where(mode == PLC, transformer, self.transformers + transformer // TRANSFORMERS_PER_RF)
+        first = wired[np.unique(key, return_index=True)[1]]
         starts = np.array([self.meters_of_stream(s).start for s in range(self.streams)])
-        for name, meter in first.items():
-            stream = int(np.searchsorted(starts, meter, side="right")) - 1
-            yield f"{name},LT-{stream},{MODES[int(self.mode[meter])].name}"
+        stream = np.searchsorted(starts, first, side="right") - 1
+        for meter, number in zip(first.tolist(), stream.tolist(), strict=True):
+            yield f"{self.concentrator_of(meter)},LT-{number},{MODES[int(self.mode[meter])].name}"
 
-    def _meter_row(self, meter: int, stream: int) -> str:
-        phases = "ABC" if self.three_phase[meter] else "ABC"[meter % 3]
-        mode = MODES[int(self.mode[meter])].name
-        return (
-            f"{self.name(meter)},T{self.transformer_of[meter]:06},{phases},230,100,,1,{INTERVAL_S},2020-01-01,"
-            f"residential,{mode},{self.concentrator_of(meter)},LT-{stream}"
-        )
+    def _meter_rows(self, part: range, stream: int) -> list[str]:
+        rows = slice(part.start, part.stop)
+        columns = zip(
+            part, self.transformer_of[rows].tolist(), self.mode[rows].tolist(), self.three_phase[rows].tolist(),
+            strict=True,
+        )  # fmt: skip
+        return [
+            f"{self.name(meter)},T{transformer:06},{'ABC' if three else 'ABC'[meter % 3]},230,100,,1,{INTERVAL_S},"
+            f"2020-01-01,residential,{MODES[mode].name},{_concentrator(transformer, mode)},LT-{stream}"
+            for meter, transformer, mode, three in columns
+        ]
+
+
+def _concentrator(transformer: int, mode: int) -> str:
+    if mode == PLC:
+        return f"PLC-{transformer:06}"
+    return f"RF-{transformer // TRANSFORMERS_PER_RF:06}" if mode == RF else ""
 
 
 _METER_COLUMNS: Final = (
