@@ -18,6 +18,7 @@ import grpc
 
 from loadtest.database import embedded_url
 from loadtest.fleet import Fleet
+from loadtest.tied import tied
 from meterwatch.client.retry import open_channel
 from meterwatch.v1 import registry_pb2, registry_pb2_grpc
 
@@ -74,7 +75,12 @@ class LocalService:
         with (self._directory / "service.log").open("ab") as log:
             command = [str(Path(sys.executable).parent / "meterwatch"), "serve"]
             self._process = subprocess.Popen(
-                command, env=environment, cwd=self._directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                tied(command, "TERM"),
+                env=environment,
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         self._until_ready(began_s)
         return time.monotonic() - began_s

@@ -170,7 +170,7 @@ class Meterwatch(_InTimescale):
 
     def prepare(self, posting: Posting) -> None:
         if self._streams != posting.way.connections:
-            self.close()
+            self._end_driver()
             fleet = type(self._fleet)(
                 self._fleet.meters, posting.way.connections, self._fleet.start_us, self._fleet.seed
             )
@@ -192,7 +192,7 @@ class Meterwatch(_InTimescale):
         postmaster, service = self._postmaster, self._service.pid
         os.kill(postmaster, signal.SIGKILL)
         os.kill(service, signal.SIGKILL)
-        self.close()
+        self._end_driver()
         self._disconnect()
         self._service.stop()
         seconds = self._service.start(now_us)
@@ -200,6 +200,10 @@ class Meterwatch(_InTimescale):
         return seconds
 
     def close(self) -> None:
+        self._end_driver()
+        self._disconnect()
+
+    def _end_driver(self) -> None:
         if self._driver is not None:
             self._driver.close()
         self._driver, self._streams = None, 0

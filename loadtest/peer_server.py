@@ -20,19 +20,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from loadtest.text import Posted, Poster, Posting, Way
+from loadtest.tied import tied
 
 PosterOf = Callable[[int, dict[str, str]], Poster]
 """Port, paths by text -> what sends there."""
 READY_TIMEOUT_S: Final = 120.0
 QUERY_TIMEOUT_S: Final = 300.0
-
-
-def tied(command: list[str]) -> list[str]:
-    """The command, killed by the system when the thread that starts it is gone."""
-    setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        raise RuntimeError("the program setpriv is missing: install the package util-linux")
-    return [setpriv, "--pdeathsig", "KILL", "--", *command]
 
 
 def free_port() -> int:
@@ -93,7 +86,7 @@ class PeerServer(ABC):
         began_s = time.monotonic()
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                tied([*self._program, *self.arguments()]),
+                tied([*self._program, *self.arguments()], "KILL"),
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -273,9 +273,9 @@ def _rounds(size: Size, courses: list[Course], ways: dict[str, Way], say: Callab
             runs.append(one)
             mreads = one.reads / 1e6
             say(
-                f"{one.arm:16} {one.rate:9,.0f} reads/s ({one.durable_rate:,.0f} until durable)  CPU-s per million reads: servers {one.server_s / mreads:.2f}"
-                f"  after the last ack {one.after_s / mreads:.2f}  sender {one.driver_s / mreads:.3f}"
-                f"  others {one.others_s / mreads:.2f}"
+                f"{one.arm:16} {one.rate:9,.0f} reads/s ({one.durable_rate:,.0f} until durable)   CPU-s per million"
+                f" reads: servers {one.server_s / mreads:.2f}  after the last ack {one.after_s / mreads:.2f}"
+                f"  sender {one.driver_s / mreads:.3f}  others {one.others_s / mreads:.2f}"
             )
     return runs
 
