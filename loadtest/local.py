@@ -38,7 +38,11 @@ class LocalService:
         self._database = database
         self._process: subprocess.Popen[bytes] | None = None
         self.address = ""
-        self.start(clock_start_us)
+        try:
+            self.start(clock_start_us)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def pid(self) -> int:
