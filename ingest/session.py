@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,9 +128,8 @@ class Session:
             self._topology = topology
             self._slots = np.zeros(0, np.int32)
         if len(self._slots) < len(self._meters):
-            find = topology.slot_of.get
-            found = [find(meter, -1) for meter in islice(self._meters, len(self._slots), None)]
-            self._slots = np.append(self._slots, np.array(found, np.int32))
+            found = topology.slots_of(self._meters[len(self._slots) :])
+            self._slots = np.append(self._slots, found)
 
     async def answer(self, batch: pb.ReadBatch) -> pb.IngestResponse:
         """Take one batch to its end: Ack, Nack, or an error that ends the stream."""

@@ -69,7 +69,7 @@ def events_of(
     if not known_code.all():
         row = int(np.argmax(~known_code))
         raise Rejected("UNKNOWN_ENUM", f"row {row}: code {int(code[row])} unknown; known {1}..{max(EventCode)}")
-    slots = np.array([topology.slot_of.get(meter, -1) for meter in request.meter], np.int32)[index]
+    slots = topology.slots_of(request.meter)[index]
     at = np.maximum(slots, 0)
     reason = np.zeros(rows, np.uint8)
 

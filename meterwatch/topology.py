@@ -7,10 +7,13 @@ membership is one `take` and a sum over members one `bincount`. Ids need not be 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from meterwatch.names import Numbers
 
 PHASE_A, PHASE_B, PHASE_C = 1, 2, 4
 
@@ -24,7 +27,7 @@ class Topology:
 
     as_of_us: int
     # meters
-    meter: list[str]
+    meter: Sequence[str]
     transformer_of: NDArray[np.int32]
     concentrator_of: NDArray[np.int32]
     head_end_of: NDArray[np.int32]
@@ -55,12 +58,18 @@ class Topology:
     head_end: list[str]
     late_window_us: NDArray[np.int64]
     """Per head-end: how far back a read may reach."""
-    slot_of: dict[str, int] = field(repr=False)
-    """Meter number -> slot."""
+    slot_of: Mapping[str, int] = field(repr=False)
+    """Meter number -> slot. For many at once: slots_of."""
 
     @property
     def slots(self) -> int:
         return len(self.meter)
+
+    def slots_of(self, meters: Sequence[str]) -> NDArray[np.int32]:
+        """Slot of each of these meter numbers; -1 where it is unknown."""
+        if isinstance(self.slot_of, Numbers):
+            return self.slot_of.find(meters)
+        return np.array([self.slot_of.get(meter, -1) for meter in meters], np.int32)
 
     def asset_name(self, kind: str, asset_id: int) -> str:
         """Registry name of an asset. KeyError for an unknown kind."""

@@ -12,25 +12,32 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
+from meterwatch.names import Names, Numbers
 from meterwatch.topology import Topology
-from storage.arrays import INT64_MAX, fetch_columns, moment
+from storage.arrays import INT64_MAX, decode, fetch_columns, moment
 
 DAY_US: Final = 86_400_000_000
 
+METERS_TOGETHER: Final = 200_000
+"""Meters fetched by one query: 30 MB on their way, whatever the number of meters."""
+_PHASES: Final = "{?,A,B,AB,C,AC,BC,ABC}"
+"""phases by the value of their bits, PHASE_A = 1 and so on."""
+
 _METERS = """
-SELECT array_agg(m.slot), array_agg(coalesce(mt.transformer_id, -1)), array_agg(coalesce(l.concentrator_id, -1)),
-       array_agg(coalesce(l.head_end_id, c.head_end_id, -1)),
-       array_agg((strpos(m.phases, 'A') > 0)::integer + 2 * (strpos(m.phases, 'B') > 0)::integer
-                 + 4 * (strpos(m.phases, 'C') > 0)::integer),
-       array_agg(m.nominal_v), array_agg(m.rated_a), array_agg(coalesce(m.contract_kw, 'NaN'::real)),
-       array_agg(m.interval_s), array_agg(m.installed_at), array_agg(m.retired_at)
-FROM meters m
-LEFT JOIN meter_transformers mt ON mt.slot = m.slot AND mt.valid_from <= %(now)s AND mt.valid_to > %(now)s
-LEFT JOIN meter_links l ON l.slot = m.slot AND l.valid_from <= %(now)s AND l.valid_to > %(now)s
-LEFT JOIN concentrators c USING (concentrator_id)"""
+SELECT array_agg(slot), array_agg(array_position(%(phases)s::text[], phases) - 1), array_agg(nominal_v),
+       array_agg(rated_a), array_agg(coalesce(contract_kw, 'NaN'::real)), array_agg(interval_s),
+       array_agg(installed_at), array_agg(retired_at)
+FROM meters WHERE slot >= %(first)s AND slot < %(stop)s"""
 _METER_NAMES = """
-SELECT m.slot, m.meter, coalesce(l.comm_mode, '') FROM meters m
-LEFT JOIN meter_links l ON l.slot = m.slot AND l.valid_from <= %(now)s AND l.valid_to > %(now)s"""
+SELECT array_agg(slot), array_agg(octet_length(meter)), string_agg(convert_to(meter, 'UTF8'), '')
+FROM meters WHERE slot >= %(first)s AND slot < %(stop)s"""
+_MEMBERS = """
+SELECT array_agg(slot), array_agg(transformer_id) FROM meter_transformers
+WHERE slot >= %(first)s AND slot < %(stop)s AND valid_from <= %(now)s AND valid_to > %(now)s"""
+_LINKS = """
+SELECT array_agg(slot), array_agg(coalesce(concentrator_id, -1)), array_agg(coalesce(head_end_id, -1)),
+       array_agg(array_position(%(modes)s::text[], comm_mode) - 1)
+FROM meter_links WHERE slot >= %(first)s AND slot < %(stop)s AND valid_from <= %(now)s AND valid_to > %(now)s"""
 _TRANSFORMERS = """
 SELECT array_agg(t.transformer_id), array_agg(coalesce(tf.feeder_id, -1)), array_agg(t.rated_kva) FROM transformers t
 LEFT JOIN transformer_feeders tf ON tf.transformer_id = t.transformer_id
@@ -40,8 +47,6 @@ LEFT JOIN transformer_feeders tf ON tf.transformer_id = t.transformer_id
 async def load_topology(connection: psycopg.AsyncConnection[Any], now_us: int) -> Topology:
     """Snapshot of the registry at now_us; the caller's transaction makes it one."""
     now = {"now": moment(now_us)}
-    [meters] = await fetch_columns(connection, _METERS, now)
-    meter_rows = await _rows(connection, _METER_NAMES, now)
     [transformers] = await fetch_columns(connection, _TRANSFORMERS, now)
     transformer_rows = await _rows(connection, "SELECT transformer_id, transformer, district FROM transformers")
     feeder_rows = await _rows(connection, "SELECT feeder_id, feeder, district FROM feeders")
@@ -50,29 +55,31 @@ async def load_topology(connection: psycopg.AsyncConnection[Any], now_us: int) -
     )
     head_end_rows = await _rows(connection, "SELECT head_end_id, head_end, late_window_days FROM head_ends")
 
-    at = meters[0]
-    slots = int(at.max(initial=-1)) + 1
+    meters = _Meters(await _slots(connection))
+    modes = [row[0] for row in await _rows(connection, "SELECT DISTINCT comm_mode FROM meter_links")]
+    meters.modes = sorted({"", *modes})
+    for first in range(0, meters.slots, METERS_TOGETHER):
+        await meters.fetch(connection, {**now, "first": first, "stop": first + METERS_TOGETHER})
+    concentrator_head_end = _third(concentrator_rows, np.int32, -1)
+    meters.inherit(concentrator_head_end)
+    meter = Names(b"".join(meters.text), meters.name_start, meters.name_bytes)
     transformer_at = transformers[0]
     transformer_count = int(transformer_at.max(initial=-1)) + 1
-    modes = sorted({"", *(row[2] for row in meter_rows)})
-    mode_index = {mode: i for i, mode in enumerate(modes)}
-    comm_mode = np.zeros(slots, np.int16)
-    comm_mode[_ids(meter_rows)] = np.array([mode_index[row[2]] for row in meter_rows], np.int16)
     return Topology(
         as_of_us=now_us,
-        meter=_placed_names(meter_rows, slots, 1),
-        transformer_of=_placed(at, meters[1], slots, np.int32, -1),
-        concentrator_of=_placed(at, meters[2], slots, np.int32, -1),
-        head_end_of=_placed(at, meters[3], slots, np.int32, -1),
-        phases=_placed(at, meters[4], slots, np.uint8, 0),
-        nominal_v=_placed(at, meters[5], slots, np.float32, 230),
-        rated_a=_placed(at, meters[6], slots, np.float32, 100),
-        contract_kw=_placed(at, meters[7], slots, np.float32, np.nan),
-        interval_s=_placed(at, meters[8], slots, np.int32, 900),
-        installed_us=_placed(at, meters[9], slots, np.int64, INT64_MAX),
-        retired_us=_placed(at, meters[10], slots, np.int64, INT64_MAX),
-        comm_mode=_frozen(comm_mode),
-        comm_modes=modes,
+        meter=meter,
+        transformer_of=_frozen(meters.transformer_of),
+        concentrator_of=_frozen(meters.concentrator_of),
+        head_end_of=_frozen(meters.head_end_of),
+        phases=_frozen(meters.phases),
+        nominal_v=_frozen(meters.nominal_v),
+        rated_a=_frozen(meters.rated_a),
+        contract_kw=_frozen(meters.contract_kw),
+        interval_s=_frozen(meters.interval_s),
+        installed_us=_frozen(meters.installed_us),
+        retired_us=_frozen(meters.retired_us),
+        comm_mode=_frozen(meters.comm_mode),
+        comm_modes=meters.modes,
         transformer=_placed_names(transformer_rows, transformer_count, 1),
         feeder_of=_placed(transformer_at, transformers[1], transformer_count, np.int32, -1),
         rated_kva=_placed(transformer_at, transformers[2], transformer_count, np.float64, np.nan),
@@ -80,11 +87,71 @@ async def load_topology(connection: psycopg.AsyncConnection[Any], now_us: int) -
         feeder=_placed_names(feeder_rows, _count(feeder_rows), 1),
         feeder_district=_placed_names(feeder_rows, _count(feeder_rows), 2),
         concentrator=_placed_names(concentrator_rows, _count(concentrator_rows), 1),
-        concentrator_head_end=_third(concentrator_rows, np.int32, -1),
+        concentrator_head_end=concentrator_head_end,
         head_end=_placed_names(head_end_rows, _count(head_end_rows), 1),
         late_window_us=_frozen(_third(head_end_rows, np.int64, 0) * DAY_US),
-        slot_of={row[1]: row[0] for row in meter_rows},
+        slot_of=Numbers(meter),
     )
+
+
+class _Meters:
+    """Columns by slot, filled page by page; what they hold before is what a gap in the ids means."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.modes: list[str] = []
+        self.text: list[bytes] = []
+        self._text_bytes = 0
+        self.name_start = np.zeros(slots, np.int64)
+        self.name_bytes = np.zeros(slots, np.int32)
+        self.transformer_of = np.full(slots, -1, np.int32)
+        self.concentrator_of = np.full(slots, -1, np.int32)
+        self.head_end_of = np.full(slots, -1, np.int32)
+        self.phases = np.zeros(slots, np.uint8)
+        self.nominal_v = np.full(slots, 230, np.float32)
+        self.rated_a = np.full(slots, 100, np.float32)
+        self.contract_kw = np.full(slots, np.nan, np.float32)
+        self.interval_s = np.full(slots, 900, np.int32)
+        self.installed_us = np.full(slots, INT64_MAX, np.int64)
+        self.retired_us = np.full(slots, INT64_MAX, np.int64)
+        self.comm_mode = np.zeros(slots, np.int16)
+
+    async def fetch(self, connection: psycopg.AsyncConnection[Any], page: dict[str, Any]) -> None:
+        meter: list[NDArray[Any]] = [self.phases, self.nominal_v, self.rated_a, self.contract_kw]
+        meter += [self.interval_s, self.installed_us, self.retired_us]
+        link: list[NDArray[Any]] = [self.concentrator_of, self.head_end_of, self.comm_mode]
+        queries: list[tuple[LiteralString, dict[str, Any], list[NDArray[Any]]]] = [
+            (_METERS, {**page, "phases": _PHASES}, meter),
+            (_MEMBERS, page, [self.transformer_of]),
+            (_LINKS, {**page, "modes": self.modes}, link),
+        ]
+        for query, parameters, columns in queries:
+            [[at, *found]] = await fetch_columns(connection, query, parameters)
+            for column, values in zip(columns, found, strict=True):
+                column[at] = values
+        await self._fetch_names(connection, page)
+
+    async def _fetch_names(self, connection: psycopg.AsyncConnection[Any], page: dict[str, Any]) -> None:
+        async with connection.cursor(binary=True) as cursor:
+            await cursor.execute(_METER_NAMES, page)
+            result = cursor.pgresult
+            assert result is not None
+            at, length = decode(result.get_value(0, 0)), decode(result.get_value(0, 1))
+            text = result.get_value(0, 2) or b""
+        self.name_bytes[at] = length
+        self.name_start[at] = self._text_bytes + np.cumsum(length) - length
+        self._text_bytes += len(text)
+        self.text.append(text)
+
+    def inherit(self, concentrator_head_end: NDArray[np.int32]) -> None:
+        """A meter without a head-end of its own is reached by that of its concentrator."""
+        lone = np.flatnonzero((self.head_end_of < 0) & (self.concentrator_of >= 0))
+        self.head_end_of[lone] = concentrator_head_end[self.concentrator_of[lone]]
+
+
+async def _slots(connection: psycopg.AsyncConnection[Any]) -> int:
+    rows = await _rows(connection, "SELECT coalesce(max(slot), -1) + 1 FROM meters")
+    return int(rows[0][0])
 
 
 async def _rows(
