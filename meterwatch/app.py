@@ -36,6 +36,7 @@ from meterwatch.v1 import ingest_pb2, registry_pb2_grpc
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
 from meterwatch.wired_rules import HEARD_US, WiredRules, hear, rebuild
 from rules.engine import Engine
+from rules.profile import PROFILES
 from storage.alarms import AlarmStore
 from storage.doubts import Doubts
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
@@ -89,6 +90,9 @@ async def running(config: Config, progress: Callable[[str], None] = lambda _: No
     """Bring the service up, hand it out, take it down."""
     if api_implementation.Type() != "upb":
         raise ConfigError([f"protobuf runs on its '{api_implementation.Type()}' backend; install the upb wheel"])
+    if config.rules.profile not in PROFILES:
+        known = ", ".join(sorted(PROFILES))
+        raise ConfigError([f"rules.profile = '{config.rules.profile}' is not known; known are {known}."])
     clock = make_clock(config)
     if clock.mode != "real":
         _log.warning("THE CLOCK IS NOT REAL", mode=clock.mode, now_us=clock.now_us())
@@ -133,7 +137,8 @@ async def _serving(
     clock.resume(await history.newest_stored_us())
     topology = await registry.load_topology(clock.now_us())
     desk = await AlarmDesk.open(store, topology, clock)
-    rules = WiredRules(Engine(topology), history, clock)
+    profile = PROFILES[config.rules.profile]
+    rules = WiredRules(Engine(topology, profile), history, clock)
     metrics = Metrics()
     reasons = {int(number): name.removeprefix("ROW_REASON_") for name, number in ingest_pb2.RowReason.items()}
     doubts = Doubts()
@@ -180,7 +185,7 @@ async def _serving(
 
     async def registry_changed() -> None:
         fresh = await registry.load_topology(clock.now_us())
-        rebuilt = WiredRules(Engine(fresh), history, clock)
+        rebuilt = WiredRules(Engine(fresh, profile), history, clock)
         async with pipeline.paused():
             verdicts, _ = await rebuild(rebuilt, fresh, history, desk, clock)
             rebuilt.engine.silence.heard(*rules_in_place().engine.silence.last_heard())

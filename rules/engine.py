@@ -60,9 +60,9 @@ class Engine:
 
     def __init__(self, topology: Topology, profile: RuleProfile | None = None) -> None:
         self._topology = topology
-        self._profile = profile or RuleProfile()
-        self.overload = Overload(topology)
-        self.silence = Silence(topology, self._profile.silence)
+        self.profile = profile or RuleProfile()
+        self.overload = Overload(topology, self.profile.overload)
+        self.silence = Silence(topology, self.profile.silence)
         self._active: dict[Group, _Active] = {}
         self._active_slot = np.zeros(topology.slots, np.bool_)
 
@@ -156,7 +156,7 @@ class Engine:
         state.touched = False
         members = members_of(self._topology, *group)
         verdicts, state.due_us = outage.judge(
-            evidence, members, self._topology, now_us, self._profile.outage, state.from_us, state.told
+            evidence, members, self._topology, now_us, self.profile.outage, state.from_us, state.told
         )
         state.told = {(v.asset_kind, v.asset_id) for v in verdicts if v.episodes}
         state.open = {(v.asset_kind, v.asset_id) for v in verdicts if any(e.cleared_us is None for e in v.episodes)}

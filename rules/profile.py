@@ -8,7 +8,7 @@ re-evaluation.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from rules.ladder import OverloadProfile
 
@@ -121,3 +121,9 @@ class RuleProfile:
 
 EN50160 = RuleProfile(name="en50160", outage=OutageProfile(sustained_s=180))
 """Interruptions are long from 3 min on. (std)"""
+
+FAST_OVERLOAD = RuleProfile(name="fast-overload", overload=OverloadProfile.fast())
+"""OVERLOAD after 30 minutes instead of 2 hours. (ours)"""
+
+PROFILES: Final = {profile.name: profile for profile in (RuleProfile(), EN50160, FAST_OVERLOAD)}
+"""By name, as the configuration chooses them (rules.profile)."""
