@@ -144,7 +144,7 @@ def test_every_threshold_is_in_the_page_of_the_rules_by_name_and_number(profile:
             shown = {"`"}
         else:
             shown = {f"{value:g}", f"{value}", f"{value * 100:g} %", f"{value:.4f}", "1e-5" if value == 1e-5 else "?"}
-        if not any(one in around for one in shown):
+        if not any(re.search(rf"(?<![\d.]){re.escape(one)}(?!\.?\d)", around) for one in shown):
             missing.append(f"{field.name} = {value}")
     assert missing == []
 
