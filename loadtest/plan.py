@@ -274,7 +274,8 @@ class Plan:
         meter, at_us, arrival_us = (np.concatenate([part[i] for part in told]) for i in range(3))
         code = np.concatenate([np.full(len(part[0]), int(part[3])) for part in told])
         order = np.argsort(arrival_us, kind="stable")
-        meter, at_us, arrival_us, code = meter[order], at_us[order], self._clipped(arrival_us[order]), code[order]
+        order = order[arrival_us[order] < self.end_us(self.knobs.intervals)]  # what happens after the run is not told
+        meter, at_us, arrival_us, code = meter[order], at_us[order], arrival_us[order], code[order]
         at_us = at_us + (self._drift_s(meter) * US).astype(np.int64)
         tick = np.floor(self.offset_s(arrival_us) / EVENTS_FLUSH_S).astype(np.int64)
         bounds = np.flatnonzero(np.diff(tick, prepend=-1, append=-1)).tolist()

@@ -25,13 +25,16 @@ from loadtest.plan import Plan
 from loadtest.record import Record, Told
 from loadtest.scenarios import Knobs
 from loadtest.subscriber import Stalled, Subscriber
-from loadtest.target import Target, local, remote
+from loadtest.target import Target, local, probe, remote
 from loadtest.watch import Terminal, Watch, cpu_readers
 from loadtest.world import INTERVAL_S, US, World
 
 CEILING_READS: Final = 500_000
 SETTLE_S: Final = 2.0
 SETTLE_SIMULATED_S: Final = 120.0
+CONNECT_S: Final = 1.0
+CONNECT_METERS_PER_S: Final = 100_000
+"""Head-ends connect this long before the start: time for their dictionaries."""
 LOOK_EVERY_S: Final = 1.0
 DEFAULT_START: Final = datetime(2026, 2, 3, tzinfo=UTC)
 DST_START: Final = datetime(2026, 3, 28, 23, tzinfo=UTC)
@@ -137,7 +140,7 @@ def _run(
         size = sum(one.bytes for one in ready)
         beyond = "" if all(one.whole for one in ready) else "; the rest is made while it runs, ahead of its time"
         say(f"{size / 1e6:,.0f} MB of messages prepared in {max(one.seconds for one in ready):.1f} s{beyond}")
-        start_s = _started(target, generators, closing, knobs)
+        start_s = _started(target, generators, closing, order)
         subscriber: Subscriber = closing[0]
         plan = plan_of(order.meters, order.seed, knobs, target.start_us, target.epoch)
         pids = cpu_readers(target.service_pid, target.postmaster_pid, [generator.pid for generator in generators])
@@ -175,21 +178,26 @@ def _run(
     return _judged(record, order)
 
 
-def _started(target: Target, generators: list[Generator], closing: list[Any], knobs: Knobs) -> float:
+def _started(target: Target, generators: list[Generator], closing: list[Any], order: Order) -> float:
     """Bring everybody to the service; the time.monotonic() at which its clock shows start_us."""
+    knobs, connect_s = order.knobs, CONNECT_S + order.meters / CONNECT_METERS_PER_S
     for patience in (1.0, 3.0, 9.0):
         target.open(patience)
         subscriber = Subscriber(target.address)
         closing.append(subscriber)
         subscriber.ready()
         closing += [Stalled(target.address) for _ in range(knobs.stalled_subscribers)]
+        if target.mode != "replay":  # whoever is connected and says nothing is silent, by the service's clock
+            heard_s, now_us = probe(target.address)
+            start_s = heard_s + (target.start_us - now_us) / US / knobs.speed
+            time.sleep(max(start_s - time.monotonic() - connect_s, 0))
         for generator in generators:
             generator.connect(target.address)
         welcomes = [generator.welcomed() for generator in generators]
         if target.mode == "replay":
             return time.monotonic() + 0.5
         start_s = min(one.heard_s + (target.start_us - one.now_us) / US / knobs.speed for one in welcomes)
-        if start_s > time.monotonic() + 0.2:
+        if start_s > time.monotonic():
             return start_s
         if not target.reopens:
             break
@@ -224,7 +232,7 @@ def _record(
         inputs={
             "meters": order.meters, "transformers": world.transformers, "feeders": world.feeders, **asdict(knobs),
             "interval_s": INTERVAL_S, "start_us": target.start_us, "end_us": plan.end_us(knobs.intervals),
-            "simulated_s": knobs.intervals * INTERVAL_S, "target": target.kind, "clock_mode": target.mode,
+            "simulated_s": knobs.intervals * INTERVAL_S, "target": target.kind, "clock": target.mode,
         },
         seed=order.seed,
         versions=report.versions() | target.versions(),

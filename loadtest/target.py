@@ -18,15 +18,15 @@ from loadtest.database import Database
 from loadtest.local import LocalService
 from loadtest.scenarios import Knobs
 from loadtest.world import INTERVAL_US, US, World
-from meterwatch.client.headend import STREAM
 from meterwatch.client.registry import RegistryFile, import_registry
 from meterwatch.client.retry import open_channel
-from meterwatch.v1.ingest_pb2 import Hello, IngestRequest, IngestResponse, Welcome
+from meterwatch.v1 import alarms_pb2, alarms_pb2_grpc
 
 VALID_FROM_US: Final = 1_577_836_800_000_000
 DAY_US: Final = 86_400 * US
 PROBE_TIMEOUT_S: Final = 30.0
-SPEED_TOLERANCE: Final = 0.1
+PROBE_APART_S: Final = 4.0
+SPEED_TOLERANCE: Final = 0.02
 
 
 class Target:
@@ -110,24 +110,23 @@ def remote(world: World, knobs: Knobs, address: str, say: Callable[[str], None],
     """Prepare a running service. ValueError if its clock is not what the knobs say."""
     register(world, address, say)
     epoch = time.time_ns() // 1000
-    first_s, first = time.monotonic(), probe(address, epoch)
-    if first.clock_mode == "replay":
-        start_us = -(-first.now_us // INTERVAL_US) * INTERVAL_US
-        return Target(address, "replay", start_us, epoch)
-    time.sleep(2)
-    again_s, again = time.monotonic(), probe(address, epoch)
-    speed = (again.now_us - first.now_us) / US / (again_s - first_s)
+    first_s, first_us = probe(address)
+    time.sleep(PROBE_APART_S)
+    again_s, again_us = probe(address)
+    if first_us == again_us:
+        return Target(address, "replay", -(-first_us // INTERVAL_US) * INTERVAL_US, epoch)
+    speed = (again_us - first_us) / US / (again_s - first_s)
     if abs(speed / knobs.speed - 1) > SPEED_TOLERANCE:
         raise ValueError(
-            f"the clock of {address} is {again.clock_mode} and runs at {speed:.1f} times the real one, the plan at "
-            f"{knobs.speed:g}; give --speed {round(speed) or 1}"
+            f"the clock of {address} runs at about {speed:.1f} times the machine's, the plan at {knobs.speed:g}; "
+            f"give --speed {_round(speed):g}"
         )
     lead_s = lead_s or 10 + world.meters * min(knobs.intervals, 100) / 400_000
-    after_us = again.now_us + int(lead_s * knobs.speed * US)
+    after_us = again_us + int(lead_s * knobs.speed * US)
     start_us = -(-after_us // INTERVAL_US) * INTERVAL_US
-    wait_s = (start_us - again.now_us) / US / knobs.speed
-    say(f"its clock is {again.clock_mode}; the plan begins at its next quarter-hour, in {wait_s:.0f} s")
-    return Target(address, again.clock_mode, start_us, epoch)
+    wait_s = (start_us - again_us) / US / knobs.speed
+    say(f"the plan begins at a quarter-hour of the service's clock, in {wait_s:.0f} s")
+    return Target(address, "running", start_us, epoch)
 
 
 def register(world: World, address: str, say: Callable[[str], None]) -> None:
@@ -142,16 +141,23 @@ def register(world: World, address: str, say: Callable[[str], None]) -> None:
     say(f"{world.meters:,} meters registered at {address} in {time.monotonic() - began_s:.1f} s")
 
 
-def probe(address: str, epoch: int) -> Welcome:
-    """What the service says to a head-end that comes and goes."""
+def _round(speed: float) -> float:
+    """The speed somebody is likely to have set, as the measured one is a little off."""
+    few, more = float(f"{speed:.2g}"), float(f"{speed:.3g}")
+    return few if abs(few / speed - 1) < 0.005 else more
+
+
+def probe(address: str) -> tuple[float, int]:
+    """The service's clock, UTC microseconds, and time.monotonic() of it. Asked as a subscriber: a head-end that came
+    and went would be missed."""
     channel = open_channel(address)
     try:
-        hello = Hello(head_end=World.head_end(0), epoch=epoch, agent="meterwatch-loadtest probe")
-        stream: Any = channel.stream_stream(STREAM, IngestRequest.SerializeToString, IngestResponse.FromString)
-        for response in stream(iter([IngestRequest(hello=hello)]), timeout=PROBE_TIMEOUT_S):
-            return Welcome.FromString(response.welcome.SerializeToString())
+        stub: Any = alarms_pb2_grpc.AlarmsStub(channel)
+        for message in stub.Subscribe(alarms_pb2.SubscribeRequest(), timeout=PROBE_TIMEOUT_S):
+            if message.HasField("bookmark"):
+                return time.monotonic(), int(message.bookmark.now_us)
     except grpc.RpcError as error:
         raise RuntimeError(f"{address} does not answer: {error.details()}") from None
     finally:
         channel.close()
-    raise RuntimeError(f"{address} closed the stream without a welcome")
+    raise RuntimeError(f"{address} closed the feed of alarms without a bookmark")

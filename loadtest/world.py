@@ -130,7 +130,11 @@ class World:
 
     @property
     def feeders(self) -> int:
-        return -(-self.transformers // TRANSFORMERS_PER_FEEDER)
+        """Feeders; the last one has what is left over besides, so that none has but one transformer."""
+        return max(self.transformers // TRANSFORMERS_PER_FEEDER, 1)
+
+    def feeder_of(self, transformer: int) -> int:
+        return min(transformer // TRANSFORMERS_PER_FEEDER, self.feeders - 1)
 
     @cached_property
     def transformer_of(self) -> Meters:
@@ -183,8 +187,9 @@ class World:
 
     def meters_of_stream(self, stream: int) -> range:
         """Meters of one head-end: whole feeders."""
-        first = [self.feeders * s // self.streams * TRANSFORMERS_PER_FEEDER for s in (stream, stream + 1)]
-        bounds = self.first_of_transformer[np.minimum(first, self.transformers)]
+        low = self.feeders * stream // self.streams * TRANSFORMERS_PER_FEEDER
+        high = self.feeders * (stream + 1) // self.streams * TRANSFORMERS_PER_FEEDER
+        bounds = self.first_of_transformer[[low, self.transformers if stream == self.streams - 1 else high]]
         return range(int(bounds[0]), int(bounds[1]))
 
     def stream_of(self, meter: int) -> int:
@@ -196,17 +201,16 @@ class World:
         return Asset("transformer", f"T{number:06}", first, last)
 
     def feeder(self, number: int) -> Asset:
-        low = number * TRANSFORMERS_PER_FEEDER
-        high = min(low + TRANSFORMERS_PER_FEEDER, self.transformers)
-        first, last = self.first_of_transformer[[low, high]].tolist()
+        own = self.transformers_of_feeder(number)
+        first, last = self.first_of_transformer[[own.start, own.stop]].tolist()
         return Asset("feeder", f"F{number:05}", first, last)
 
     def meter(self, number: int) -> Asset:
         return Asset("meter", self.name(number), number, number + 1)
 
     def transformers_of_feeder(self, number: int) -> range:
-        low = number * TRANSFORMERS_PER_FEEDER
-        return range(low, min(low + TRANSFORMERS_PER_FEEDER, self.transformers))
+        low, last = number * TRANSFORMERS_PER_FEEDER, number == self.feeders - 1
+        return range(low, self.transformers if last else low + TRANSFORMERS_PER_FEEDER)
 
     @staticmethod
     def name(meter: int) -> str:
@@ -221,7 +225,7 @@ class World:
             yield name, f"T{parent:06}"
             kind, number, name = "T", parent, f"T{parent:06}"
         if kind == "T" and 0 <= number < self.transformers:
-            number //= TRANSFORMERS_PER_FEEDER
+            number = self.feeder_of(number)
             yield name, f"F{number:05}"
             kind, name = "F", f"F{number:05}"
         if kind == "F" and 0 <= number < self.feeders:
@@ -299,8 +303,7 @@ class World:
         feeders = [f"F{f:05},S{f // 5:04},D{f // FEEDERS_PER_DISTRICT:03},400" for f in range(self.feeders)]
         yield _csv("feeders", "feeder,substation,district,ampacity_a", feeders)
         rows = [
-            f"T{t:06},F{t // TRANSFORMERS_PER_FEEDER:05},{kva},Yyn0,"
-            f"D{t // (TRANSFORMERS_PER_FEEDER * FEEDERS_PER_DISTRICT):03}"
+            f"T{t:06},F{self.feeder_of(t):05},{kva},Yyn0,D{self.feeder_of(t) // FEEDERS_PER_DISTRICT:03}"
             for t, kva in enumerate(self.rated_kva.tolist())
         ]
         yield _csv("transformers", "transformer,feeder,rated_kva,winding,district", rows)

@@ -83,8 +83,9 @@ def test_a_copy_carries_the_values_of_the_read():
         assert values.setdefault((meter, end_us), wh) == wh
 
 
-def test_nothing_is_sent_before_it_is_there():
-    plan = plan_of("storm", out_of_order_depth_messages=5)
+@pytest.mark.parametrize("intervals", [3, 12])
+def test_nothing_is_sent_before_it_is_there(intervals):
+    plan = plan_of("storm", out_of_order_depth_messages=5, intervals=intervals)
     for _, message in messages(plan):
         if message.kind == "reads":
             batch = IngestRequest.FromString(message.request).batch

@@ -98,3 +98,12 @@ def test_parents_lead_from_a_meter_to_its_district_and_first_meter_leads_back():
     assert list(WORLD.parents("PLC-000001")) == []
     assert WORLD.first_meter("LT-1") == WORLD.meters_of_stream(1).start
     assert WORLD.first_meter("unheard-of") is None
+
+
+@pytest.mark.parametrize("meters", range(600, 3_000, 170))
+def test_no_feeder_has_only_one_transformer_as_a_rule_could_not_tell_them_apart(meters):
+    world = World(meters, 1, 2)
+    own = [world.transformers_of_feeder(feeder) for feeder in range(world.feeders)]
+    assert [transformer for part in own for transformer in part] == list(range(world.transformers))
+    assert min(len(part) for part in own) >= 12
+    assert all(world.feeder_of(transformer) == feeder for feeder, part in enumerate(own) for transformer in part)
