@@ -20,7 +20,7 @@ from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.stored_loads import restore
 from meterwatch.topology import Topology
-from rules.engine import LOOKBACK_S, MARGIN_S, Engine
+from rules.engine import HISTORY_S, LOOKBACK_S, MARGIN_S, Engine
 from storage.history import History
 from storage.loads import load_view
 
@@ -91,22 +91,23 @@ async def rebuild(
     async with load_view(history.pool, engine.overload.members.window_s) as view:
         owed_batches = await restore(engine.overload, topology, view, history, onset_us, now_us, to_us)
     rules.counted = frozenset(owed.batch_id for owed in owed_batches)
-    first_us = now_us - LOOKBACK_S * US
     for alarm in open_alarms:
         if alarm.rule == "COMM_LOSS" and alarm.cleared_us is None:
             engine.silence.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us, alarm.raised_us)
         if alarm.rule == "OUTAGE" and alarm.cleared_us is None:
-            first_us = min(first_us, alarm.onset_us)
             engine.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us - MARGIN_S * US)
     told = engine.silence.told_slots()
     for at in range(0, len(told), HEARD_TOGETHER):
         engine.silence.heard(*await history.last_heard(told[at : at + HEARD_TOGETHER], now_us - HEARD_US))
     owed, owed_us = await history.owed_off()
+    recent = owed_us >= now_us - HISTORY_S * US
+    owed, owed_us = owed[recent], owed_us[recent]
     for day in np.unique(owed_us // DAY_US):
         mine = owed_us // DAY_US == day
         engine.activate(owed[mine], int(owed_us[mine].min()) - MARGIN_S * US)
-    slots = await history.supply_off_slots(first_us - MARGIN_S * US)
-    engine.activate(slots[slots < topology.slots], first_us - MARGIN_S * US)
+    first_us = now_us - (LOOKBACK_S + MARGIN_S) * US
+    slots = await history.supply_off_slots(first_us)
+    engine.activate(slots[slots < topology.slots], first_us)
     return await rules.evaluate(now_us), sorted(rules.counted)
 
 

@@ -30,6 +30,9 @@ LOOKBACK_S = 86_400
 """Votes this old are forgotten, except those of meters still off. Late last gasps arrive within a day. (ours)"""
 MARGIN_S = 3600
 """Votes loaded from before the first OFF: who was ON until then."""
+HISTORY_S = 7 * 86_400
+"""An OFF vote older than this, when it arrives, is stored and starts no judgement: years-old files would have the votes
+of whole feeders since then read into memory. (ours)"""
 PRUNE_ROWS = 20_000
 """A group's votes are thinned when they have doubled since and are more than this."""
 
@@ -117,7 +120,7 @@ class Engine:
         return verdicts + self.silence.judge(now_us, self._explained())
 
     def _votes(self, votes: Evidence, now_us: int) -> None:
-        off = votes.vote == OFF
+        off = (votes.vote == OFF) & (votes.at_us >= now_us - HISTORY_S * US)
         if off.any():
             for group in groups_of(self._topology, votes.slot[off]):
                 members = members_of(self._topology, *group).slot
