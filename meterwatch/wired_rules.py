@@ -7,6 +7,7 @@ alarm. Knows the database only through History; knows nothing of gRPC.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -20,7 +21,7 @@ from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.stored_loads import restore
 from meterwatch.topology import Topology
-from rules.engine import HISTORY_S, LOOKBACK_S, MARGIN_S, Engine
+from rules.engine import LOOKBACK_S, MARGIN_S, Engine
 from storage.history import History
 from storage.loads import load_view
 
@@ -28,6 +29,8 @@ HEARD_US: Final = 48 * 3600 * US
 """A meter not heard for so long was never heard, as far as the rules know after a start."""
 HEARD_TOGETHER: Final = 5_000
 """Meters looked up by one query: some 50 ms of the database."""
+PUT_OFF_S: Final = 5.0
+"""How far the stored loads may be behind the reads, when those come in no order. (ours)"""
 HEAR_PAUSE_S: Final = 0.05
 HEAR_RETRY_S: Final = 5.0
 AHEAD_US: Final = 300 * US
@@ -42,6 +45,7 @@ class WiredRules:
         self.engine = engine
         self._history = history
         self._clock = clock
+        self._put_off_s: float | None = None
         self.counted: frozenset[int] = frozenset()
         """Batches whose loads `rebuild` counted before the rules saw them."""
 
@@ -61,9 +65,28 @@ class WiredRules:
         return self.engine.evaluate(now_us)
 
     async def record(self, desk: AlarmDesk, verdicts: Sequence[Verdict], batch_ids: Sequence[int]) -> None:
-        """Commit verdicts, batches and the loads they made. After a failure the loads are kept for the next try."""
+        """Commit verdicts, batches and the loads they made; scattered loads at most PUT_OFF_S later.
+
+        After a failure the loads are kept for the next try.
+        """
+        overload = self.engine.overload
+        if overload.scattered and not self.due:
+            if self._put_off_s is None:
+                self._put_off_s = time.monotonic()
+            await desk.record(verdicts, batch_ids)
+        else:
+            await self.settle(desk, verdicts, batch_ids)
+
+    async def settle(self, desk: AlarmDesk, verdicts: Sequence[Verdict] = (), batch_ids: Sequence[int] = ()) -> None:
+        """Commit all loads, with verdicts and batches."""
         await desk.record(verdicts, batch_ids, self.engine.overload.unsaved())
         self.engine.overload.saved()
+        self._put_off_s = None
+
+    @property
+    def due(self) -> bool:
+        """Loads were put off for long enough: record, even if there is nothing else."""
+        return self._put_off_s is not None and time.monotonic() - self._put_off_s > PUT_OFF_S
 
     def head_end(self, head_end_id: int, connected: bool) -> None:
         """A head-end opened its first stream, or lost its last."""
@@ -100,15 +123,13 @@ async def rebuild(
     for at in range(0, len(told), HEARD_TOGETHER):
         engine.silence.heard(*await history.last_heard(told[at : at + HEARD_TOGETHER], now_us - HEARD_US))
     owed, owed_us = await history.owed_off()
-    recent = owed_us >= now_us - HISTORY_S * US
-    owed, owed_us = owed[recent], owed_us[recent]
     for day in np.unique(owed_us // DAY_US):
         mine = owed_us // DAY_US == day
-        engine.activate(owed[mine], int(owed_us[mine].min()) - MARGIN_S * US)
+        engine.activate(owed[mine], int(owed_us[mine].min()) - MARGIN_S * US, now_us)
     first_us = now_us - (LOOKBACK_S + MARGIN_S) * US
     slots = await history.supply_off_slots(first_us)
-    engine.activate(slots[slots < topology.slots], first_us)
-    return await rules.evaluate(now_us), sorted(rules.counted)
+    engine.activate(slots[slots < topology.slots], first_us, now_us)
+    return await rules.evaluate(now_us), [owed.batch_id for owed in owed_batches if not owed.evaluated]
 
 
 async def hear(rules: Callable[[], WiredRules], history: History, meters: int, from_us: int) -> None:

@@ -30,11 +30,16 @@ LOOKBACK_S = 86_400
 """Votes this old are forgotten, except those of meters still off. Late last gasps arrive within a day. (ours)"""
 MARGIN_S = 3600
 """Votes loaded from before the first OFF: who was ON until then."""
-HISTORY_S = 7 * 86_400
-"""An OFF vote older than this, when it arrives, is stored and starts no judgement: years-old files would have the votes
-of whole feeders since then read into memory. (ours)"""
+HISTORY_METER_DAYS = 100_000
+"""Votes of so many meter-days are read into memory at most to judge one group: 10 days of a feeder of 10,000 meters, 27
+years of 10 meters. An OFF vote older than that reach, when it arrives, is stored and begins no judgement. (ours)"""
 PRUNE_ROWS = 20_000
 """A group's votes are thinned when they have doubled since and are more than this."""
+
+
+def reach_s(members: int) -> int:
+    """How old an OFF vote of a group of so many meters may be to be judged: seconds, at least LOOKBACK_S."""
+    return max(LOOKBACK_S, HISTORY_METER_DAYS * 86_400 // max(members, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +89,12 @@ class Engine:
         self.silence.heard(events.slot, events.at_us)
         self._votes(evidence_of_events(events), now_us)
 
-    def activate(self, slots: NDArray[np.int32], from_us: int) -> None:
-        """Judge the groups of these meters from from_us on (after a restart)."""
+    def activate(self, slots: NDArray[np.int32], from_us: int, now_us: int) -> None:
+        """Judge the groups of these meters from from_us on, where that is within reach (after a restart)."""
         for group in groups_of(self._topology, slots):
-            self._activate(group, from_us)
+            members = len(members_of(self._topology, *group).slot)
+            if from_us >= now_us - (reach_s(members) + MARGIN_S) * US:
+                self._activate(group, from_us)
 
     def restore_open(self, kind: str, asset_id: int, from_us: int) -> None:
         """After a restart: an outage of this asset was open; if nothing speaks for it any more, say so."""
@@ -120,12 +127,14 @@ class Engine:
         return verdicts + self.silence.judge(now_us, self._explained())
 
     def _votes(self, votes: Evidence, now_us: int) -> None:
-        off = (votes.vote == OFF) & (votes.at_us >= now_us - HISTORY_S * US)
+        off = votes.vote == OFF
         if off.any():
             for group in groups_of(self._topology, votes.slot[off]):
                 members = members_of(self._topology, *group).slot
-                first_us = int(votes.at_us[off & np.isin(votes.slot, members)].min())
-                self._activate(group, first_us - MARGIN_S * US)
+                mine_us = votes.at_us[off & np.isin(votes.slot, members)]
+                mine_us = mine_us[mine_us >= now_us - reach_s(len(members)) * US]
+                if len(mine_us):
+                    self._activate(group, int(mine_us.min()) - MARGIN_S * US)
         if self._active:
             heard = self._active_slot[votes.slot]
             if heard.any():

@@ -30,6 +30,14 @@ __all__ = ["Overload", "OverloadProfile"]
 RULE = "OVERLOAD"
 US = 1_000_000
 EVIDENCE_WINDOWS_MAX = 16
+TOGETHER_CELLS = 200_000
+"""Unsaved sums, some of the same cell, that are kept one by one: 8 MB."""
+UNSAVED_CELLS_MAX = 100_000
+"""More different cells are not waited with."""
+SCATTERED_CELLS_MIN = 1000
+"""So few are cheap to save, whatever they are: 40 ms of the database."""
+SCATTERED_READS_PER_CELL = 20
+"""In the order of the meters a group of 50,000 reads has 100 reads a cell, in random order 5."""
 
 
 class Overload:
@@ -66,6 +74,8 @@ class Overload:
         self.older_than_ring = 0
         """Reads that no verdict heeds, because their windows had left the ring."""
         self._added: list[Loads] = []
+        self._added_cells = self._added_reads = 0
+        self._full = False
         self._counted = Loads.none()
         self._recounted: Ints = np.zeros(0, np.int64)
         """Transformers whose cells of the ring were counted anew since they were saved."""
@@ -142,6 +152,12 @@ class Overload:
         if not len(cells):
             return
         self._added.append(cells)
+        self._added_cells += len(cells)
+        self._added_reads += len(last)
+        if self._added_cells > TOGETHER_CELLS:
+            self._added = [joined(self._added, self._n)]
+            self._added_cells = len(self._added[0])
+            self._full = self._added_cells > UNSAVED_CELLS_MAX
         self.begin(int(last.max()))
         if int(last.min()) < self.tail:
             self.older_than_ring += int(np.count_nonzero(last < self.tail))
@@ -184,9 +200,17 @@ class Overload:
         window_s = self._profile.window_s
         return LoadChange(window_s, counted, expected_counted, added, expected_added, self._recounted, digest)
 
+    @property
+    def scattered(self) -> bool:
+        """The unsaved reads are many and few of them share a cell: saving them with more to come costs less."""
+        if len(self._recounted) or len(self._counted) or self._full:
+            return False
+        return self._added_cells > max(SCATTERED_CELLS_MIN, self._added_reads // SCATTERED_READS_PER_CELL)
+
     def saved(self) -> None:
         """What `unsaved()` said is stored."""
-        self._added, self._counted, self._recounted = [], Loads.none(), np.zeros(0, np.int64)
+        self._added, self._added_cells, self._added_reads, self._full = [], 0, 0, False
+        self._counted, self._recounted = Loads.none(), np.zeros(0, np.int64)
 
     def _rings(self, cells: Loads) -> tuple[tuple[Ints, Ints], ...]:
         rings = (self._wh, self._varh, self._covered)

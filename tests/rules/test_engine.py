@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from towns import T0, town
 
 from meterwatch.batch import EventCode, Events
 from meterwatch.clock import US
-from rules.engine import HISTORY_S, MARGIN_S, Engine
+from rules.engine import MARGIN_S, Engine
 
 
 def last_gasp(slot: int, at_us: int) -> Events:
@@ -16,9 +17,10 @@ def last_gasp(slot: int, at_us: int) -> Events:
     )
 
 
-def test_old_evidence_asks_for_no_history_and_evidence_within_a_week_does() -> None:
+def test_evidence_beyond_the_reach_of_its_group_begins_no_judgement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rules.engine.HISTORY_METER_DAYS", 70)  # 10 meters: a week
     engine = Engine(town(feeders=2, transformers=2, meters=5))
-    oldest_us = T0 - HISTORY_S * US
+    oldest_us = T0 - 7 * 86_400 * US
     engine.observe_events(last_gasp(0, oldest_us - 1), T0)
     assert engine.wanted() == []
     engine.observe_events(last_gasp(0, oldest_us), T0)
