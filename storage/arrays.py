@@ -72,6 +72,10 @@ class TimestamptzArray(bytes):
     """timestamptz[] in binary form, as a query parameter."""
 
 
+class RawJson(bytes):
+    """JSON as UTF-8 bytes, as a jsonb parameter in binary form."""
+
+
 class _AsIs(Dumper):
     format = Format.BINARY
 
@@ -91,6 +95,14 @@ class _TimestamptzArrayDumper(_AsIs):
     oid = 1185
 
 
+class _RawJsonDumper(_AsIs):
+    oid = 3802
+
+    def dump(self, obj: bytes) -> bytes:
+        return b"\x01" + obj  # the version of jsonb's binary form
+
+
+psycopg.adapters.register_dumper(RawJson, _RawJsonDumper)
 psycopg.adapters.register_dumper(IntegerArray, _IntegerArrayDumper)
 psycopg.adapters.register_dumper(BigintArray, _BigintArrayDumper)
 psycopg.adapters.register_dumper(TimestamptzArray, _TimestamptzArrayDumper)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
-from meterwatch.batch import Batch, Events, ReadChange, Reads, Rejects, Stored
+from meterwatch.batch import Batch, Events, Reads, Rejects, Stored
 from meterwatch.errors import StorageUnavailable
 from storage import ledger
 from storage.doubts import Doubts
@@ -123,13 +123,12 @@ class Writer:
         keys: set[tuple[int, int, int]] = set()
         again: list[tuple[int, Batch]] = []
         try:
-            for i, batch in enumerate(group):
+            for i, (batch, known) in enumerate(zip(group, self._replays(connection, group), strict=True)):
                 key = (batch.head_end_id, batch.epoch, batch.seq)
                 if key in keys:
                     again.append((i, batch))
                     continue
                 keys.add(key)
-                known = self._replay(connection, batch)
                 if known is None:
                     fresh.append((i, batch))
                 else:
@@ -150,8 +149,14 @@ class Writer:
             self._doubts.forget(READS, batch)
         return [answers[i] for i in range(len(group))]
 
-    def _replay(self, connection: psycopg.Connection[tuple[Any, ...]], batch: Batch) -> Stored | None:
-        known = ledger.find(connection, READS, batch)
+    def _replays(self, connection: psycopg.Connection[tuple[Any, ...]], group: Sequence[Batch]) -> list[Stored | None]:
+        """Per batch the answer it has already; what is in doubt counts as stored for the first time."""
+        return [
+            self._doubted(batch, known)
+            for batch, known in zip(group, ledger.find(connection, READS, group), strict=True)
+        ]
+
+    def _doubted(self, batch: Batch, known: Stored | None) -> Stored | None:
         if known is None or known.reused:
             return known
         kept = self._doubts.take(READS, batch, known.batch_id)
@@ -179,34 +184,18 @@ class Writer:
         outcomes = settle(cursor, [batch.reads for batch in group], suspects, now_us)
         for batch in group:
             self._seen.add(batch.reads)
-        return [
-            self._enter(
-                cursor,
-                batch,
-                now_us,
-                (done.accepted, done.versions, done.duplicates + batch.inner_duplicates),
-                done.change,
-            )
+        entries = [
+            ledger.Entry(batch, done.accepted, done.versions, done.duplicates + batch.inner_duplicates, done.change)
             for batch, done in zip(group, outcomes, strict=True)
         ]
-
-    def _enter(
-        self,
-        cursor: ledger.Cursor,
-        batch: Batch,
-        now_us: int,
-        counts: tuple[int, int, int],
-        change: ReadChange | None,
-        kind: int = READS,
-    ) -> Stored:
-        return ledger.enter(cursor, kind, batch, now_us, *counts, change, self._reasons)
+        return ledger.enter(cursor, READS, entries, now_us, self._reasons)
 
     def _careful(self, connection: psycopg.Connection[tuple[Any, ...]], batch: Batch, now_us: int) -> Stored:
         self.careful_batches += 1
         for attempt in range(RETRIES_MAX):
             done: list[Stored] = []
             try:
-                known = self._replay(connection, batch)
+                [known] = self._replays(connection, [batch])
                 if known is not None:
                     return known
                 everything = np.ones(batch.reads.rows, np.bool_) if batch.reads.rows else None
@@ -257,7 +246,7 @@ class Writer:
         connection = self._open()
         empty = Reads(events.slot[:0], events.at_us[:0], 900, events.slot[:0], {})
         batch = Batch(head_end_id, epoch, seq, digest, empty, rejects, 0, rows_sent)
-        known = ledger.find(connection, EVENTS, batch)
+        [known] = ledger.find(connection, EVENTS, [batch])
         if known is not None:
             kept = None if known.reused else self._doubts.take(EVENTS, batch, known.batch_id)
             none = Events(events.slot[:0], events.at_us[:0], events.code[:0])
@@ -284,4 +273,5 @@ class Writer:
         duplicates = events.rows - len(new)
         table = np.array(new, np.int64).reshape(-1, 3)
         fresh = Events(table[:, 0].astype(np.int32), table[:, 1].copy(), table[:, 2].astype(np.int16))
-        return self._enter(cursor, batch, now_us, (len(new), 0, duplicates), None, EVENTS), fresh
+        entry = ledger.Entry(batch, len(new), 0, duplicates, None)
+        return ledger.enter(cursor, EVENTS, [entry], now_us, self._reasons)[0], fresh
