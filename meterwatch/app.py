@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -28,7 +28,7 @@ from meterwatch.calls import Watch
 from meterwatch.clock import Clock, RealClock, ReplayClock, SimulatedClock
 from meterwatch.config import Config
 from meterwatch.episodes import Verdict
-from meterwatch.errors import ConfigError, MeterwatchError
+from meterwatch.errors import ConfigError, MeterwatchError, Overloaded, StorageUnavailable
 from meterwatch.metrics import Metrics
 from meterwatch.pipeline import Pipeline
 from meterwatch.server import bind, make_server
@@ -218,10 +218,14 @@ async def _serving(
         pipeline.ready("the service is draining; send to another or wait")
         await checks.draining()
         desk.hub.close()
-        await server.stop(DRAIN_S if core is not None and not core.done() else None)
+        well = core is not None and not core.done()
+        await server.stop(DRAIN_S if well else None)
         if core is not None:
             core.cancel()
             await asyncio.gather(core, return_exceptions=True)
+        if well and rules_in_place().puts_off:
+            with suppress(StorageUnavailable, Overloaded):  # then the next start counts them
+                await rules_in_place().settle(desk)
         for writer in writers:
             writer.close()
 

@@ -40,9 +40,10 @@ class Loads:
 
 @dataclass(frozen=True, slots=True)
 class LoadChange:
-    """What a commit does to the stored loads: first cells counted anew, then what batches added.
+    """What a commit does to the stored loads: first cells counted anew, then what batches added since the last one.
 
-    expected_*: weight-seconds of all members in service, per cell.
+    expected_*: weight-seconds of all members in service, per cell. A commit of batches without a LoadChange puts their
+    loads off; the next one with a LoadChange brings them.
     """
 
     window_s: int

@@ -69,6 +69,8 @@ class Rules(Protocol):
     def observe_events(self, events: Events, now_us: int) -> None: ...
     def head_end(self, head_end_id: int, connected: bool) -> None: ...
     async def evaluate(self, now_us: int) -> list[Verdict]: ...
+    @property
+    def due(self) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -331,7 +333,7 @@ class Pipeline:
             try:
                 if verdicts is None:
                     verdicts = await self.rules.evaluate(now_us)
-                if verdicts or fresh:
+                if verdicts or fresh or self.rules.due:
                     await self._record(verdicts, fresh)
                 return
             except (StorageUnavailable, Overloaded) as error:

@@ -84,6 +84,11 @@ class WiredRules:
         self._put_off_s = None
 
     @property
+    def puts_off(self) -> bool:
+        """Loads of evaluated batches are not stored yet."""
+        return self._put_off_s is not None
+
+    @property
     def due(self) -> bool:
         """Loads were put off for long enough: record, even if there is nothing else."""
         return self._put_off_s is not None and time.monotonic() - self._put_off_s > PUT_OFF_S

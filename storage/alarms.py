@@ -21,7 +21,7 @@ from meterwatch.alarms import ALARM_FIELDS, PAGED, Action, Alarm, AlarmFilter, D
 from meterwatch.errors import StorageBroken
 from meterwatch.loads import LoadChange
 from storage.faults import storage_faults
-from storage.loads import store_loads
+from storage.loads import mark_evaluated
 
 TRANSITIONS_MAX: Final = 1000
 """Of one alarm, in get(); as alarms.proto says."""
@@ -68,7 +68,7 @@ class AlarmStore:
         """Write transitions, the batches and loads they follow from, and the operator's action; all or nothing.
 
         Returns the cursors, one per draft. After StorageUnavailable the outcome is unknown: compare newest_seq().
-        Loads go with their batches: batches that are evaluated already brought theirs, so a repetition adds nothing.
+        loads None: those of these batches come with a later commit. A repetition adds no loads.
         """
         if not drafts and not evaluated_batch_ids and not loads:
             return []
@@ -100,15 +100,7 @@ class AlarmStore:
                             seqs[0],
                         ),
                     )
-                fresh = True
-                if evaluated_batch_ids:
-                    await cursor.execute(
-                        "UPDATE batches SET evaluated = true WHERE batch_id = ANY(%s) AND NOT evaluated",
-                        (list(evaluated_batch_ids),),
-                    )
-                    fresh = cursor.rowcount > 0
-                if loads and fresh:
-                    await store_loads(cursor, loads)
+                await mark_evaluated(cursor, evaluated_batch_ids, loads)
         return seqs
 
     async def log_after(self, seq: int, limit: int) -> list[Transition]:

@@ -1,13 +1,13 @@
 """The loads of transformers in the database: written with the batches they follow from, read after a start.
 
-Promises: one call of `store_loads` is idempotent in what was counted and exact in what was added, if its transaction is
-(the caller repeats it only for batches that are not yet evaluated). `LoadView` shows one snapshot: the stored loads,
-the batches that are not in them yet, and the reads to count those with. Refuses to know how reads become loads.
+Promises: stored loads and marks are one transaction of the caller, and repeating it adds nothing. `LoadView` shows one
+snapshot: the stored loads, the batches that are not in them yet, and the reads to count those with. Refuses to know how
+reads become loads.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
@@ -49,6 +49,11 @@ _MEMBERS: Final = """
 INSERT INTO transformer_members (transformer_id, digest) SELECT * FROM unnest(%s, %s)
 ON CONFLICT (transformer_id) DO UPDATE SET digest = EXCLUDED.digest"""
 
+_MARK: Final = "UPDATE batches SET evaluated = true WHERE batch_id = ANY(%s) AND NOT evaluated"
+_MARK_OWING: Final = f"""
+WITH marked AS ({_MARK} RETURNING batch_id, first_end, last_end, received_at)
+INSERT INTO transformer_loads_owed SELECT * FROM marked WHERE last_end IS NOT NULL"""
+
 _LOADS: Final = """
 SELECT array_agg(transformer_id), array_agg(window_end), array_agg(wh), array_agg(varh), array_agg(covered_weight_s)
 FROM transformer_loads WHERE window_end > %(first)s AND window_end <= %(last)s
@@ -72,6 +77,25 @@ FROM unnest(%(slots)s) AS wanted (slot) CROSS JOIN LATERAL (
       AND end_at - make_interval(secs => interval_s) < %(until)s) AS r"""
 
 
+async def mark_evaluated(cursor: psycopg.AsyncCursor[Any], batch_ids: Sequence[int], loads: LoadChange | None) -> None:
+    """Mark batches as evaluated, and store loads: these and all that were put off. None: put off those of the batches.
+
+    Exact when repeated after a commit of unknown outcome: batches that are marked already brought their loads.
+    """
+    fresh = True
+    if batch_ids:
+        await cursor.execute(_MARK if loads is not None else _MARK_OWING, (list(batch_ids),))
+        fresh = cursor.rowcount > 0
+    if loads is None:
+        return
+    if fresh or not batch_ids:
+        await cursor.execute("DELETE FROM transformer_loads_owed")
+        if not batch_ids and len(loads.added):
+            fresh = cursor.rowcount > 0
+        if fresh:
+            await store_loads(cursor, loads)
+
+
 async def store_loads(cursor: psycopg.AsyncCursor[Any], change: LoadChange) -> None:
     """Write counted cells, then added ones, and with which members the counted ones were counted."""
     for query, cells, expected in (
@@ -89,9 +113,10 @@ async def store_loads(cursor: psycopg.AsyncCursor[Any], change: LoadChange) -> N
 
 
 class Owed(NamedTuple):
-    """A batch that is stored and not evaluated; both ends 0 if it stored no row."""
+    """A batch whose reads are stored and whose loads are not; both ends 0 if it stored no row."""
 
     batch_id: int
+    evaluated: bool
     first_end_us: int
     last_end_us: int
     received_us: int
@@ -105,13 +130,15 @@ class LoadView:
         self._window_s = window_s
 
     async def owed(self) -> list[Owed]:
-        """Batches that are stored and not evaluated, oldest first."""
+        """Batches that are stored and not evaluated, or evaluated and not in the loads, oldest first."""
         cursor = await self._connection.execute(
-            "SELECT batch_id, first_end, last_end, received_at FROM batches WHERE NOT evaluated ORDER BY batch_id"
+            "SELECT batch_id, false, first_end, last_end, received_at FROM batches WHERE NOT evaluated"
+            " UNION ALL SELECT batch_id, true, first_end, last_end, received_at FROM transformer_loads_owed"
+            " ORDER BY batch_id"
         )
         return [
-            Owed(batch, micros(first) if first else 0, micros(last) if last else 0, micros(received))
-            for batch, first, last, received in await cursor.fetchall()
+            Owed(batch, evaluated, micros(first) if first else 0, micros(last) if last else 0, micros(received))
+            for batch, evaluated, first, last, received in await cursor.fetchall()
         ]
 
     async def members(self, transformers: int) -> NDArray[np.int64]:

@@ -17,7 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg_pool import AsyncConnectionPool
 
+import rules.overload
 from alarm.desk import AlarmDesk
+from meterwatch import wired_rules
 from meterwatch.batch import Batch, Reads, Rejects, Stored
 from meterwatch.clock import ReplayClock
 from meterwatch.errors import StorageUnavailable
@@ -41,6 +43,7 @@ Cells = dict[tuple[int, int], tuple[int, int, int]]
 
 SETUP = """
 TRUNCATE reads, read_versions, batches, events, quarantine, alarms, alarm_log, transformer_loads, transformer_members,
+  transformer_loads_owed,
   meter_links, meter_transformers, transformer_feeders, meters, concentrators, transformers, feeders, head_ends;
 INSERT INTO head_ends (head_end_id, head_end, late_window_days) VALUES (1, 'H', 400);
 INSERT INTO transformers (transformer_id, transformer, rated_kva) VALUES (1, 'T1', 9), (2, 'T2', 9);
@@ -152,6 +155,18 @@ async def plant(dsn: str) -> AsyncIterator[Plant]:
         writer.close()
 
 
+def as_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if reads came in great numbers and in no order."""
+    monkeypatch.setattr(rules.overload, "SCATTERED_CELLS_MIN", 0)
+    monkeypatch.setattr(rules.overload, "SCATTERED_READS_PER_CELL", 10_000)
+    monkeypatch.setattr(wired_rules, "PUT_OFF_S", 3600.0)
+
+
+@pytest.fixture
+def put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_put_off(monkeypatch)
+
+
 ROWS = st.lists(
     st.tuples(
         st.integers(1, METERS),
@@ -166,9 +181,11 @@ ROWS = st.lists(
 STEP = st.tuples(st.sampled_from(["send", "send", "send", "lose", "restart"]), st.sampled_from([300, 900, 3600]), ROWS)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(STEP, min_size=2, max_size=6))
-def test_the_table_is_the_sum_of_the_stored_reads_and_the_ring_is_the_table(dsn: str, steps: Any) -> None:
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(STEP, min_size=2, max_size=6), st.booleans(), st.booleans())
+def test_the_table_is_the_sum_of_the_stored_reads_and_the_ring_is_the_table(
+    dsn: str, steps: Any, put_off: bool, settled: bool
+) -> None:
     async def live() -> None:
         async with plant(dsn) as made:
             await made.start()
@@ -183,8 +200,11 @@ def test_the_table_is_the_sum_of_the_stored_reads_and_the_ring_is_the_table(dsn:
                     await made.start()
                 else:
                     await made.evaluate([stored])
-            assert made.table() == made.sums()
             assert made.rules is not None
+            assert made.desk is not None
+            if settled:
+                await made.rules.settle(made.desk)
+                assert made.table() == made.sums()
             alive = made.rules.engine.overload
             await made.start()
             assert made.rules is not None
@@ -194,7 +214,10 @@ def test_the_table_is_the_sum_of_the_stored_reads_and_the_ring_is_the_table(dsn:
                     np.testing.assert_array_equal(mine, its)
             assert made.table() == made.sums()
 
-    asyncio.run(live())
+    with pytest.MonkeyPatch.context() as patch:
+        if put_off:
+            as_put_off(patch)
+        asyncio.run(live())
 
 
 class _Unknown(AlarmStore):
@@ -253,6 +276,49 @@ async def test_an_older_database_is_counted_once_from_its_reads(dsn: str) -> Non
         assert made.table() == expected
 
 
+async def test_scattered_loads_come_within_seconds(dsn: str, put_off: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with plant(dsn) as made:
+        await made.start()
+        assert made.rules is not None
+        assert made.desk is not None
+        await made.evaluate([made.write([(1, 0, 900, 500, False)])])
+        assert made.table() == {}
+        assert made.sql("SELECT count(*) FROM transformer_loads_owed") == [(1,)]
+        assert not made.rules.due
+        monkeypatch.setattr(wired_rules, "PUT_OFF_S", 0.0)
+        assert made.rules.due
+        await made.rules.record(made.desk, [], [])
+        assert made.table() == made.sums() != {}
+        assert made.sql("SELECT count(*) FROM transformer_loads_owed") == [(0,)]
+        await made.rules.settle(made.desk)
+        assert made.table() == made.sums()
+
+
+async def test_loads_put_off_are_counted_after_a_crash(dsn: str, put_off: None) -> None:
+    async with plant(dsn) as made:
+        await made.start()
+        await made.evaluate([made.write([(1, 0, 900, 500, False), (2, 300, 900, 7, False)])])
+        await made.evaluate([made.write([(1, 0, 900, 400, False), (3, 1, 900, 7, False)])])
+        assert made.table() == {}
+        await made.start()
+        assert made.table() == made.sums() != {}
+
+
+async def test_loads_put_off_survive_a_change_of_the_registry(dsn: str, put_off: None) -> None:
+    async with plant(dsn) as made:
+        await made.start()
+        await made.evaluate([made.write([(1, 0, 900, 500, False), (2, 0, 900, 7, False)])])
+        waiting = made.write([(1, 1, 900, 999, False), (1, 0, 900, 1, False)])
+        made.sql("UPDATE meter_transformers SET transformer_id = 2 WHERE slot = 2")
+        await made.start(own=False)
+        assert made.rules is not None
+        assert made.desk is not None
+        await made.evaluate([waiting])
+        await made.evaluate([made.write([(2, 3, 900, 8, False)])])
+        await made.rules.settle(made.desk)
+        assert made.table() == made.sums()
+
+
 async def test_a_meter_that_moves_is_counted_where_it_is_now(dsn: str) -> None:
     async with plant(dsn) as made:
         await made.start()
@@ -289,7 +355,7 @@ async def test_a_meter_heard_before_the_start_is_known_to_have_been(dsn: str) ->
         await made.evaluate([made.write([(1, 3, 900, 1, False), (1, 5, 900, 1, False), (4, 0, 900, 1, False)])])
         await made.start()
         assert made.rules is not None
-        rules = made.rules
-        await hear(lambda: rules, History(made.pool), METERS + 1, 0)
-        slot, at_us = rules.engine.silence.last_heard()
+        in_place = made.rules
+        await hear(lambda: in_place, History(made.pool), METERS + 1, 0)
+        slot, at_us = in_place.engine.silence.last_heard()
     assert dict(zip(slot.tolist(), at_us.tolist(), strict=True)) == {1: START_US - 3 * W * US, 4: START_US}

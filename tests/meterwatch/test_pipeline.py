@@ -79,6 +79,7 @@ class FakeRules:
     def __init__(self, log: list[Any]) -> None:
         self.log = log
         self.fail: list[Exception] = []
+        self.due = False
 
     def observe_reads(self, change: Any, now_us: int, batch_id: int) -> None:
         self.log.append(("saw", change))
