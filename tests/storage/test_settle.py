@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from meterwatch.batch import Batch, Reads, Rejects
 from meterwatch.channels import CHANNEL_BIT
 from meterwatch.quality import ORIGIN_RANK, ORIGIN_SHIFT, Origin
-from storage.probe import ABSENT, OTHER, SAME, probe
+from storage.arrays import integers, moment, moments
+from storage.probe import _PROBE, ABSENT, OTHER, PLAN, SAME, probe
 from storage.seen import Seen
 from storage.writer import Writer
 
@@ -133,3 +134,30 @@ def test_a_probe_tells_absent_same_and_other(writer: Writer, dsn: str) -> None:
         with connection.transaction(), connection.cursor() as cursor:
             state = probe(cursor, reads_of(asked), np.arange(5))
     assert state.tolist() == [SAME, OTHER, OTHER, OTHER, ABSENT]
+
+
+def test_statistics_from_before_the_newer_reads_do_not_change_how_a_probe_looks_them_up(dsn: str) -> None:
+    def fill(connection: psycopg.Connection[Any], first: int, last: int) -> None:
+        connection.execute(
+            "INSERT INTO reads (end_at, received_at, slot, interval_s, quality, version, import_wh)"
+            " SELECT %s + step * interval '15 min', %s, slot, 900, 0, 1, 5"
+            " FROM generate_series(%s::integer, %s::integer) AS step, generate_series(1, 5000) AS slot",
+            (moment(NOW_US), moment(NOW_US), first, last),
+        )
+
+    slot = np.arange(1, 5_001, dtype=np.int32)
+    end_us = NOW_US + (1 + slot.astype(np.int64) % 9) * STEP_US
+    arguments = (integers(slot), moments(end_us), moment(int(end_us.min())), moment(int(end_us.max())))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("TRUNCATE reads, read_versions, batches")
+        fill(connection, 0, 0)
+        connection.execute("ANALYZE reads")
+        fill(connection, 1, 9)
+        with connection.transaction():
+            for setting in PLAN:
+                connection.execute(setting)
+            plan = "\n".join(row[0] for row in connection.execute("EXPLAIN " + _PROBE, arguments))
+    outer, inner = plan.index("Function Scan on k"), plan.index("Index Scan using")
+    assert outer < inner
+    assert "Join Filter" not in plan
+    assert "(slot = k.slot) AND (end_at = k.at)" in plan
