@@ -224,6 +224,8 @@ class Plan:
         offset_s = 0.0
         for number, (offset_s, paced, rows) in enumerate(parts):
             wait = int(chance(self.world.seed, 50, np.array([number]), len(rows.meter))[0] * (depth + 1))
+            if self._contradicts(rows):
+                wait = 0
             heapq.heappush(held, (number + wait, number, paced, rows))
             while held and held[0][0] <= number:
                 _, _, was_paced, first = heapq.heappop(held)
@@ -231,6 +233,13 @@ class Plan:
         while held:
             _, _, was_paced, first = heapq.heappop(held)
             yield offset_s, was_paced, first
+
+    def _contradicts(self, rows: _Rows) -> bool:
+        """True if a spurious last gasp waits for one of these reads."""
+        return any(
+            bool(((rows.meter == meter) & (rows.end_us >= at_us) & (rows.end_us < at_us + INTERVAL_US)).any())
+            for meter, at_us in self.trouble.spurious
+        )
 
     def _encoded(
         self, stream: int, seq: int, offset_s: float, paced: bool, rows: _Rows, index: NDArray[np.uint32]
