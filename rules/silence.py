@@ -141,6 +141,9 @@ class Silence:
         self._explained_until_us[ended] = now_us
         self._was_explained = explained.copy()
         serving = (topology.installed_us <= now_us) & (topology.retired_us > now_us)
+        quiet = serving & (heard_us + self._patience_us < now_us)
+        if not (self._open or self._gone_us or self._changed or quiet.any()):
+            return []  # all were heard in time, and nothing is told that could end: the common case of a calm fleet
         hearable_us = self._hearable_since_us[topology.head_end_of]
         hearable = hearable_us < DEAF
         # An asset not yet told silent is counted from when it could speak; one told silent until it has spoken.

@@ -265,10 +265,11 @@ async def test_a_replay_is_not_answered_before_what_it_replays() -> None:
         other = asyncio.create_task(p.pipeline.submit(batch(2)))
         await until(lambda: sum(len(writer.groups) for writer in p.writers) == 2)
         assert sorted(seq for writer in p.writers for group in writer.groups for seq in group) == [1, 2]
-        for writer in p.writers:
-            writer.gate.set()
+        next(writer for writer in p.writers if [1] in writer.groups).gate.set()
         await until(lambda: ("saw", 1) in p.log)
         assert not again.done()
+        for writer in p.writers:
+            writer.gate.set()
         p.record_gate.set()
         answers = await asked(first, again, other)
     assert [a.replayed for a in answers] == [False, True, False]
