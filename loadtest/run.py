@@ -187,14 +187,14 @@ def _started(target: Target, generators: list[Generator], closing: list[Any], or
         closing.append(subscriber)
         subscriber.ready()
         closing += [Stalled(target.address) for _ in range(knobs.stalled_subscribers)]
-        if target.mode != "replay":  # whoever is connected and says nothing is silent, by the service's clock
+        if not target.standing:  # whoever is connected and says nothing is silent, by the service's clock
             heard_s, now_us = probe(target.address)
             start_s = heard_s + (target.start_us - now_us) / US / knobs.speed
             time.sleep(max(start_s - time.monotonic() - connect_s, 0))
         for generator in generators:
             generator.connect(target.address)
         welcomes = [generator.welcomed() for generator in generators]
-        if target.mode == "replay":
+        if target.standing:
             return time.monotonic() + 0.5
         start_s = min(one.heard_s + (target.start_us - one.now_us) / US / knobs.speed for one in welcomes)
         if start_s > time.monotonic():
@@ -249,7 +249,7 @@ def _record(
         },
         ack_ms=_percentiles(reads),
         event_ms=_percentiles(events),
-        alarm_ms=_alarm_ms(world, plan, told, played) if target.mode != "replay" else {},
+        alarm_ms=_alarm_ms(world, plan, told, played) if not target.standing else {},
         histogram=reads.encode().decode(),
         behind_s_max=round(max(one.behind_s_max for one in played), 3),
         cpu_s=watch.cpu_s(),

@@ -40,6 +40,11 @@ class Target:
     def __init__(self, address: str, mode: str, start_us: int, epoch: int) -> None:
         self.address, self.mode, self.start_us, self.epoch = address, mode, start_us, epoch
 
+    @property
+    def standing(self) -> bool:
+        """True if the plan need not wait for its clock: it is moved by the reads, or they are of its past."""
+        return self.mode in ("replay", "past")
+
     def open(self, patience: float) -> None:
         """Have it ready to be connected to, its clock some seconds before start_us; more of them if tried again."""
 
@@ -58,10 +63,11 @@ class _Local(Target):
     kind = "local"
 
     def __init__(self, service: LocalService, world: World, knobs: Knobs, start_us: int) -> None:
-        mode = "simulated" if knobs.paced else "replay"
+        mode = "simulated" if knobs.paced else "past"  # nobody is silent while everything comes at once
         super().__init__(service.address, mode, start_us, 1)
         self.reopens = knobs.paced
         self._service, self._speed = service, knobs.speed
+        self._after_us = start_us + knobs.intervals * INTERVAL_US
         self._lead_s = 5 + world.meters / 50_000
         self._look()
 
@@ -71,7 +77,10 @@ class _Local(Target):
             self._service.start(
                 self.start_us - int(self._lead_s * patience * self._speed * US), "simulated", self._speed
             )
-            self._look()
+        else:
+            self._service.stop()
+            self._service.start(self._after_us, "simulated")
+        self._look()
 
     def _look(self) -> None:
         self.address, self.service_pid = self._service.address, self._service.pid
