@@ -16,6 +16,7 @@ from meterwatch.client.retry import failure_of, open_channel
 from meterwatch.v1 import alarms_pb2, registry_pb2
 
 DEADLINE_S: Final = 60.0
+REACH_S: Final = 20.0
 PAGE: Final = 1000
 ASSET_PAGE: Final = 10_000
 
@@ -37,9 +38,7 @@ def calling(address: str) -> Iterator[Any]:
         yield call
     except grpc.RpcError as error:
         if _nobody(error):
-            raise Unreachable(
-                f"no service at {address}; start it with 'make serve', or give --address or server.port"
-            ) from None
+            raise Unreachable(_says(address, error)) from None
         raise
     finally:
         channel.close()
@@ -51,11 +50,20 @@ def _nobody(error: grpc.RpcError) -> bool:
     return failure.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED") and not failure.reason
 
 
+def _says(address: str, error: grpc.RpcError) -> str:
+    failure = failure_of(error)
+    if failure.code == "DEADLINE_EXCEEDED":
+        return f"the service at {address} does not answer; look at its log, or try again"
+    return f"no service at {address}; start it with 'make serve', or give --address or server.port"
+
+
 def reach(address: str) -> None:
     """Unreachable at once if nothing listens there; whatever answers is good enough."""
     with calling(address) as call:
         try:
-            call("grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest(), health_pb2.HealthCheckResponse, 10.0)
+            call(
+                "grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest(), health_pb2.HealthCheckResponse, REACH_S
+            )
         except grpc.RpcError as error:
             if _nobody(error):
                 raise
