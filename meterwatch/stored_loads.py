@@ -55,14 +55,15 @@ class _Restore:
 
     async def run(self, history: History, onset_us: dict[int, int], now_us: int, to_us: int) -> list[Owed]:
         view, overload = self._view, self._overload
-        newest_us = await view.newest_end_us(to_us) or await history.newest_end_us(to_us)
+        newest_load_us = await view.newest_end_us(to_us)
+        newest_us = newest_load_us or await history.newest_end_us(to_us)
         ring_us = min(newest_us or now_us, now_us) - RING_US
         digest = await view.members(self._n)
         stale = np.flatnonzero(digest != overload.members.digest())
         await self._follow({t: us for t, us in onset_us.items() if us < ring_us}, digest, ring_us)
 
-        if newest_us:
-            overload.begin(overload.window_of(newest_us))
+        if newest_load_us:
+            overload.begin(overload.window_of(newest_load_us))
         counted: list[Loads] = []
         async for cells in view.loads(ring_us, newest_us):
             old = np.isin(cells.transformer, stale)

@@ -176,10 +176,16 @@ class Overload:
             self._advance(window)
 
     def restore(self, cells: Loads) -> None:
-        """Set cells to what is stored of them. Those older than the ring are passed over."""
+        """Set cells to what is stored of them. Those older than the ring are passed over, and empty ones beyond it.
+
+        Only a read that counts moves the ring, as in observe.
+        """
+        counts = cells.window[cells.covered > 0]
+        if len(counts):
+            self.begin(int(counts.max()))
+        cells = cells.take(cells.window <= self._head)
         if not len(cells):
             return
-        self.begin(int(cells.window[-1]))
         at, cells = self._touch(cells)
         for ring, sums in self._rings(cells):
             ring[at] = sums

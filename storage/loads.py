@@ -58,7 +58,7 @@ _LOADS: Final = """
 SELECT array_agg(transformer_id), array_agg(window_end), array_agg(wh), array_agg(varh), array_agg(covered_weight_s)
 FROM transformer_loads WHERE window_end > %(first)s AND window_end <= %(last)s
   AND (%(transformers)s::integer[] IS NULL OR transformer_id = ANY(%(transformers)s::integer[]))"""
-_NEWEST: Final = "SELECT max(window_end) FROM transformer_loads WHERE window_end <= %s"
+_NEWEST: Final = "SELECT max(window_end) FROM transformer_loads WHERE window_end <= %s AND covered_weight_s > 0"
 _OWED: Final = """
 SELECT array_agg(slot), array_agg(end_at), array_agg(interval_s) FROM (
     SELECT slot, end_at, interval_s FROM reads
@@ -153,7 +153,7 @@ class LoadView:
         return found
 
     async def newest_end_us(self, before_us: int) -> int:
-        """End of the newest window with a load, at most before_us; 0: none."""
+        """End of the newest window with a read that counts, at most before_us; 0: none."""
         row = await (await self._connection.execute(_NEWEST, (moment(before_us),))).fetchone()
         return micros(row[0]) if row and row[0] else 0
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -74,7 +78,7 @@ def follow(
     where = address_of(context, address)
     reach(where)
     wanted = alarms_pb2.AlarmFilter(type=type_ or [], district=district or [], feeder=feeder or [])
-    with AlarmFeed(where, from_seq, wanted, give_up_after_s=300.0) as feed:
+    with AlarmFeed(where, from_seq, wanted, give_up_after_s=300.0) as feed, _closed_by_ctrl_c(feed):
         for message in feed:
             if message.HasField("snapshot"):
                 for alarm in message.snapshot.alarm:
@@ -82,6 +86,24 @@ def follow(
             elif message.HasField("transition"):
                 change = message.transition
                 _print({"seq": change.seq, "kind": change.kind, **_row(change.alarm)}, output)
+
+
+@contextmanager
+def _closed_by_ctrl_c(feed: AlarmFeed) -> Iterator[None]:
+    """Ctrl-C ends the feed and then the command; raised inside grpc, KeyboardInterrupt may be swallowed."""
+    pressed = threading.Event()
+
+    def close(*_: object) -> None:
+        pressed.set()
+        threading.Thread(target=feed.close, daemon=True).start()
+
+    before = signal.signal(signal.SIGINT, close)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed.is_set():
+        raise KeyboardInterrupt
 
 
 def _print(row: dict[str, Any], output: Output) -> None:

@@ -78,6 +78,8 @@ class AlarmFeed:
                     response_deserializer=SubscribeResponse.FromString,
                 )
                 self._call = subscribe(request)
+                if self._closed.is_set():  # closed meanwhile, when there was no call to cancel yet
+                    return
                 for message in self._call:
                     heard_s = time.monotonic()
                     bugs = 0
