@@ -28,6 +28,7 @@ from meterwatch.batch import Batch, Events, ReadChange, Rejects, Stored
 from meterwatch.clock import Clock
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, StorageUnavailable
+from meterwatch.hearing import Hearing
 from meterwatch.metrics import Metrics
 from meterwatch.topology import Topology
 
@@ -68,6 +69,7 @@ class Rules(Protocol):
     def observe_reads(self, change: ReadChange, now_us: int, batch_id: int) -> None: ...
     def observe_events(self, events: Events, now_us: int) -> None: ...
     def head_end(self, head_end_id: int, connected: bool) -> None: ...
+    def deaf_to(self, head_ends: frozenset[int], now_us: int) -> None: ...
     async def evaluate(self, now_us: int) -> list[Verdict]: ...
     @property
     def due(self) -> bool: ...
@@ -121,6 +123,7 @@ class Pipeline:
         self._last_acked = last_acked
         self._topology = topology
         self._streams: dict[int, int] = {}
+        self._hearing = Hearing(real=clock.mode == "real")
         self._waiting: deque[_Waiting] = deque()
         self._waiting_rows = 0
         self._arrived = asyncio.Event()
@@ -180,7 +183,7 @@ class Pipeline:
         if self._waiting_rows > QUEUE_ROWS_MAX:
             raise Overloaded("QUEUE_FULL", f"{self._waiting_rows} rows wait for the database; send again later", 1.0)
         failpoints.passed("after_decode")
-        answer = self._promise()
+        answer = self._promise(batch.head_end_id)
         self._waiting.append(_Waiting(batch, answer))
         self._waiting_rows += batch.rows_sent
         self._arrived.set()
@@ -195,15 +198,17 @@ class Pipeline:
                 "QUEUE_FULL", f"{QUEUE_EVENTS_MAX} requests of events wait for the database; send again later", 1.0
             )
         failpoints.passed("after_decode")
-        answer = self._promise()
+        answer = self._promise(head_end_id)
         request = (head_end_id, epoch, seq, digest, events, rejects, rows_sent)
         self._waiting_events.put_nowait(_WaitingEvents(request, answer))
         return await answer
 
-    def _promise(self) -> asyncio.Future[Stored]:
+    def _promise(self, head_end_id: int) -> asyncio.Future[Stored]:
         answer: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._owed.add(answer)
+        self._hearing.sent(head_end_id)
         answer.add_done_callback(self._owed.discard)
+        answer.add_done_callback(lambda _: self._hearing.answered(head_end_id))
         return answer
 
     def _refuse_if_ended(self) -> None:
@@ -264,6 +269,7 @@ class Pipeline:
             outcomes = list(zip(group, stored, strict=True))
         except (StorageUnavailable, Overloaded) as error:
             _log.warning("batches not stored", batches=len(group), error=error.message)
+            self._hearing.failing = True
             self.metrics.groups_failed.inc()
             _fail([item.answer for item in group], error)
         except Exception as error:
@@ -277,6 +283,7 @@ class Pipeline:
                 await self._store(writer, [item])
         else:
             failpoints.passed("after_copy")
+            self._hearing.failing = False
             self.metrics.copy_groups.inc()
             self.metrics.copy_rows.inc(sum(batch.rows_sent for batch in batches))
             for item, outcome in outcomes:
@@ -292,10 +299,12 @@ class Pipeline:
                 stored, fresh = await self._in_thread(writer.write_events, *item.request, self.clock.now_us())
             except Exception as error:
                 self.metrics.groups_failed.inc()
+                self._hearing.failing |= isinstance(error, StorageUnavailable | Overloaded)
                 _log.warning("events not stored", error=repr(error))
                 _fail([item.answer], error)
             else:
                 failpoints.passed("after_copy")
+                self._hearing.failing = False
                 self.metrics.commit_seconds.observe(time.monotonic() - item.since_s)
                 await self._committed.put(_Committed(stored, fresh, item.answer, item.since_s))
 
@@ -322,6 +331,7 @@ class Pipeline:
 
     async def _judge(self, batch: list[_Committed]) -> None:
         now_us = self.clock.now_us()
+        self.rules.deaf_to(self._hearing.deaf_to(self._streams, now_us), now_us)
         for item in batch:
             if item.stored.change is not None:
                 self.rules.observe_reads(item.stored.change, now_us, item.stored.batch_id)
@@ -339,6 +349,7 @@ class Pipeline:
             except (StorageUnavailable, Overloaded) as error:
                 _log.warning("alarms wait for the database", batches=len(batch), error=error.message)
                 self.metrics.evaluation_retries.inc()
+                self._hearing.failing = True
                 await asyncio.sleep(RETRY_S)
 
 

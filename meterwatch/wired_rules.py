@@ -93,6 +93,10 @@ class WiredRules:
         """Loads were put off for long enough: record, even if there is nothing else."""
         return self._put_off_s is not None and time.monotonic() - self._put_off_s > PUT_OFF_S
 
+    def deaf_to(self, head_ends: frozenset[int], now_us: int) -> None:
+        """These head-ends could not be heard up to now, for reasons of ours."""
+        self.engine.silence.deaf_to(head_ends, now_us)
+
     def head_end(self, head_end_id: int, connected: bool) -> None:
         """A head-end opened its first stream, or lost its last."""
         silence, now_us = self.engine.silence, self._clock.now_us()

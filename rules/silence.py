@@ -51,6 +51,7 @@ class Silence:
         self._was_explained = np.zeros(0, np.bool_)
         self._hearable_since_us = np.zeros(0, np.int64)
         self._gone_us: dict[int, int] = {}
+        self._deaf_to: frozenset[int] = frozenset()
         self._open: dict[tuple[str, int], _Open] = {}
         self._changed: dict[tuple[str, int], Episode] = {}
         self._told = np.zeros(0, np.bool_)
@@ -122,6 +123,21 @@ class Silence:
             self._gone_us[head_end_id] = now_us
             self._stirred = True
 
+    def deaf_to(self, head_ends: frozenset[int], now_us: int) -> None:
+        """These cannot be heard, for reasons of ours: they and their assets keep their state.
+
+        Whoever is not among them any more is counted as hearable, or as gone, from now on.
+        """
+        if head_ends == self._deaf_to:
+            return
+        for head_end in self._deaf_to - head_ends:
+            if self._hearable_since_us[head_end] < DEAF:
+                self._hearable_since_us[head_end] = now_us
+            elif head_end in self._gone_us and ("head_end", head_end) not in self._open:
+                self._gone_us[head_end] = now_us
+        self._deaf_to = head_ends
+        self._stirred = True
+
     def restore_open(self, kind: str, asset_id: int, onset_us: int, raised_us: int) -> None:
         """After a restart: this episode was open. KeyError for a kind this rule does not judge."""
         summary = f"{_WORD[kind]} {self._topology.asset_name(kind, asset_id)} silent"
@@ -144,7 +160,11 @@ class Silence:
         quiet = serving & (heard_us + self._patience_us < now_us)
         if not (self._open or self._gone_us or self._changed or quiet.any()):
             return []  # all were heard in time, and nothing is told that could end: the common case of a calm fleet
-        hearable_us = self._hearable_since_us[topology.head_end_of]
+        since_us = self._hearable_since_us
+        if self._deaf_to:
+            since_us = since_us.copy()
+            since_us[list(self._deaf_to)] = DEAF
+        hearable_us = since_us[topology.head_end_of]
         hearable = hearable_us < DEAF
         # An asset not yet told silent is counted from when it could speak; one told silent until it has spoken.
         base_us = np.maximum(np.maximum(heard_us, self._explained_until_us), np.where(hearable, hearable_us, 0))
@@ -167,6 +187,8 @@ class Silence:
         limit_s = self._profile.head_end_gone_s
         for head_end, gone_us in self._gone_us.items():
             raised_us = gone_us + limit_s * US
+            if head_end in self._deaf_to:
+                continue
             if now_us >= raised_us and ("head_end", head_end) not in self._open:
                 name = self._topology.head_end[head_end]
                 evidence = {"thresholds": {"head_end_gone_s": limit_s}}

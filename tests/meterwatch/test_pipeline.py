@@ -80,12 +80,18 @@ class FakeRules:
         self.log = log
         self.fail: list[Exception] = []
         self.due = False
+        self.deaf: frozenset[int] = frozenset()
 
     def observe_reads(self, change: Any, now_us: int, batch_id: int) -> None:
         self.log.append(("saw", change))
 
     def observe_events(self, events: Events, now_us: int) -> None:
         self.log.append(("saw events", events.rows))
+
+    def deaf_to(self, head_ends: frozenset[int], now_us: int) -> None:
+        if head_ends != self.deaf:
+            self.deaf = head_ends
+            self.log.append(("deaf to", set(head_ends)))
 
     def head_end(self, head_end_id: int, connected: bool) -> None:
         self.log.append(("head-end", head_end_id, connected))
@@ -349,3 +355,14 @@ async def test_rules_put_in_place_while_head_ends_are_connected_know_who_they_ar
         async with p.pipeline.paused():
             p.pipeline.replace(SimpleNamespace(), FakeRules(log))
         assert log == [("head-end", 3, True)]
+
+
+async def test_while_nothing_can_be_stored_the_rules_are_deaf_to_everybody() -> None:
+    async with piped() as p:
+        p.pipeline.connected(1)
+        p.writer.fail.append(StorageUnavailable("away"))
+        with pytest.raises(StorageUnavailable):
+            await p.pipeline.submit(batch(1))
+        await until(lambda: ("deaf to", {1}) in p.log)
+        await p.pipeline.submit(batch(2))
+        await until(lambda: p.log.count(("deaf to", set())) == 1)

@@ -81,6 +81,27 @@ def test_a_service_that_cannot_hear_says_nothing() -> None:
     assert len(silence.judge(at(100 * 3600 + DUE_S + 1), NOBODY)) == 4
 
 
+def test_time_in_which_we_could_not_hear_is_no_silence() -> None:
+    silence = listening()
+    silence.deaf_to(frozenset({0}), at(1000))
+    assert silence.judge(at(DUE_S + 5000), NOBODY) == []
+    silence.deaf_to(frozenset(), at(DUE_S + 5000))
+    assert silence.judge(at(DUE_S + 5000), NOBODY) == []
+    assert silence.judge(at(DUE_S + 5000 + DUE_S), NOBODY) == []
+    assert len(silence.judge(at(DUE_S + 5000 + DUE_S + 1), NOBODY)) == 4
+
+
+def test_a_head_end_that_left_while_we_could_not_hear_is_gone_since_we_can() -> None:
+    silence = listening()
+    hear(silence, EVERYBODY, 0)
+    silence.head_end_gone(0, at(100))
+    silence.deaf_to(frozenset({0}), at(200))
+    assert silence.judge(at(100 + 5000), NOBODY) == []
+    silence.deaf_to(frozenset(), at(5100))
+    assert silence.judge(at(5100 + 1799), NOBODY) == []
+    assert only(silence.judge(at(5100 + 1800), NOBODY)) == ("head_end", 0, True)
+
+
 def test_a_head_end_gone_is_one_alarm_and_its_assets_keep_their_state() -> None:
     silence = listening()
     hear(silence, EVERYBODY[10:], 3600)

@@ -1,0 +1,46 @@
+"""Our deafness is not their silence: the head-ends that cannot be heard, for reasons of ours.
+
+A head-end whose batch has waited for the database longer than BEHIND_S, all of them while the database takes nothing,
+and all of them after the process itself stood still (a suspended machine). Refuses to judge silence: rules.silence
+does, and is told whom to leave out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+BEHIND_S: Final = 5.0
+STOOD_STILL_US: Final = 60_000_000
+"""A machine's clock that jumps so far between two looks, which come twice a second: we were asleep, or it was set."""
+
+
+class Hearing:
+    """Who waits for an answer since when. `monotonic` gives seconds; real: the service runs on the machine's clock."""
+
+    def __init__(self, real: bool, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._real = real
+        self._monotonic = monotonic
+        self._since_s: dict[int, deque[float]] = {}
+        self._looked_us: int | None = None
+        self.failing = False
+        """The last attempt to store something failed."""
+
+    def sent(self, head_end_id: int) -> None:
+        """A batch of this head-end begins to wait."""
+        self._since_s.setdefault(head_end_id, deque()).append(self._monotonic())
+
+    def answered(self, head_end_id: int) -> None:
+        """One of its batches, about the oldest, waits no longer."""
+        self._since_s[head_end_id].popleft()
+
+    def deaf_to(self, head_ends: Iterable[int], now_us: int) -> frozenset[int]:
+        """Those of the head-ends that could not be heard up to now."""
+        jumped = self._real and self._looked_us is not None and now_us - self._looked_us > STOOD_STILL_US
+        self._looked_us = now_us
+        if self.failing or jumped:
+            return frozenset(head_ends)
+        late_s = self._monotonic() - BEHIND_S
+        return frozenset(h for h in head_ends if (waiting := self._since_s.get(h)) and waiting[0] < late_s)
