@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 import numpy as np
@@ -19,7 +19,7 @@ import structlog
 from ingest.checks import Limits
 from ingest.decode import ID, parse
 from ingest.ports import Pipeline
-from ingest.session import Session, StreamLimits, ack_of, head_end_of
+from ingest.session import CREDITS_MAX, Session, StreamLimits, ack_of, head_end_of
 from ingest.unary import batch_of_rows, events_of
 from meterwatch import failpoints
 from meterwatch.errors import Overloaded, Rejected
@@ -39,6 +39,37 @@ class _CreditsExceeded(Exception):
 
 class _Idle(Exception):
     pass
+
+
+class _Owed(NamedTuple):
+    """An answer to come, and the bytes of the message it answers."""
+
+    answer: Awaitable[pb.IngestResponse]
+    size: int
+
+
+_Answers = asyncio.Queue[_Owed | None]
+
+
+class _Flight:
+    """Batches of a stream under way. Reading pauses, and with it the sender, while their bytes are `bytes_max`."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.batches = 0
+        self.room = asyncio.Event()
+        self.room.set()
+        self._bytes_max = bytes_max
+        self._bytes = 0
+
+    def bytes_came(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes >= self._bytes_max:
+            self.room.clear()
+
+    def bytes_left(self, size: int) -> None:
+        self._bytes -= size
+        if self._bytes < self._bytes_max:
+            self.room.set()
 
 
 class IngestService:
@@ -121,11 +152,11 @@ class IngestService:
         self._live[key] = superseded
         self._pipeline.connected(session.head_end_id)
         _log.info("stream open", head_end=first.hello.head_end, epoch=session.epoch, agent=first.hello.agent[:128])
-        answers: asyncio.Queue[Awaitable[pb.IngestResponse] | None] = asyncio.Queue(self._limits.credits + 2)
-        in_flight = [0]
-        reader = asyncio.create_task(self._read(requests, session, answers, in_flight))
+        answers: _Answers = asyncio.Queue(max(CREDITS_MAX, self._limits.credits) + 2)
+        flight = _Flight(self._limits.credits * self._limits.message_bytes_max)
+        reader = asyncio.create_task(self._read(requests, session, answers, flight))
         watch = asyncio.create_task(superseded.wait())
-        getter: asyncio.Task[Awaitable[pb.IngestResponse] | None] | None = None
+        getter: asyncio.Task[_Owed | None] | None = None
         try:
             await self._send(context, await session.welcome(self._version))
             while True:
@@ -139,11 +170,12 @@ class IngestService:
                 item = getter.result()
                 if item is None:
                     break
-                response = await item
+                response = await item.answer
+                flight.bytes_left(item.size)
                 if response.HasField("nack"):
                     self._nacked(response.nack.reason)
                 if response.WhichOneof("message") in ("ack", "nack"):
-                    in_flight[0] -= 1
+                    flight.batches -= 1
                 if response.HasField("ack"):
                     failpoints.passed("inside_ack")
                 await self._send(context, response)
@@ -166,48 +198,45 @@ class IngestService:
         self,
         requests: AsyncIterator[bytes],
         session: Session,
-        answers: asyncio.Queue[Awaitable[pb.IngestResponse] | None],
-        in_flight: list[int],
+        answers: _Answers,
+        flight: _Flight,
     ) -> None:
         """Turn messages into answers to come, until the sender closes its side; an error becomes the last answer."""
         try:
             while True:
+                await flight.room.wait()
                 try:
-                    data = await self._next(requests, waiting=in_flight)
+                    data = await self._next(requests, flight)
                 except StopAsyncIteration:
                     await answers.put(None)
                     return
-                in_flight[0] += 1
-                if in_flight[0] > self._limits.credits + 1:
-                    raise self._credits_exceeded(in_flight[0])
-                await answers.put(self._one(data, session, in_flight))
+                flight.batches += 1
+                if flight.batches > session.granted + 1:
+                    raise _credits_exceeded(flight.batches, session.granted)
+                flight.bytes_came(len(data))
+                await answers.put(_Owed(self._one(data, session, flight), len(data)))
         except Exception as error:
-            await answers.put(_failed(error))
+            await answers.put(_Owed(_failed(error), 0))
 
-    def _credits_exceeded(self, in_flight: int) -> _CreditsExceeded:
-        return _CreditsExceeded(
-            f"{in_flight} batches in flight; expected at most {self._limits.credits}; wait for answers"
-        )
-
-    def _one(self, data: bytes, session: Session, in_flight: list[int]) -> Awaitable[pb.IngestResponse]:
+    def _one(self, data: bytes, session: Session, flight: _Flight) -> Awaitable[pb.IngestResponse]:
         try:
             request = parse(data)
             match request.WhichOneof("message"):
                 case "batch":
-                    if in_flight[0] > self._limits.credits:
-                        raise self._credits_exceeded(in_flight[0])
+                    if flight.batches > session.granted:
+                        raise _credits_exceeded(flight.batches, session.granted)
                     return asyncio.create_task(session.answer(request.batch))
                 case "dictionary":
                     response = session.extend_dictionary(request.dictionary)
                     if response.WhichOneof("message") == "dictionary_ack":
-                        in_flight[0] -= 1
+                        flight.batches -= 1
                     return _ready(response)
                 case _:
                     raise Rejected("MALFORMED", "a second hello; expected dictionary or batch; open a new stream")
         except Rejected as error:
             return _ready(session.refuse(error))
 
-    async def _next(self, requests: AsyncIterator[bytes], waiting: list[int] | None = None) -> bytes:
+    async def _next(self, requests: AsyncIterator[bytes], flight: _Flight | None = None) -> bytes:
         """Next message; _Idle after the idle timeout unless answers are still owed."""
         arriving = asyncio.ensure_future(anext(requests))
         try:
@@ -215,7 +244,7 @@ class IngestService:
                 done, _ = await asyncio.wait({arriving}, timeout=self._limits.idle_timeout_s)
                 if done:
                     return arriving.result()
-                if not (waiting and waiting[0]):
+                if flight is None or not flight.batches:
                     raise _Idle(
                         f"nothing arrived for {self._limits.idle_timeout_s:.0f} s; expected reads or the end of the "
                         "stream; close it when there is nothing to send"
@@ -284,13 +313,18 @@ class _Superseded(Exception):
     pass
 
 
-def _leave(answer: Awaitable[pb.IngestResponse] | None) -> None:
+def _leave(owed: _Owed | None) -> None:
     """Give up an answer nobody will get, so that neither it nor its error is left behind."""
+    answer = None if owed is None else owed.answer
     if isinstance(answer, asyncio.Task):
         if not answer.cancel() and not answer.cancelled():
             answer.exception()
     elif inspect.iscoroutine(answer):
         answer.close()
+
+
+def _credits_exceeded(batches: int, granted: int) -> _CreditsExceeded:
+    return _CreditsExceeded(f"{batches} batches in flight; expected at most {granted}; wait for answers")
 
 
 async def _ready(response: pb.IngestResponse) -> pb.IngestResponse:

@@ -26,6 +26,10 @@ from meterwatch.errors import Denied, Rejected
 from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2 as pb
 
+CREDITS_MAX = 64
+"""Credits granted at most to a sender of small batches, which are stored together."""
+ROWS_IN_FLIGHT = 80_000
+"""Rows a sender of small batches may have unanswered; then a COPY has enough of them to be cheap."""
 NACKS_MAX = 10
 NACKS_WINDOW_S = 60.0
 """This many refusals within the window end the stream: the sender is broken, not unlucky."""
@@ -36,6 +40,7 @@ class StreamLimits:
     """Limits of one stream, named as in Welcome."""
 
     credits: int = 8
+    """Batches unanswered at first, and always of batches of ROWS_IN_FLIGHT / credits rows or more."""
     batch_rows_max: int = 65_000
     message_bytes_max: int = 4 * 1024 * 1024
     dictionary_entries_max: int = 1_048_576
@@ -76,6 +81,8 @@ class Session:
         self._slots = np.zeros(0, np.int32)
         """Slots of the dictionary's meters in _topology."""
         self._refused_at: deque[float] = deque(maxlen=NACKS_MAX)
+        self.granted = limits.credits
+        """Most credits granted so far: so many batches may be under way, whatever the last answer said."""
         self.batches = 0
         self.rows = 0
         self.acked = 0
@@ -136,7 +143,7 @@ class Session:
         self.batches += 1
         try:
             async with asyncio.timeout(self._limits.batch_deadline_s):
-                stored = await self._store(batch)
+                stored, rows = await self._store(batch)
         except Rejected as error:
             return self._nack(batch.seq, error)
         if stored.reused:
@@ -149,9 +156,16 @@ class Session:
                 ),
             )
         self.acked += 1
-        return pb.IngestResponse(ack=ack_of(stored, self._limits.credits))
+        return pb.IngestResponse(ack=ack_of(stored, self._grant(rows)))
 
-    async def _store(self, batch: pb.ReadBatch) -> Stored:
+    def _grant(self, rows: int) -> int:
+        """Credits for a sender of batches of so many rows; `granted` remembers the most."""
+        most = max(CREDITS_MAX, self._limits.credits)
+        credits_now = min(max(ROWS_IN_FLIGHT // max(rows, 1), self._limits.credits), most)
+        self.granted = max(self.granted, credits_now)
+        return credits_now
+
+    async def _store(self, batch: pb.ReadBatch) -> tuple[Stored, int]:
         topology = self._pipeline.topology()
         self._resolve(topology)
         now_us = self._now_us(batch)
@@ -159,7 +173,7 @@ class Session:
         self.rows += rows
         if isinstance(made, Rejected):
             raise made
-        return await self._pipeline.submit(made)
+        return await self._pipeline.submit(made), rows
 
     def _now_us(self, batch: pb.ReadBatch) -> int:
         """The service's time at the arrival of the batch; a replay clock is moved by batches in their order."""

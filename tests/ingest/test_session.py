@@ -9,7 +9,7 @@ from ingest_world import HOME, METERS, NOW_US, WORLD, Sink, message, registry
 from oracle import Row
 
 from ingest.checks import Limits
-from ingest.session import NACKS_MAX, Session, StreamLimits, head_end_of
+from ingest.session import CREDITS_MAX, NACKS_MAX, Session, StreamLimits, head_end_of
 from meterwatch.errors import Denied, Rejected, StorageUnavailable
 from meterwatch.v1 import ingest_pb2 as pb
 
@@ -103,7 +103,15 @@ async def test_an_ack_accounts_for_every_row():
     assert (ack.seq, ack.accepted, ack.versions, ack.duplicates, ack.rejected) == (5, 1, 0, 1, 2)
     assert list(ack.rejected_row) == [2, 3]
     assert list(ack.rejected_reason) == [pb.ROW_REASON_UNKNOWN_METER, pb.ROW_REASON_NEGATIVE]
-    assert (ack.replayed, ack.credits) == (False, 3)
+    assert (ack.replayed, ack.credits) == (False, CREDITS_MAX)
+
+
+def test_the_smaller_the_batches_the_more_may_be_under_way() -> None:
+    stream = session()
+    assert [stream._grant(rows) for rows in (65_000, 20_000, 10_000, 2_000, 1, 0)] == [3, 4, 8, 40, 64, 64]
+    assert stream.granted == CREDITS_MAX
+    assert stream._grant(65_000) == 3
+    assert stream.granted == CREDITS_MAX  # what was granted once may still be on its way
 
 
 async def test_the_same_batch_again_is_replayed_and_another_is_reuse():

@@ -260,7 +260,23 @@ async def test_what_is_stored_reaches_the_rules_though_its_sender_left(kind: str
         assert {i for entry in p.log if entry[0] == "recorded" for i in entry[1]} == {1, 2}
 
 
-async def test_a_replay_is_not_answered_before_what_it_replays() -> None:
+async def test_small_batches_wait_for_the_running_copy_and_go_together() -> None:
+    async with piped(2) as p:
+        for writer in p.writers:
+            writer.gate.clear()
+        first = asyncio.create_task(p.pipeline.submit(batch(1)))
+        await until(lambda: any(writer.groups for writer in p.writers))
+        others = [asyncio.create_task(p.pipeline.submit(batch(seq))) for seq in range(2, 6)]
+        await asyncio.sleep(0.05)  # nothing happens, and there is no event for that
+        assert [group for writer in p.writers for group in writer.groups] == [[1]]
+        for writer in p.writers:
+            writer.gate.set()
+        await asked(first, *others)
+        assert sorted(group for writer in p.writers for group in writer.groups) == [[1], [2, 3, 4, 5]]
+
+
+async def test_a_replay_is_not_answered_before_what_it_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "SECOND_COPY_ROWS", 0)
     async with piped(2) as p:
         for writer in p.writers:
             writer.gate.clear()
@@ -321,8 +337,9 @@ async def test_a_defect_in_events_fails_only_them() -> None:
         assert [type(a) for a in answers] == [ValueError, Stored]
 
 
-async def test_when_the_rules_die_the_core_ends_and_nobody_waits_for_ever() -> None:
+async def test_when_the_rules_die_the_core_ends_and_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Better dead than deaf."""
+    monkeypatch.setattr(subject, "SECOND_COPY_ROWS", 0)
     async with piped(2) as p:
         p.writers[0].gate.clear()
         p.writers[1].gate.clear()
