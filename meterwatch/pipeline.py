@@ -126,6 +126,7 @@ class Pipeline:
         self._last_acked = last_acked
         self._topology = topology
         self._streams: dict[int, int] = {}
+        self._replayed_us = clock.now_us()
         self._hearing = Hearing(real=clock.mode == "real")
         self._waiting: deque[_Waiting] = deque()
         self._waiting_rows = 0
@@ -332,8 +333,19 @@ class Pipeline:
                 if not item.answer.done():
                     item.answer.set_result(item.stored)
 
+    def _now_us(self, batch: list[_Committed]) -> int:
+        """The time the rules live in. A replay clock is moved by what arrives; the rules only know what is stored."""
+        if self.clock.mode != "replay":
+            return self.clock.now_us()
+        for item in batch:
+            if item.stored.change is not None:
+                self._replayed_us = max(self._replayed_us, int(item.stored.change.end_us.max()))
+            if item.events is not None and item.events.rows:
+                self._replayed_us = max(self._replayed_us, int(item.events.at_us.max()))
+        return self._replayed_us
+
     async def _judge(self, batch: list[_Committed]) -> None:
-        now_us = self.clock.now_us()
+        now_us = self._now_us(batch)
         self.rules.deaf_to(self._hearing.deaf_to(self._streams, now_us), now_us)
         for item in batch:
             if item.stored.change is not None:

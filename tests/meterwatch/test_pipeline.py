@@ -16,7 +16,7 @@ import pytest
 
 from meterwatch import pipeline as subject
 from meterwatch.batch import Batch, Events, Reads, Rejects, Stored
-from meterwatch.clock import ReplayClock
+from meterwatch.clock import Clock, ReplayClock, SimulatedClock
 from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.pipeline import Pipeline
 
@@ -80,6 +80,7 @@ class FakeRules:
         self.log = log
         self.fail: list[Exception] = []
         self.due = False
+        self.asked_us: list[int] = []
         self.deaf: frozenset[int] = frozenset()
 
     def observe_reads(self, change: Any, now_us: int, batch_id: int) -> None:
@@ -97,13 +98,14 @@ class FakeRules:
         self.log.append(("head-end", head_end_id, connected))
 
     async def evaluate(self, now_us: int) -> list[Any]:
+        self.asked_us.append(now_us)
         if self.fail:
             raise self.fail.pop(0)
         return []
 
 
 @asynccontextmanager
-async def piped(writers: int = 1) -> AsyncIterator[Any]:
+async def piped(writers: int = 1, clock: Clock | None = None) -> AsyncIterator[Any]:
     """A running pipeline; at its end nobody is left waiting."""
     log: list[Any] = []
     ledger: dict[tuple[int, int], int] = {}
@@ -123,7 +125,7 @@ async def piped(writers: int = 1) -> AsyncIterator[Any]:
         return 0
 
     topology: Any = SimpleNamespace()
-    made = Pipeline(ReplayClock(1), [*reads, events], rules, record, last_acked, topology)
+    made = Pipeline(clock or SimulatedClock(1, 1.0), [*reads, events], rules, record, last_acked, topology)
     made.ready()
     core = asyncio.create_task(made.run())
     try:
@@ -383,3 +385,14 @@ async def test_while_nothing_can_be_stored_the_rules_are_deaf_to_everybody() -> 
         await until(lambda: ("deaf to", {1}) in p.log)
         await p.pipeline.submit(batch(2))
         await until(lambda: p.log.count(("deaf to", set())) == 1)
+
+
+async def test_rules_on_a_replay_clock_live_by_what_is_stored_and_not_by_what_has_only_arrived() -> None:
+    clock = ReplayClock(1)
+    async with piped(clock=clock) as p:
+        clock.saw(5_000)  # something arrived and waits
+        change: Any = SimpleNamespace(end_us=np.array([900, 1800]))
+        p.writer._one = lambda epoch, seq: Stored(seq, seq, 1, 0, 0, REJECTS.row, REJECTS.reason, False, False, change)
+        await p.pipeline.submit(batch(1))
+        assert p.rules.asked_us[-1] == 1800
+        assert max(p.rules.asked_us) == 1800
