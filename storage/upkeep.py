@@ -31,13 +31,18 @@ LOCK_TIMEOUT: Final = "2s"
 SLICE_ROWS: Final = 10_000
 """Rows of a plain table deleted in one transaction."""
 _BUSY: Final = (errors.LockNotAvailable, errors.DeadlockDetected, errors.QueryCanceled)
-_AHEAD: Final = (("reads", "end_at", 1), ("events", "at", 7), ("read_versions", "end_at", 7))
+_AHEAD: Final = (
+    ("reads", "end_at", 1), ("events", "at", 7), ("read_versions", "end_at", 7), ("transformer_loads", "window_end", 7)
+)  # fmt: skip
 _SENTINEL: Final = {
     "reads": "(end_at, received_at, slot, interval_s, quality, version) VALUES (%(at)s, %(at)s, -1, 1, 0, 0)",
     "events": "(at, received_at, slot, code) VALUES (%(at)s, %(at)s, -1, 0)",
     "read_versions": (
         "(end_at, received_at, superseded_at, slot, interval_s, quality, version)"
         " VALUES (%(at)s, %(at)s, %(at)s, -1, 1, 0, 0)"
+    ),
+    "transformer_loads": (
+        "(transformer_id, window_end, wh, varh, covered_weight_s, expected_weight_s) VALUES (-1, %(at)s, 0, 0, 0, 0)"
     ),
 }
 
@@ -50,6 +55,8 @@ class Retention:
 
     reads_days: int | None = None
     events_days: int | None = None
+    loads_days: int | None = None
+    """transformer_loads: the load of every transformer by quarter-hour."""
     quarantine_days: int | None = 365
     ledger_days: int | None = 60
     alarms_days: int | None = None
@@ -91,7 +98,7 @@ class Upkeep:
     async def _make_chunk(
         self, connection: psycopg.AsyncConnection[Any], table: str, column: str, at: datetime
     ) -> None:
-        name = sql.Identifier(table)
+        name, key = sql.Identifier(table), "transformer_id" if table == "transformer_loads" else "slot"
         found = await connection.execute(
             "SELECT 1 FROM timescaledb_information.chunks"
             " WHERE hypertable_name = %s AND range_start <= %s AND range_end > %s",
@@ -103,7 +110,10 @@ class Upkeep:
             async with connection.transaction():
                 await connection.execute(sql.SQL("INSERT INTO {} " + _SENTINEL[table]).format(name), {"at": at})
                 await connection.execute(
-                    sql.SQL("DELETE FROM {} WHERE {} = %s AND slot = -1").format(name, sql.Identifier(column)), (at,)
+                    sql.SQL("DELETE FROM {} WHERE {} = %s AND {} = -1").format(
+                        name, sql.Identifier(column), sql.Identifier(key)
+                    ),
+                    (at,),
                 )
         except _BUSY as error:
             _log.info("chunk not made ahead", table=table, at=at.isoformat(), error=type(error).__name__)
@@ -120,6 +130,7 @@ class Upkeep:
             ("reads", keep.reads_days),
             ("read_versions", keep.reads_days),
             ("events", keep.events_days),
+            ("transformer_loads", keep.loads_days),
             ("quarantine", keep.quarantine_days),
         ):
             if (older := cut(days)) is not None:

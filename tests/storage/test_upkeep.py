@@ -81,7 +81,7 @@ async def test_the_chunks_of_the_days_to_come_are_there_and_empty(
 ) -> None:
     await upkeep(pool).once()
     with psycopg.connect(dsn) as connection:
-        for table, days in (("reads", AHEAD_DAYS), ("events", 7), ("read_versions", 7)):
+        for table, days in (("reads", AHEAD_DAYS), ("events", 7), ("read_versions", 7), ("transformer_loads", 7)):
             for ahead in (0, days):
                 at = NOW + timedelta(days=ahead)
                 found = connection.execute(
