@@ -22,7 +22,7 @@ from meterwatch.batch import ReadChange
 from meterwatch.episodes import Episode, Verdict
 from meterwatch.loads import LoadChange, Loads
 from meterwatch.topology import Topology
-from rules.ladder import NEVER, Floats, Ints, Ladder, LadderState, OverloadProfile, Span, span_of, top_level
+from rules.ladder import NEVER, Bools, Floats, Ints, Ladder, LadderState, OverloadProfile, Span, span_of, top_level
 from rules.load import Members, joined
 
 __all__ = ["Overload", "OverloadProfile"]
@@ -71,6 +71,8 @@ class Overload:
         self._near_stale = np.zeros(n, np.bool_)
         self._touched_from = np.full(n, NEVER)
         self._touched_to = np.full(n, -1, np.int64)
+        self._told = np.ones(n, np.bool_)
+        """Its last verdict named an episode; at first nobody knows what was told before."""
         self.older_than_ring = 0
         """Reads that no verdict heeds, because their windows had left the ring."""
         self._added: list[Loads] = []
@@ -273,8 +275,10 @@ class Overload:
     def judge(self, now_us: int) -> list[Verdict]:
         """Verdicts of the transformers whose windows changed since the last call, in rising id.
 
-        Windows that end after `now_us` wait for a later call. from_us is 1 us after the start of the ring: an episode
-        that ended with the window before it has left the verdict.
+        A transformer without an episode gets one only to take back what was told of it: most transformers are calm most
+        of the time, and a verdict on each cost more than the sums. Windows that end after `now_us` wait for a later
+        call. from_us is 1 us after the start of the ring: an episode that ended with the window before it has left the
+        verdict.
         """
         if self._head < 0:
             return []
@@ -282,15 +286,38 @@ class Overload:
         stop = min(self._head + 1, now_us // window_us)
         index = np.flatnonzero(self._touched_from < stop)
         self._settle()
-        state = self._near.take(index)
-        recent = self._fold(state, index, self._checkpoint, stop)
         waiting = self._touched_to[index] >= stop
         self._touched_from[index] = np.where(waiting, stop, NEVER)
         self._touched_to[index[~waiting]] = -1
 
+        from_us = self.tail * window_us + 1
+        spans = self._spans(index[~self._calm(index, stop)], stop)
+        load, coverage = self._load(np.array(list(spans), np.int64), self.tail, max(stop, self.tail + 1))
+        episodes = {
+            transformer: tuple(self._episode(transformer, span, load[:, i], coverage[:, i]) for span in known)
+            for i, (transformer, known) in enumerate(spans.items())
+        }
+        told = self._told[index]
+        told[np.searchsorted(index, np.array(list(spans), np.int64))] = True
+        self._told[index] = False
+        self._told[list(spans)] = True
+        return [Verdict(RULE, "transformer", t, from_us, episodes.get(t, ())) for t in index[told].tolist()]
+
+    def _calm(self, index: Ints, stop: int) -> Bools:
+        """True where no episode is known: none ended lately, no level is latched or held, nothing since reaches one."""
+        load, coverage = self._load(index, self._checkpoint, max(stop, self._checkpoint))
+        reached = (coverage >= self._profile.coverage_min) & (load >= self._profile.levels[0].raise_pu)
+        held = self._near.latched[index].any(axis=1) | (self._near.hold_s[index] > 0).any(axis=1)
+        ended = np.isin(index, np.fromiter(self._near_closed, np.int64, len(self._near_closed)))
+        calm: Bools = ~(reached.any(axis=0) | held | ended)
+        return calm
+
+    def _spans(self, index: Ints, stop: int) -> dict[int, list[Span]]:
+        """The episodes known of these transformers, of those that have one."""
+        state = self._near.take(index)
+        recent = self._fold(state, index, self._checkpoint, stop)
         open_now = (state.latched.any(axis=1) & (state.raised >= 0)).tolist()
         top = top_level(state.latched).tolist()
-        from_us = self.tail * window_us + 1
         spans: dict[int, list[Span]] = {}
         for i, transformer in enumerate(index.tolist()):
             known = [*self._near_closed.get(transformer, ()), *recent.get(transformer, ())]
@@ -298,12 +325,7 @@ class Overload:
                 known.append(span_of(state, i, top[i], None))
             if known:
                 spans[transformer] = known
-        load, coverage = self._load(np.array(list(spans), np.int64), self.tail, max(stop, self.tail + 1))
-        episodes = {
-            transformer: tuple(self._episode(transformer, span, load[:, i], coverage[:, i]) for span in known)
-            for i, (transformer, known) in enumerate(spans.items())
-        }
-        return [Verdict(RULE, "transformer", t, from_us, episodes.get(t, ())) for t in index.tolist()]
+        return spans
 
     def _episode(self, transformer: int, span: Span, load: Floats, coverage: Floats) -> Episode:
         """Dress an episode for people. load, coverage: its transformer's windows from the tail to now."""
