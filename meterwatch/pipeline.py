@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from meterwatch import failpoints
-from meterwatch.batch import Batch, Events, ReadChange, Rejects, Stored
+from meterwatch.batch import Batch, Events, Rejects, Stored
 from meterwatch.clock import Clock
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, StorageUnavailable
@@ -69,7 +69,7 @@ class BatchWriter(Protocol):
 class Rules(Protocol):
     """What the pipeline drives: the rule engine with its history, as the app wires them."""
 
-    def observe_reads(self, change: ReadChange, now_us: int, batch_id: int) -> None: ...
+    def observe_reads(self, stored: Sequence[Stored], now_us: int) -> None: ...
     def observe_events(self, events: Events, now_us: int) -> None: ...
     def head_end(self, head_end_id: int, connected: bool) -> None: ...
     def deaf_to(self, head_ends: frozenset[int], now_us: int) -> None: ...
@@ -347,9 +347,8 @@ class Pipeline:
     async def _judge(self, batch: list[_Committed]) -> None:
         now_us = self._now_us(batch)
         self.rules.deaf_to(self._hearing.deaf_to(self._streams, now_us), now_us)
+        self.rules.observe_reads([item.stored for item in batch if item.stored.change is not None], now_us)
         for item in batch:
-            if item.stored.change is not None:
-                self.rules.observe_reads(item.stored.change, now_us, item.stored.batch_id)
             if item.events is not None and item.events.rows:
                 self.rules.observe_events(item.events, now_us)
         fresh = [item.stored.batch_id for item in batch if not (item.stored.replayed or item.stored.reused)]

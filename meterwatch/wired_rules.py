@@ -15,13 +15,14 @@ import numpy as np
 
 from alarm.desk import AlarmDesk
 from meterwatch.alarms import AlarmState
-from meterwatch.batch import Events, ReadChange
+from meterwatch.batch import Events, Stored
 from meterwatch.clock import US, Clock
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.stored_loads import restore
 from meterwatch.topology import Topology
 from rules.engine import LOOKBACK_S, MARGIN_S, Engine
+from storage.changes import joined
 from storage.history import History
 from storage.loads import load_view
 
@@ -49,8 +50,13 @@ class WiredRules:
         self.counted: frozenset[int] = frozenset()
         """Batches whose loads `rebuild` counted before the rules saw them."""
 
-    def observe_reads(self, change: ReadChange, now_us: int, batch_id: int) -> None:
-        self.engine.observe_reads(change, now_us, counted=batch_id in self.counted)
+    def observe_reads(self, stored: Sequence[Stored], now_us: int) -> None:
+        """Take what these batches changed, in one piece: the kernels' price is by call as much as by read."""
+        for counted in (False, True):
+            mine = [one.change for one in stored if one.change and (one.batch_id in self.counted) is counted]
+            change = joined(mine)
+            if change is not None:
+                self.engine.observe_reads(change, now_us, counted=counted)
 
     def observe_events(self, events: Events, now_us: int) -> None:
         self.engine.observe_events(events, now_us)

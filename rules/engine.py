@@ -22,7 +22,17 @@ from rules import outage
 from rules.overload import Overload
 from rules.profile import RuleProfile
 from rules.silence import Silence
-from rules.supply import OFF, Evidence, evidence_of_events, evidence_of_reads, groups_of, join, members_of, off_runs
+from rules.supply import (
+    OFF,
+    Evidence,
+    evidence_of_events,
+    evidence_of_reads,
+    groups_of,
+    join,
+    members_of,
+    off_runs,
+    votes_off,
+)
 
 Group = tuple[str, int]
 
@@ -79,10 +89,14 @@ class Engine:
         if not counted:
             self.overload.observe(change, now_us)
         new = change.sign > 0
-        self.silence.heard(change.slot[new], change.end_us[new])
-        self._votes(evidence_of_reads(change), now_us)
-        if not new.all() and self._active:
-            self._reload(change.slot[~new])
+        if new.all():
+            self.silence.heard(change.slot, change.end_us)
+        else:
+            self.silence.heard(change.slot[new], change.end_us[new])
+        if self._active or votes_off(change):
+            self._votes(evidence_of_reads(change), now_us)
+            if not new.all():
+                self._reload(change.slot[~new])
 
     def observe_events(self, events: Events, now_us: int) -> None:
         """Take committed events."""

@@ -98,8 +98,9 @@ class Members:
         transformer = transformer[rows].astype(np.int64)
         if not len(transformer):
             return Loads.none(), np.zeros(0, np.int64)
-        window_s, length_s = self.window_s, change.interval_s[rows].astype(np.int64)
-        end_s = change.end_us[rows] // US
+        window_s = self.window_s
+        end_us, length_s = _one_if_equal(change.end_us[rows]), _one_if_equal(change.interval_s[rows].astype(np.int64))
+        end_s = end_us // US
         last = (end_s - 1) // window_s
         start_s = end_s - length_s
         first = start_s // window_s
@@ -119,9 +120,11 @@ class Members:
             signed = sign.astype(np.int64)
         else:
             signed = None
+        last = np.broadcast_to(last, transformer.shape)
         if (first == last).all():  # no read crosses a border: the everyday case
             parts = (transformer, last, wh, varh, weight * length_s)
         else:
+            first, start_s, length_s = (np.broadcast_to(one, transformer.shape) for one in (first, start_s, length_s))
             read, window, since, until = _parts(first, last, start_s, length_s, window_s)
             whole = length_s[read]
             wh, varh = (energy[read] * until // whole - energy[read] * since // whole for energy in (wh, varh))
@@ -161,6 +164,11 @@ def _summed(transformers: int, transformer: Ints, window: Ints, wh: Ints, varh: 
 
 
 _FIRST = np.zeros(1, np.intp)
+
+
+def _one_if_equal(column: Ints) -> Ints:
+    """The column, or its one value where all are equal: divisions of stamps are the dearest step of `cells`."""
+    return column[:1] if column[0] == column[-1] and bool((column == column[0]).all()) else column
 
 
 def _parts(first: Ints, last: Ints, start_s: Ints, length_s: Ints, window_s: int) -> tuple[Ints, Ints, Ints, Ints]:

@@ -56,6 +56,7 @@ class Silence:
         self._changed: dict[tuple[str, int], Episode] = {}
         self._told = np.zeros(0, np.bool_)
         """Per slot: its own alarm or that of its concentrator is open."""
+        self._any_told = False
         self._due_us = 0
         self._stirred = True
         """Something happened that may end an alarm or change who can be heard: look at everybody now."""
@@ -78,14 +79,15 @@ class Silence:
         mode = np.where(topology.comm_mode < 0, len(grace) - 1, topology.comm_mode)
         self._interval_us = topology.interval_s.astype(np.int64) * US
         self._patience_us = self._interval_us + np.array(grace, np.int64)[mode] * US
-        self._told = self._told_slots()
+        self._retell()
         self._stirred = True
 
     def told_slots(self) -> NDArray[np.int32]:
         """Ascending slots whose own alarm or that of their concentrator is open."""
         return np.flatnonzero(self._told).astype(np.int32)
 
-    def _told_slots(self) -> NDArray[np.bool_]:
+    def _retell(self) -> None:
+        """Note whose silence is told, after that has changed."""
         told = np.zeros(self._topology.slots, np.bool_)
         lost = np.zeros(len(self._topology.concentrator) + 1, np.bool_)  # the last one stands for none (-1)
         for kind, asset_id in self._open:
@@ -95,12 +97,15 @@ class Silence:
                 lost[asset_id] = True
         if lost.any():
             told |= lost[self._topology.concentrator_of]
-        return told
+        self._told, self._any_told = told, bool(told.any())
 
     def heard(self, slot: NDArray[np.int32], at_us: NDArray[np.int64]) -> None:
         """Reads or events of these meters were stored; repeats and any order are fine."""
-        np.maximum.at(self._last_heard_us, slot, at_us)
-        self._stirred = self._stirred or bool(self._told[slot].any())
+        if bool((slot[1:] > slot[:-1]).all()):  # each once: in the order of the meters, as most reads come
+            self._last_heard_us[slot] = np.maximum(self._last_heard_us[slot], at_us)
+        else:
+            np.maximum.at(self._last_heard_us, slot, at_us)
+        self._stirred = self._stirred or (self._any_told and bool(self._told[slot].any()))
 
     def last_heard(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Slots ever heard, and the newest read or event of each, us."""
@@ -142,7 +147,7 @@ class Silence:
         """After a restart: this episode was open. KeyError for a kind this rule does not judge."""
         summary = f"{_WORD[kind]} {self._topology.asset_name(kind, asset_id)} silent"
         self._open[kind, asset_id] = _Open(onset_us, raised_us, summary, {})
-        self._told = self._told_slots()
+        self._retell()
 
     def judge(self, now_us: int, explained: NDArray[np.bool_]) -> list[Verdict]:
         """Verdicts on the assets whose episode changed since the last call.
@@ -177,7 +182,7 @@ class Silence:
         self._meters(now_us, base_us, serving, judged, unheard, lost)
         changed, self._changed = self._changed, {}
         if changed:
-            self._told = self._told_slots()
+            self._retell()
         return [
             Verdict(RULE, kind, asset_id, episode.onset_us, (episode,), retract=False)
             for (kind, asset_id), episode in changed.items()

@@ -111,6 +111,11 @@ def evidence_of_reads(change: ReadChange) -> Evidence:
     return Evidence(change.slot[keep], change.end_us[keep], np.where(off[keep], OFF, ON).astype(np.int8))
 
 
+def votes_off(change: ReadChange) -> bool:
+    """True if some read may vote OFF: without one, and with nobody off, there is nothing to judge."""
+    return bool((np.bitwise_or.reduce(change.quality) & Quality.SUPPLY_OFF) != 0)
+
+
 def join(parts: list[Evidence]) -> Evidence:
     """Union of sets of votes."""
     return Evidence(

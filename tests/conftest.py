@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from storage.embedded import EmbeddedCluster, find_or_provision
 from storage.migrate import migrate
+
+settings.register_profile("no-clock", deadline=None)  # no test judges by the wall clock: machines are shared
+settings.load_profile("no-clock")
 
 
 @pytest.fixture(scope="session")

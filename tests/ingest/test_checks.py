@@ -87,7 +87,7 @@ def test_capacity_follows_phases_interval_and_rating(ratings, limit):
     assert checks.above_capacity(view(import_wh=[limit, limit + 1], **ratings), LIMITS).tolist() == [0, 1]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_rows_verdict_does_not_depend_on_its_neighbours(data):
     ratings = st.tuples(

@@ -83,7 +83,7 @@ def test_a_message_that_says_nothing_is_malformed(data):
     assert caught.value.reason == "MALFORMED"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=60))
 @example(b"\x1a\x00")
 def test_any_bytes_are_a_batch_or_refused(data):
@@ -91,7 +91,7 @@ def test_any_bytes_are_a_batch_or_refused(data):
         outcome_of(tail)  # what is neither raises
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_good_batch_with_one_byte_changed_is_read_or_refused(data):
     whole = bytearray(GOLDEN.read_bytes())

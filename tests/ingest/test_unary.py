@@ -36,7 +36,7 @@ reads = st.lists(
 ).filter(lambda rows: any(row.values for row in rows))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(reads)
 def test_reads_one_by_one_are_the_same_batch(rows):
     request = pb.SendReadsRequest(

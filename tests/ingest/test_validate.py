@@ -142,13 +142,13 @@ def assert_as_the_oracle_says(rows: list[Row], interval_s: int, now_us: int = NO
         assert not np.signbit(column[column == 0]).any(), "-0.0 is stored as 0"
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(batches())
 def test_the_vector_code_says_what_the_scalar_oracle_says(batch):
     assert_as_the_oracle_says(*batch)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(["ONE", "NEW", "THREE"]), min_size=1, max_size=200), st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_does_not_change_what_is_kept(meters, random):
     rows = [Row(meter, NOW_US - i % 7 * STEP_US, {"import_wh": i % 3}) for i, meter in enumerate(meters)]

@@ -87,7 +87,7 @@ class Plant:
         now_us = self.clock.now_us()
         for one in stored:
             if one.change is not None:
-                self.rules.observe_reads(one.change, now_us, one.batch_id)
+                self.rules.observe_reads([one], now_us)
         await self.rules.record(self.desk, await self.rules.evaluate(now_us), [one.batch_id for one in stored])
 
     def sql(self, query: str, *parameters: Any) -> list[Any]:
@@ -181,7 +181,7 @@ ROWS = st.lists(
 STEP = st.tuples(st.sampled_from(["send", "send", "send", "lose", "restart"]), st.sampled_from([300, 900, 3600]), ROWS)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(st.lists(STEP, min_size=2, max_size=6), st.booleans(), st.booleans())
 def test_the_table_is_the_sum_of_the_stored_reads_and_the_ring_is_the_table(
     dsn: str, steps: Any, put_off: bool, settled: bool
@@ -256,7 +256,7 @@ async def test_a_commit_that_failed_is_made_up_for_by_the_next(dsn: str) -> None
         assert made.rules is not None
         assert made.desk is not None
         stored = made.write([(1, 0, 900, 500, False)])
-        made.rules.observe_reads(stored.change, START_US, stored.batch_id)  # type: ignore[arg-type]
+        made.rules.observe_reads([stored], START_US)
         assert made.table() == {}
         await made.rules.record(made.desk, [], [stored.batch_id])
         assert made.table() == made.sums() != {}

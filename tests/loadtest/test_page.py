@@ -288,7 +288,7 @@ def test_dark_follows_the_system_and_paper_is_light() -> None:
 
 
 @given(st.lists(st.floats(0, 1e9) | st.just(math.nan), max_size=3000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_squeezing_keeps_the_largest_and_the_mean_of_each_group(values: list[float]) -> None:
     most, mean = squeeze(values, "max"), squeeze(values, "mean")
     assert len(most) == len(mean) <= POINTS_MAX

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.match import QUIET, ancestors, match, overlaps, tolerance_us
@@ -74,7 +74,6 @@ def brute_force(faults: list[Fault], told: list[Told]) -> tuple[int, int]:
     return -best[0], best[1]
 
 
-@settings(deadline=None)
 @given(st.lists(faults_of, max_size=4), st.lists(alarms_of, max_size=4))
 def test_no_other_pairing_tells_more_faults_or_the_same_with_less_error(faults: list[Fault], told: list[Told]) -> None:
     found = match(record(faults, told))

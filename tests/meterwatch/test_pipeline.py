@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -83,8 +83,8 @@ class FakeRules:
         self.asked_us: list[int] = []
         self.deaf: frozenset[int] = frozenset()
 
-    def observe_reads(self, change: Any, now_us: int, batch_id: int) -> None:
-        self.log.append(("saw", change))
+    def observe_reads(self, stored: Sequence[Stored], now_us: int) -> None:
+        self.log += [("saw", one.change) for one in stored]
 
     def observe_events(self, events: Events, now_us: int) -> None:
         self.log.append(("saw events", events.rows))

@@ -171,13 +171,13 @@ QUICK = OverloadProfile(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(loads=load_runs, profile=st.sampled_from([OverloadProfile(), OverloadProfile.fast(), QUICK]))
 def test_the_ladder_equals_the_scalar_one(loads: list[float | None], profile: OverloadProfile) -> None:
     assert spoken(run(loads, profile)) == oracle(loads, profile)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(loads=load_runs, seed=st.integers(0, 2**32), late=st.booleans())
 def test_order_splitting_and_corrections_do_not_change_the_verdict(
     loads: list[float | None], seed: int, late: bool
@@ -204,7 +204,7 @@ def test_order_splitting_and_corrections_do_not_change_the_verdict(
     assert last == run(loads, QUICK)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(each=st.lists(load_runs, min_size=2, max_size=4), seed=st.integers(0, 2**32))
 def test_transformers_judged_together_say_what_each_says_alone(each: list[list[float | None]], seed: int) -> None:
     rng, now = np.random.default_rng(seed), now_after(180)
@@ -218,7 +218,7 @@ def test_transformers_judged_together_say_what_each_says_alone(each: list[list[f
         assert last.get(transformer, []) == oracle(loads, QUICK)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(runs=st.lists(load_runs, min_size=1, max_size=4), seed=st.integers(0, 2**32))
 def test_a_restart_says_what_the_live_rule_said(runs: list[list[float | None]], seed: int) -> None:
     loads = [b for part in runs for b in part]
@@ -289,7 +289,7 @@ def test_a_late_read_amends_and_another_retracts() -> None:
     assert verdict.asset_id == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(hours=st.lists(st.integers(0, 10**7), min_size=2, max_size=12), export=st.booleans())
 def test_parts_of_a_long_read_add_up_to_it(hours: list[int], export: bool) -> None:
     rule = Overload(tree())

@@ -94,7 +94,7 @@ class Oracle:
         return accepted, versions, duplicates
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(batches, min_size=1, max_size=5), st.booleans())
 def test_tables_and_counts_are_those_of_the_scalar_rules(
     writer: Writer, dsn: str, sent: list[Rows], forget: bool
