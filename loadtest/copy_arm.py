@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
@@ -29,7 +30,6 @@ _FIXED: Final = (
     ("end_at", ">i8"), ("received_at", ">i8"), ("slot", ">i4"), ("interval_s", ">i4"), ("quality", ">i4"),
     ("version", ">i2"),
 )  # fmt: skip
-COLUMNS: Final = (*(name for name, _ in _FIXED), *(channel.name for channel in CHANNELS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,11 @@ class CopyRun:
     rows: int
 
 
+def columns_of(channels: Iterable[str]) -> list[str]:
+    """Columns that a COPY of rows with these channels names: the fixed ones and theirs, as in the table."""
+    return [*(name for name, _ in _FIXED), *(channel.name for channel in CHANNELS if channel.name in channels)]
+
+
 def rows_of(
     slot: NDArray[np.int32], end_us: int, received_us: int, quality: int, channels: dict[str, NDArray[Any]]
 ) -> bytes:
@@ -59,21 +64,17 @@ def rows_of(
     for name, dtype in _FIXED:
         fields += [(f"l_{name}", ">i4"), (name, dtype)]
     for channel in CHANNELS:
-        fields.append((f"l_{channel.name}", ">i4"))
         if channel.name in channels:
-            fields.append((channel.name, ">f4" if channel.dtype.kind == "f" else ">i4"))
+            fields += [(f"l_{channel.name}", ">i4"), (channel.name, ">f4" if channel.dtype.kind == "f" else ">i4")]
     out: NDArray[Any] = np.empty(len(slot), np.dtype(fields))
-    out["n"] = len(COLUMNS)
+    out["n"] = len(columns_of(channels))
     fixed = (end_us - EPOCH_2000_US, received_us - EPOCH_2000_US, slot, INTERVAL_S, quality, 1)
     for (name, dtype), values in zip(_FIXED, fixed, strict=True):
         out[f"l_{name}"] = np.dtype(dtype).itemsize
         out[name] = values
-    for channel in CHANNELS:
-        if channel.name in channels:
-            out[f"l_{channel.name}"] = 4
-            out[channel.name] = channels[channel.name]
-        else:
-            out[f"l_{channel.name}"] = -1
+    for name, values in channels.items():
+        out[f"l_{name}"] = 4
+        out[name] = values
     return out.tobytes()
 
 
@@ -122,7 +123,7 @@ class CopyArm:
 def _main(pipe: Connection, dsn: str, fleet: Fleet, slot: NDArray[np.int32], quality: int) -> None:
     connections: list[psycopg.Connection[Any]] = []
     parts: list[list[bytes]] = []
-    rows = 0
+    query, rows = "", 0
     try:
         pipe.send("")
         while True:
@@ -133,10 +134,11 @@ def _main(pipe: Connection, dsn: str, fleet: Fleet, slot: NDArray[np.int32], qua
                         psycopg.connect(dsn, autocommit=True, options="-c TimeZone=UTC -c synchronous_commit=on")
                     )
                 parts = _parts(order, fleet, slot, quality)
+                query = f"COPY reads ({', '.join(columns_of(order.load.channels))}) FROM STDIN (FORMAT BINARY)"
                 rows = order.load.intervals * fleet.meters
                 pipe.send("")
             else:
-                pipe.send(_run(connections, parts, rows))
+                pipe.send(_run(connections, query, parts, rows))
     except EOFError:  # the bench has closed its end
         for connection in connections:
             connection.close()
@@ -159,14 +161,14 @@ def _parts(order: CopyLoad, fleet: Fleet, slot: NDArray[np.int32], quality: int)
     return parts
 
 
-def _run(connections: list[psycopg.Connection[Any]], parts: list[list[bytes]], rows: int) -> CopyRun:
+def _run(connections: list[psycopg.Connection[Any]], query: str, parts: list[list[bytes]], rows: int) -> CopyRun:
     errors: list[Exception] = []
 
     def work(connection: psycopg.Connection[Any], own: list[bytes]) -> None:
         try:
             with connection.cursor() as cursor:
                 for data in own:
-                    with cursor.copy(f"COPY reads ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)") as copy:
+                    with cursor.copy(query) as copy:
                         copy.write(data)
         except Exception as error:  # the thread's boundary: raised again below
             errors.append(error)

@@ -43,6 +43,7 @@ from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.history import History
 from storage.lease import Lease
 from storage.migrate import migrate
+from storage.pool import new_pool
 from storage.registry import RegistryStore
 from storage.seen import Seen
 from storage.service_reads import ReadsService
@@ -52,8 +53,6 @@ from storage.upkeep import Retention, Upkeep
 from storage.writer import Writer
 
 DRAIN_S = 15.0
-POOL_TIMEOUT_S = 5.0
-"""Without a connection for so long a caller is told that the database is away."""
 _log = structlog.get_logger(__name__)
 
 
@@ -109,15 +108,7 @@ async def running(config: Config, progress: Callable[[str], None] = lambda _: No
         settings = await asyncio.to_thread(check_settings, dsn)
         await asyncio.to_thread(migrate, dsn)
         lease = await Lease.acquire(dsn)
-        pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
-            dsn,
-            min_size=1,
-            max_size=8,
-            open=False,
-            timeout=POOL_TIMEOUT_S,
-            check=AsyncConnectionPool.check_connection,
-            kwargs={"autocommit": True, "options": "-c TimeZone=UTC -c lock_timeout=20s -c statement_timeout=120s"},
-        )
+        pool = new_pool(dsn)
         try:
             async with pool, _serving(config, clock, dsn, pool, lease) as service:
                 service.database = _described(settings, dsn)

@@ -10,7 +10,9 @@ the caller rolls back and settles each batch with every row looked up. Knows not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from functools import reduce
+from operator import or_
+from typing import Any, NamedTuple
 
 import numpy as np
 import psycopg
@@ -19,10 +21,8 @@ from numpy.typing import NDArray
 from meterwatch.batch import ReadChange, Reads
 from storage.changes import change_of, joined
 from storage.probe import ABSENT, OTHER, probe
-from storage.rows import COLUMNS, HEADER, TRAILER, encode
+from storage.rows import HEADER, TRAILER, columns_of, encode, sent_of
 from storage.versions import supersede
-
-_COPY: Final = f"COPY reads ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 
 
 class Outcome(NamedTuple):
@@ -48,14 +48,20 @@ def settle(
             new, outcome = _look_up(cursor, reads, suspect, now_us)
             fresh.append(new)
             outcomes.append(outcome)
-    if any(reads.rows for reads in fresh):
-        with cursor.copy(_COPY) as copy:
-            copy.write(HEADER)
-            for reads in fresh:
-                if reads.rows:
-                    copy.write(encode(reads, now_us))
-            copy.write(TRAILER)
+    _copy(cursor, [reads for reads in fresh if reads.rows], now_us)
     return outcomes
+
+
+def _copy(cursor: psycopg.Cursor[Any], fresh: Sequence[Reads], now_us: int) -> None:
+    if not fresh:
+        return
+    sent = reduce(or_, map(sent_of, fresh))
+    query = f"COPY reads ({', '.join(columns_of(sent))}) FROM STDIN (FORMAT BINARY)"
+    with cursor.copy(query) as copy:
+        copy.write(HEADER)
+        for reads in fresh:
+            copy.write(encode(reads, now_us, sent))
+        copy.write(TRAILER)
 
 
 def _look_up(

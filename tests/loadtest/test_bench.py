@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from loadtest import bench
-from loadtest.copy_arm import rows_of
+from loadtest.copy_arm import columns_of, rows_of
 from loadtest.cpu import machine_s, process_s, rss_mb, tree_s
 from loadtest.fleet import INTERVAL_S, ONE_PHASE, THREE_PHASE, Fleet
 from loadtest.load import Load, batches
 from meterwatch.batch import Reads
 from meterwatch.v1.ingest_pb2 import IngestRequest
-from storage.rows import encode
+from storage import rows
+from storage.rows import encode, sent_of
 
 FLEET = Fleet(meters=1_000, streams=2, start_us=1_767_571_200_000_000)
 
@@ -53,7 +54,8 @@ def test_the_copy_arm_writes_the_bytes_that_the_service_would_store(channels):
     slot = np.arange(1, FLEET.meters + 1, dtype=np.int32)
     end_us = FLEET.end_us(7)
     reads = Reads(slot, np.full(len(slot), end_us), INTERVAL_S, np.full(len(slot), 128, np.int32), values)
-    assert rows_of(slot, end_us, end_us + 5, 128, values) == encode(reads, end_us + 5)
+    assert rows_of(slot, end_us, end_us + 5, 128, values) == encode(reads, end_us + 5, sent_of(reads))
+    assert columns_of(channels) == list(rows.columns_of(sent_of(reads)))
 
 
 @pytest.mark.parametrize(

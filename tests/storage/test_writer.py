@@ -123,3 +123,14 @@ def test_absent_channels_are_null_per_row(writer: Writer, dsn: str) -> None:
     reads = Reads(made.reads.slot, made.reads.end_us, 900, made.reads.quality, made.reads.channels, mask)
     writer.write([Batch(1, 7, 1, b"d", reads, made.rejects, 0, 3)], NOW_US)
     assert rows(dsn, "SELECT import_wh, voltage_a_v FROM reads ORDER BY slot") == [(1, 230.5), (2, None), (None, 231.0)]
+
+
+def test_batches_with_different_channels_go_into_one_copy(writer: Writer, dsn: str) -> None:
+    volts = np.array([230.0, 231.0], np.float32)
+    one, two, three = batch(1, [1, 2]), batch(2, [3, 4], voltage_a_v=volts), batch(3, [5, 6], power_factor=volts / 300)
+    for i, each in enumerate((one, two, three)):
+        each.reads.slot[:] += 10 * i
+    writer.write([one, two, three], NOW_US)
+    assert rows(dsn, "SELECT import_wh, voltage_a_v, power_factor > 0.7 FROM reads ORDER BY 1") == [
+        (1, None, None), (2, None, None), (3, 230.0, None), (4, 231.0, None), (5, None, True), (6, None, True)
+    ]  # fmt: skip
