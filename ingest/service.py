@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple, NoReturn
 
@@ -56,20 +57,36 @@ class _Flight:
 
     def __init__(self, bytes_max: int) -> None:
         self.batches = 0
+        self.stirred_s = time.monotonic()
+        """When something last came or left."""
         self.room = asyncio.Event()
         self.room.set()
         self._bytes_max = bytes_max
         self._bytes = 0
 
     def bytes_came(self, size: int) -> None:
+        self.stirred_s = time.monotonic()
         self._bytes += size
         if self._bytes >= self._bytes_max:
             self.room.clear()
 
     def bytes_left(self, size: int) -> None:
+        self.stirred_s = time.monotonic()
         self._bytes -= size
         if self._bytes < self._bytes_max:
             self.room.set()
+
+
+class _Live:
+    """An open stream as a newer one of the same head-end and epoch sees it."""
+
+    def __init__(self, sending: asyncio.Task[None]) -> None:
+        self._sending = sending
+        self.superseded = False
+
+    def supersede(self) -> None:
+        self.superseded = True
+        self._sending.cancel()
 
 
 class IngestService:
@@ -90,7 +107,7 @@ class IngestService:
         self._checks = checks or Limits()
         self._version = version
         self._streams_max = streams_max
-        self._live: dict[tuple[int, int], asyncio.Event] = {}
+        self._live: dict[tuple[int, int], _Live] = {}
         self.streams = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -135,64 +152,70 @@ class IngestService:
     async def _run(self, requests: AsyncIterator[bytes], context: Any) -> None:
         self._pipeline.check_ready()
         try:
-            first = parse(await self._next(requests))
+            async with asyncio.timeout(self._limits.idle_timeout_s):
+                first = parse(await anext(requests))
         except StopAsyncIteration:
             raise Rejected(
                 "NO_HELLO", "the stream ended before its first message; expected hello; send Hello first"
             ) from None
+        except TimeoutError:
+            raise self._idle() from None
         if first.WhichOneof("message") != "hello":
             raise Rejected(
                 "NO_HELLO", f"first message is {first.WhichOneof('message')}; expected hello; send Hello first"
             )
         session = Session(self._pipeline, self._limits, self._checks, first.hello)
         key = (session.head_end_id, session.epoch)
-        superseded = asyncio.Event()
-        if key in self._live:
-            self._live[key].set()
-        self._live[key] = superseded
         self._pipeline.connected(session.head_end_id)
         _log.info("stream open", head_end=first.hello.head_end, epoch=session.epoch, agent=first.hello.agent[:128])
         answers: _Answers = asyncio.Queue(max(CREDITS_MAX, self._limits.credits) + 2)
         flight = _Flight(self._limits.credits * self._limits.message_bytes_max)
-        reader = asyncio.create_task(self._read(requests, session, answers, flight))
-        watch = asyncio.create_task(superseded.wait())
-        getter: asyncio.Task[_Owed | None] | None = None
+        sending = asyncio.create_task(self._answer(context, session, answers, flight))
+        live = _Live(sending)
+        if key in self._live:
+            self._live[key].supersede()
+        self._live[key] = live
+        others = (
+            asyncio.create_task(self._read(requests, session, answers, flight)),
+            asyncio.create_task(self._end_if_idle(answers, flight)),
+        )
         try:
-            await self._send(context, await session.welcome(self._version))
-            while True:
-                getter = asyncio.create_task(answers.get())
-                await asyncio.wait({getter, watch}, return_when=asyncio.FIRST_COMPLETED)
-                if watch.done():
-                    raise _Superseded(
-                        f"head-end {first.hello.head_end!r} opened a newer stream with epoch {session.epoch}; expected "
-                        "one stream per epoch; use another epoch for a second stream"
-                    )
-                item = getter.result()
-                if item is None:
-                    break
-                response = await item.answer
-                flight.bytes_left(item.size)
-                if response.HasField("nack"):
-                    self._nacked(response.nack.reason)
-                if response.WhichOneof("message") in ("ack", "nack"):
-                    flight.batches -= 1
-                if response.HasField("ack"):
-                    failpoints.passed("inside_ack")
-                await self._send(context, response)
-            await self._send(context, session.summary())
+            await sending
+        except asyncio.CancelledError:
+            if not live.superseded:
+                raise
+            raise _Superseded(
+                f"head-end {first.hello.head_end!r} opened a newer stream with epoch {session.epoch}; expected "
+                "one stream per epoch; use another epoch for a second stream"
+            ) from None
         finally:
-            reader.cancel()
-            watch.cancel()
-            if getter is not None and not getter.done():
-                getter.cancel()
-            elif getter is not None:
-                _leave(getter.result())
+            for task in others:
+                task.cancel()
             while not answers.empty():
                 _leave(answers.get_nowait())
-            if self._live.get(key) is superseded:
+            if self._live.get(key) is live:
                 del self._live[key]
             self._pipeline.gone(session.head_end_id)
             _log.info("stream end", head_end=first.hello.head_end, batches=session.batches, acked=session.acked)
+
+    async def _answer(self, context: Any, session: Session, answers: _Answers, flight: _Flight) -> None:
+        """Send welcome, the answers in the order of their messages, and the summary; an answer may be an error."""
+        await self._send(context, await session.welcome(self._version))
+        while (item := await answers.get()) is not None:
+            try:
+                response = await item.answer
+            except BaseException:
+                _leave(item)
+                raise
+            flight.bytes_left(item.size)
+            if response.HasField("nack"):
+                self._nacked(response.nack.reason)
+            if response.WhichOneof("message") in ("ack", "nack"):
+                flight.batches -= 1
+            if response.HasField("ack"):
+                failpoints.passed("inside_ack")
+            await self._send(context, response)
+        await self._send(context, session.summary())
 
     async def _read(
         self,
@@ -203,20 +226,31 @@ class IngestService:
     ) -> None:
         """Turn messages into answers to come, until the sender closes its side; an error becomes the last answer."""
         try:
-            while True:
-                await flight.room.wait()
-                try:
-                    data = await self._next(requests, flight)
-                except StopAsyncIteration:
-                    await answers.put(None)
-                    return
+            async for data in requests:
                 flight.batches += 1
                 if flight.batches > session.granted + 1:
                     raise _credits_exceeded(flight.batches, session.granted)
                 flight.bytes_came(len(data))
                 await answers.put(_Owed(self._one(data, session, flight), len(data)))
+                await flight.room.wait()
+            await answers.put(None)
         except Exception as error:
             await answers.put(_Owed(_failed(error), 0))
+
+    async def _end_if_idle(self, answers: _Answers, flight: _Flight) -> None:
+        """End the stream after the idle timeout unless answers are owed. One timer a stream, not one a message."""
+        while True:
+            rest_s = flight.stirred_s + self._limits.idle_timeout_s - time.monotonic()
+            if rest_s <= 0 and not flight.batches:
+                await answers.put(_Owed(_failed(self._idle()), 0))
+                return
+            await asyncio.sleep(rest_s if rest_s > 0 else self._limits.idle_timeout_s)
+
+    def _idle(self) -> _Idle:
+        return _Idle(
+            f"nothing arrived for {self._limits.idle_timeout_s:.0f} s; expected reads or the end of the stream; close "
+            "it when there is nothing to send"
+        )
 
     def _one(self, data: bytes, session: Session, flight: _Flight) -> Awaitable[pb.IngestResponse]:
         try:
@@ -235,22 +269,6 @@ class IngestService:
                     raise Rejected("MALFORMED", "a second hello; expected dictionary or batch; open a new stream")
         except Rejected as error:
             return _ready(session.refuse(error))
-
-    async def _next(self, requests: AsyncIterator[bytes], flight: _Flight | None = None) -> bytes:
-        """Next message; _Idle after the idle timeout unless answers are still owed."""
-        arriving = asyncio.ensure_future(anext(requests))
-        try:
-            while True:
-                done, _ = await asyncio.wait({arriving}, timeout=self._limits.idle_timeout_s)
-                if done:
-                    return arriving.result()
-                if flight is None or not flight.batches:
-                    raise _Idle(
-                        f"nothing arrived for {self._limits.idle_timeout_s:.0f} s; expected reads or the end of the "
-                        "stream; close it when there is nothing to send"
-                    )
-        finally:
-            arriving.cancel()
 
     async def _send(self, context: Any, response: pb.IngestResponse) -> None:
         async with asyncio.timeout(self._limits.idle_timeout_s):
