@@ -1,8 +1,8 @@
 """Rows in PostgreSQL's binary COPY format, made by numpy.
 
 A row is a 16-bit field count, then per field a 32-bit length and the big-endian value; NULL is length -1 and no value.
-A structured array has exactly that layout, so a batch is one `tobytes`. What is the same in every row (counts, lengths,
-the version) is copied from one finished row, which costs a third of writing it column by column. Rows with different
+A structured array has exactly that layout, so the memory of one is the COPY data of a batch. What is the same in every
+row (counts, lengths, the version) is copied from one finished row, a third of the price of writing it column by column. Rows with different
 absent channels have different layouts and are written group by group; their order in the table does not matter.
 A COPY names only the channels that some of its rows have: nine NULLs of a one-phase meter are a third of the bytes.
 """
@@ -67,7 +67,7 @@ def _blank(mask: int, sent: int, numbered: bool) -> NDArray[Any]:
     return row
 
 
-def encode(reads: Reads, received_us: int, sent: int = ALL_CHANNELS, numbered: bool = False) -> bytes:
+def encode(reads: Reads, received_us: int, sent: int = ALL_CHANNELS, numbered: bool = False) -> memoryview | bytes:
     """Rows of `reads` for COPY ... (columns_of(sent)), without header and trailer; numbered: row_no first."""
     own = sent_of(reads)
     if reads.mask is None:
@@ -78,21 +78,21 @@ def encode(reads: Reads, received_us: int, sent: int = ALL_CHANNELS, numbered: b
     return b"".join(parts)
 
 
-def _group(reads: Reads, rows: Any, mask: int, sent: int, received_us: int, numbered: bool) -> bytes:
+def _group(reads: Reads, rows: Any, mask: int, sent: int, received_us: int, numbered: bool) -> memoryview:
     end_us = reads.end_us[rows]
-    blank = _blank(mask, sent, numbered)
+    blank = _blank(mask, sent, numbered).copy()
+    blank["received_at"] = received_us - EPOCH_2000_US
+    blank["interval_s"] = reads.interval_s
     out: NDArray[Any] = np.empty(len(end_us), blank.dtype)
     whole_row = f"V{blank.dtype.itemsize}"
     out.view(whole_row)[:] = blank.view(whole_row)
     if numbered:
         out["row_no"] = np.arange(reads.rows)[rows]
     out["end_at"] = end_us - EPOCH_2000_US
-    out["received_at"] = received_us - EPOCH_2000_US
     out["slot"] = reads.slot[rows]
-    out["interval_s"] = reads.interval_s
     out["quality"] = reads.quality[rows]
     for channel in CHANNELS:
         if mask & CHANNEL_BIT[channel.name]:
             column = reads.channels[channel.name][rows]
-            out[channel.name] = column.view(np.int32) if channel.dtype.kind == "u" else column + column.dtype.type(0)
-    return out.tobytes()
+            out[channel.name] = column.view(np.int32) if channel.dtype.kind == "u" else column
+    return out.view(np.uint8).data  # tobytes() copies a structured array field by field: 50 ns a row
