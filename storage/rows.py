@@ -1,9 +1,10 @@
 """Rows in PostgreSQL's binary COPY format, made by numpy.
 
 A row is a 16-bit field count, then per field a 32-bit length and the big-endian value; NULL is length -1 and no value.
-A structured array has exactly that layout, so the memory of one is the COPY data of a batch. What is the same in every
-row (counts, lengths, the version) is copied from one finished row, a third of the price of writing it column by column. Rows with different
-absent channels have different layouts and are written group by group; their order in the table does not matter.
+A structured array has exactly that layout, so its memory is the COPY data of a batch. What is the same in every row
+(counts, lengths, the version) is copied from one finished row, a third of the price of writing it column by column.
+Rows with different absent channels have different layouts and are written group by group; their order in the table does
+not matter.
 A COPY names only the channels that some of its rows have: nine NULLs of a one-phase meter are a third of the bytes.
 """
 

@@ -18,7 +18,7 @@ def reads(keys: Keys) -> Reads:
     return Reads(slot, end_us, 900, np.zeros(len(keys), np.int32), {})
 
 
-keys = st.lists(st.tuples(st.integers(0, 70), st.integers(0, 5)), min_size=1, max_size=40)
+keys = st.lists(st.tuples(st.integers(0, 70) | st.integers(0, 100_000), st.integers(0, 5)), min_size=1, max_size=40)
 
 
 @given(st.lists(keys, max_size=6), keys)
