@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from meterwatch.batch import ReadChange, Reads
 from meterwatch.channels import CHANNEL_NAMES, ENERGY
 from meterwatch.quality import ORIGIN_MASK, ORIGIN_RANK, ORIGIN_SHIFT
+from storage.arrays import moment
 from storage.rows import COLUMNS, HEADER, TRAILER, encode
 
 _COPY: Final = f"COPY staging (row_no, {', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
@@ -26,23 +27,26 @@ _SAME: Final = (
         r=", ".join(f"r.{name}" for name in CHANNEL_NAMES),
     )
 )
+_WITHIN: Final = "r.end_at BETWEEN %(first)s AND %(last)s"
+"""Every join on `reads` says it: without it each row is looked up in every chunk there is."""
 _CURRENT: Final = f"""
 SELECT s.row_no, {_SAME} OR EXISTS (
-           SELECT FROM read_versions r WHERE r.slot = s.slot AND r.end_at = s.end_at AND {_SAME}) AS same,
+           SELECT FROM read_versions r WHERE r.slot = s.slot AND r.end_at = s.end_at AND {_WITHIN} AND {_SAME}) AS same,
        s.quality, r.quality, r.interval_s, {", ".join(f"r.{name}" for name in ENERGY)}
 FROM staging s JOIN reads r ON r.slot = s.slot AND r.end_at = s.end_at
-WHERE r.end_at BETWEEN to_timestamp(%s / 1e6) - interval '1 ms' AND to_timestamp(%s / 1e6) + interval '1 ms'
+WHERE {_WITHIN}
 ORDER BY s.slot, s.end_at FOR UPDATE OF r
 """
 _KEEP_OLD: Final = f"""
 INSERT INTO read_versions (superseded_at, {", ".join(COLUMNS)})
 SELECT s.received_at, {", ".join(f"r.{name}" for name in COLUMNS)}
-FROM staging s JOIN reads r ON r.slot = s.slot AND r.end_at = s.end_at WHERE s.row_no = ANY(%s)
+FROM staging s JOIN reads r ON r.slot = s.slot AND r.end_at = s.end_at
+WHERE s.row_no = ANY(%(rows)s) AND {_WITHIN}
 """
 _SET_NEW: Final = f"""
 UPDATE reads r SET received_at = s.received_at, interval_s = s.interval_s, quality = s.quality, version = r.version + 1,
     {", ".join(f"{name} = s.{name}" for name in CHANNEL_NAMES)}
-FROM staging s WHERE r.slot = s.slot AND r.end_at = s.end_at AND s.row_no = ANY(%s)
+FROM staging s WHERE r.slot = s.slot AND r.end_at = s.end_at AND s.row_no = ANY(%(rows)s) AND {_WITHIN}
 """
 _KEEP_LOSER: Final = f"""
 INSERT INTO read_versions (superseded_at, {", ".join(COLUMNS)})
@@ -80,7 +84,8 @@ def supersede(cursor: psycopg.Cursor[Any], reads: Reads, now_us: int) -> Version
     cursor.execute("ANALYZE staging")
     cursor.execute("SET LOCAL enable_hashjoin = off")
     cursor.execute("SET LOCAL enable_mergejoin = off")
-    current = cursor.execute(_CURRENT, (int(reads.end_us.min()), int(reads.end_us.max()))).fetchall()
+    span: dict[str, Any] = {"first": moment(int(reads.end_us.min())), "last": moment(int(reads.end_us.max()))}
+    current = cursor.execute(_CURRENT, span).fetchall()
     if len(current) != reads.rows:
         raise Race
     differing = [row for row in current if not row[1]]
@@ -88,8 +93,8 @@ def supersede(cursor: psycopg.Cursor[Any], reads: Reads, now_us: int) -> Version
     losers = [row[0] for row in differing if _rank(row[2]) < _rank(row[3])]
     if winners:
         numbers = [row[0] for row in winners]
-        cursor.execute(_KEEP_OLD, (numbers,))
-        cursor.execute(_SET_NEW, (numbers,))
+        cursor.execute(_KEEP_OLD, {"rows": numbers, **span})
+        cursor.execute(_SET_NEW, {"rows": numbers, **span})
         if cursor.rowcount != len(numbers):
             raise Race
     if losers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from meterwatch.quality import ORIGIN_RANK, ORIGIN_SHIFT, Origin
 from storage.arrays import integers, moment, moments
 from storage.probe import _PROBE, ABSENT, OTHER, PLAN, SAME, probe
 from storage.seen import Seen
+from storage.versions import _CURRENT, _KEEP_OLD, _SET_NEW, create_staging
 from storage.writer import Writer
 
 NOW_US = 1_767_225_600_000_000
@@ -161,3 +163,20 @@ def test_statistics_from_before_the_newer_reads_do_not_change_how_a_probe_looks_
     assert outer < inner
     assert "Join Filter" not in plan
     assert "(slot = k.slot) AND (end_at = k.at)" in plan
+
+
+@pytest.mark.parametrize("statement", [_CURRENT, _KEEP_OLD, _SET_NEW])
+def test_a_correction_is_looked_up_in_the_chunks_of_its_time_only(dsn: str, statement: str) -> None:
+    day_us = 86_400_000_000
+    with psycopg.connect(dsn) as connection:
+        connection.execute("TRUNCATE reads")
+        connection.cursor().executemany(
+            "INSERT INTO reads (slot, end_at, received_at, interval_s, version, quality, import_wh)"
+            " VALUES (1, %s, now(), 900, 1, 0, 1)",
+            [(moment(NOW_US - day * day_us),) for day in range(30)],
+        )
+        create_staging(connection)
+        span = {"rows": [1], "first": moment(NOW_US - 10 * day_us), "last": moment(NOW_US - 10 * day_us + STEP_US)}
+        plan = str(connection.execute(f"EXPLAIN {statement}", span).fetchall())
+        connection.rollback()
+    assert len(set(re.findall(r" on (_hyper_1_\d+_chunk)", plan))) == 1, plan
