@@ -1,6 +1,6 @@
 """Interval reads as plain CSV with a header.
 
-    meter        meter number, 1 to 64 letters, digits and . _ : / -
+    meter        meter number, 1 to 64 letters, digits and . _ : -
     end          interval end, or `start` for the interval start: ISO 8601, 2026-01-31T13:15:00+01:00 or ...Z
     interval_s   length of the interval in seconds; may instead be given once for the file
     fold         0 or 1: first or second pass of a repeated local hour
@@ -35,7 +35,7 @@ from meterwatch.files.decimals import WH_MAX, BadCells, energy, numbers, whole_n
 _KILO = {name.replace("_", "_k"): name for name in ENERGY}
 _KEYS = ("meter", "end", "start", "interval_s", "fold")
 _COLUMNS = (*_KEYS, *CHANNEL_BIT, *_KILO)
-_METER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", re.ASCII)
+_METER = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(?::(\d\d)(\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)
@@ -237,7 +237,7 @@ class _Reader:
                     self.bad_meters.add(text)
         if self.bad_meters:
             for i in [i for i, text in enumerate(texts) if text in self.bad_meters][: PROBLEMS_MAX + 1]:
-                message = f"meter {texts[i][:40]!r}; expected 1 to 64 letters, digits and . _ : / -, no mark first"
+                message = f"meter {texts[i][:40]!r}; expected 1 to 64 letters, digits and . _ : -"
                 self.problems.add(int(at[i]), message)
         return np.fromiter(map(self.meters.__getitem__, texts), np.uint32, len(texts))
 

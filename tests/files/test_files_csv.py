@@ -58,7 +58,7 @@ instant = st.builds(
 )
 row = st.fixed_dictionaries(
     {
-        "meter": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,11}", fullmatch=True),
+        "meter": st.from_regex(r"[A-Za-z0-9._:-]{1,12}", fullmatch=True),
         "end": instant,
         "interval_s": st.sampled_from(INTERVALS_S),
         "import_wh": st.none() | whole,
@@ -219,6 +219,7 @@ def test_unknown_zone_and_interval_are_refused() -> None:
         ("1,2026-01-01T00:00Z,,5", "interval_s ''"),
         ("=cmd(),2026-01-01T00:00Z,900,5", "meter '=cmd()'"),
         (",2026-01-01T00:00Z,900,5", "meter ''"),
+        ("A/1,2026-01-01T00:00Z,900,5", "meter 'A/1'"),
         ('1,2026-01-01T00:00Z,900,"5', "quotes or line ends are broken"),
         ('1,2026-01-01T00:00Z,900,"5"6', "quotes or line ends are broken"),
         ("1,2026-01-01T00:00Z,900,5\r1,2026-01-01T00:15Z,900,5", "quotes or line ends are broken"),
