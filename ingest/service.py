@@ -23,7 +23,7 @@ from ingest.ports import Pipeline
 from ingest.session import CREDITS_MAX, Session, StreamLimits, ack_of, head_end_of
 from ingest.unary import batch_of_rows, events_of
 from meterwatch import failpoints
-from meterwatch.errors import Overloaded, Rejected
+from meterwatch.errors import Draining, Overloaded, Rejected
 from meterwatch.status import abort, abort_with
 from meterwatch.v1 import ingest_pb2 as pb
 
@@ -108,6 +108,7 @@ class IngestService:
         self._version = version
         self._streams_max = streams_max
         self._live: dict[tuple[int, int], _Live] = {}
+        self._drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.streams = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -124,6 +125,16 @@ class IngestService:
                 ),
             },
         )
+
+    def drain(self) -> None:
+        """Read nothing more. Each stream ends with DRAINING once what it has read is answered."""
+        if not self._drained.done():
+            self._drained.set_result(None)
+
+    def _check_ready(self) -> None:
+        if self._drained.done():
+            raise _draining()
+        self._pipeline.check_ready()
 
     async def stream(self, requests: AsyncIterator[bytes], context: Any) -> None:
         """Ingest.Stream."""
@@ -150,16 +161,13 @@ class IngestService:
         await abort_with(context, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE", text, 1.0)
 
     async def _run(self, requests: AsyncIterator[bytes], context: Any) -> None:
-        self._pipeline.check_ready()
+        self._check_ready()
         try:
-            async with asyncio.timeout(self._limits.idle_timeout_s):
-                first = parse(await anext(requests))
+            first = parse(await self._first(requests))
         except StopAsyncIteration:
             raise Rejected(
                 "NO_HELLO", "the stream ended before its first message; expected hello; send Hello first"
             ) from None
-        except TimeoutError:
-            raise self._idle() from None
         if first.WhichOneof("message") != "hello":
             raise Rejected(
                 "NO_HELLO", f"first message is {first.WhichOneof('message')}; expected hello; send Hello first"
@@ -175,9 +183,11 @@ class IngestService:
         if key in self._live:
             self._live[key].supersede()
         self._live[key] = live
+        reading = asyncio.create_task(self._read(requests, session, answers, flight))
         others = (
-            asyncio.create_task(self._read(requests, session, answers, flight)),
+            reading,
             asyncio.create_task(self._end_if_idle(answers, flight)),
+            asyncio.create_task(self._end_if_drained(answers, reading)),
         )
         try:
             await sending
@@ -227,6 +237,8 @@ class IngestService:
         """Turn messages into answers to come, until the sender closes its side; an error becomes the last answer."""
         try:
             async for data in requests:
+                if self._drained.done():
+                    return
                 flight.batches += 1
                 if flight.batches > session.granted + 1:
                     raise _credits_exceeded(flight.batches, session.granted)
@@ -245,6 +257,28 @@ class IngestService:
                 await answers.put(_Owed(_failed(self._idle()), 0))
                 return
             await asyncio.sleep(rest_s if rest_s > 0 else self._limits.idle_timeout_s)
+
+    async def _end_if_drained(self, answers: _Answers, reading: asyncio.Task[None]) -> None:
+        await asyncio.shield(self._drained)
+        reading.cancel()
+        await answers.put(_Owed(_failed(_draining()), 0))
+
+    async def _first(self, requests: AsyncIterator[bytes]) -> bytes:
+        """The first message; StopAsyncIteration without one, Draining before it, _Idle after the idle timeout."""
+        arriving = asyncio.ensure_future(anext(requests))
+        try:
+            await asyncio.wait(
+                (arriving, self._drained),
+                timeout=self._limits.idle_timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if self._drained.done():
+                raise _draining()
+            if not arriving.done():
+                raise self._idle()
+            return arriving.result()
+        finally:
+            arriving.cancel()
 
     def _idle(self) -> _Idle:
         return _Idle(
@@ -277,7 +311,7 @@ class IngestService:
     async def send_events(self, data: bytes, context: Any) -> pb.SendEventsResponse:
         """Ingest.SendEvents."""
         try:
-            self._pipeline.check_ready()
+            self._check_ready()
             _limit(data, EVENTS_BYTES_MAX)
             request = _parse_as(pb.SendEventsRequest, data)
             topology = self._pipeline.topology()
@@ -310,7 +344,7 @@ class IngestService:
     async def send_reads(self, data: bytes, context: Any) -> pb.SendReadsResponse:
         """Ingest.SendReads."""
         try:
-            self._pipeline.check_ready()
+            self._check_ready()
             _limit(data, UNARY_BYTES_MAX)
             request = _parse_as(pb.SendReadsRequest, data)
             dictionary, batch = batch_of_rows(request)
@@ -329,6 +363,10 @@ class IngestService:
 
 class _Superseded(Exception):
     pass
+
+
+def _draining() -> Draining:
+    return Draining("the service is about to stop; send again when it is back, or to another")
 
 
 def _leave(owed: _Owed | None) -> None:

@@ -7,7 +7,9 @@ was stored and not evaluated -> ready. Until ready, ingest answers UNAVAILABLE a
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -53,6 +55,8 @@ from storage.upkeep import Retention, Upkeep
 from storage.writer import Writer
 
 DRAIN_S = 15.0
+"""What is read must be answered within it; then the streams are cut."""
+CLUSTER_CHECK_S = 1.0
 _log = structlog.get_logger(__name__)
 
 
@@ -110,7 +114,7 @@ async def running(config: Config, progress: Callable[[str], None] = lambda _: No
         lease = await Lease.acquire(dsn)
         pool = new_pool(dsn)
         try:
-            async with pool, _serving(config, clock, dsn, pool, lease) as service:
+            async with pool, _serving(config, clock, dsn, pool, lease, cluster) as service:
                 service.database = _described(settings, dsn)
                 yield service
         finally:
@@ -122,7 +126,12 @@ async def running(config: Config, progress: Callable[[str], None] = lambda _: No
 
 @asynccontextmanager
 async def _serving(
-    config: Config, clock: Clock, dsn: str, pool: AsyncConnectionPool[Any], lease: Lease
+    config: Config,
+    clock: Clock,
+    dsn: str,
+    pool: AsyncConnectionPool[Any],
+    lease: Lease,
+    cluster: EmbeddedCluster | None,
 ) -> AsyncIterator[Service]:
     registry, history, store = RegistryStore(pool), History(pool), AlarmStore(pool)
     clock.resume(await history.newest_stored_us())
@@ -198,7 +207,7 @@ async def _serving(
         await record(verdicts, owed)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()))
         hearing = hear(rules_in_place, history, topology.slots, clock.now_us() - HEARD_US)
-        core = asyncio.create_task(_core(pipeline, lease, upkeep, hearing))
+        core = asyncio.create_task(_core(pipeline, lease, upkeep, hearing, cluster))
         pipeline.ready()
         ready[0] = True
         await checks.serving()
@@ -206,7 +215,7 @@ async def _serving(
         async with metrics.serving(config.metrics.port):
             yield Service(address, dsn, clock, pipeline, desk, core, metrics)
     finally:
-        pipeline.ready("the service is draining; send to another or wait")
+        ingest.drain()
         await checks.draining()
         desk.hub.close()
         well = core is not None and not core.done()
@@ -221,13 +230,36 @@ async def _serving(
             writer.close()
 
 
-async def _core(pipeline: Pipeline, lease: Lease, upkeep: Upkeep, hearing: Coroutine[Any, Any, None]) -> None:
+async def _core(
+    pipeline: Pipeline,
+    lease: Lease,
+    upkeep: Upkeep,
+    hearing: Coroutine[Any, Any, None],
+    cluster: EmbeddedCluster | None,
+) -> None:
     """What the service must not be without: if one of them ends, all end."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(pipeline.run())
         tasks.create_task(lease.hold())
         tasks.create_task(upkeep.run())
         tasks.create_task(hearing)
+        if cluster is not None:
+            tasks.create_task(_stays(cluster))
+
+
+class DatabaseGone(StorageUnavailable):
+    """The embedded PostgreSQL has died. Who runs the service starts it anew, and with it the database."""
+
+
+async def _stays(cluster: EmbeddedCluster) -> None:
+    """Watch the embedded PostgreSQL. DatabaseGone when it has died: nobody but us would start it again.
+
+    A crash of one of its processes is not its death: it recovers by itself, and we wait.
+    """
+    while True:
+        if not cluster.is_running():
+            raise DatabaseGone(f"the embedded PostgreSQL in {cluster.data_dir} has died")
+        await asyncio.sleep(CLUSTER_CHECK_S)
 
 
 def _described(settings: dict[str, str], dsn: str) -> str:
@@ -240,6 +272,7 @@ def _described(settings: dict[str, str], dsn: str) -> str:
 
 
 async def _until_signal(service: Service) -> None:
+    """Return at the first SIGINT or SIGTERM; a second one ends the process at once, which loses nothing."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -247,6 +280,9 @@ async def _until_signal(service: Service) -> None:
     waiter = asyncio.create_task(stop.wait())
     await asyncio.wait({waiter, service.core}, return_when=asyncio.FIRST_COMPLETED)
     waiter.cancel()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
     if service.core.done():
         raise _named(service.core.exception())  # better dead than deaf: the error ends the process
 
@@ -262,7 +298,11 @@ def _named(error: BaseException | None) -> BaseException:
 
 
 def serve(config: Config) -> None:
-    """Run the service until SIGINT or SIGTERM. Raises ConfigError before anything listens."""
+    """Run the service until SIGINT or SIGTERM. Raises ConfigError before anything listens.
+
+    When its embedded PostgreSQL dies, the process becomes a new service: a start recovers all, and PostgreSQL cannot
+    be started beside the threads of gRPC, where a fork may abort.
+    """
 
     async def main() -> None:
         async with running(config, _log.info) as service:
@@ -272,11 +312,20 @@ def serve(config: Config) -> None:
         _log.info("stopped")
 
     try:
-        import uvloop
+        _run(main())
+    except DatabaseGone as gone:
+        _log.error(f"{gone}; starting anew")
+        sys.stdout.flush()
+        os.execv(sys.executable, sys.orig_argv)
 
-        uvloop.run(main())
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop
     except ImportError:
-        asyncio.run(main())
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
 
 
 __all__ = ["Service", "make_clock", "running", "serve"]

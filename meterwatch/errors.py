@@ -65,6 +65,10 @@ class StorageUnavailable(MeterwatchError):
         self.retry_after_s = retry_after_s
 
 
+class Draining(StorageUnavailable):
+    """The service has been told to stop and takes nothing new: send again, there or elsewhere."""
+
+
 class StorageBroken(MeterwatchError):
     """Stored data is damaged or the schema is not ours: an operator must look."""
 

@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 
 from meterwatch.errors import (
     Denied,
+    Draining,
     MeterwatchError,
     Missing,
     Overloaded,
@@ -88,6 +89,8 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str, str, float | None
             return grpc.StatusCode.ABORTED, error.reason, error.message, None
         case Overloaded():
             return grpc.StatusCode.RESOURCE_EXHAUSTED, error.reason, error.message, error.retry_after_s
+        case Draining():
+            return grpc.StatusCode.UNAVAILABLE, "DRAINING", error.message, error.retry_after_s
         case StorageUnavailable():
             return grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE", error.message, error.retry_after_s
         case StorageBroken():

@@ -47,16 +47,16 @@ def free_port() -> int:
 
 
 class ServiceProcess:
-    """One service, any number of lives. `output` is a file that all lives append to."""
+    """One service, any number of lives. `output`: a file that all lives append to; dsn None: the embedded database."""
 
-    def __init__(self, dsn: str, start: datetime, output: Path, **settings: str) -> None:
+    def __init__(self, dsn: str | None, start: datetime, output: Path, **settings: str) -> None:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.output = output
         self.lives = 0
         self._settings = {
             "METERWATCH_SERVER__PORT": str(self.port),
-            "METERWATCH_DATABASE__URL": dsn,
+            **({} if dsn is None else {"METERWATCH_DATABASE__URL": dsn}),
             "METERWATCH_CLOCK__MODE": "replay",
             "METERWATCH_CLOCK__START": start.isoformat(),
             **settings,
@@ -91,6 +91,11 @@ class ServiceProcess:
             self._process.wait(ENOUGH_S)
             self._process = None
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def died(self) -> int:
         """Wait for it to end by itself; its exit status (-9: SIGKILL)."""
         assert self._process is not None
@@ -105,6 +110,11 @@ class ServiceProcess:
         """The last of what the service said."""
         return self.output.read_text(errors="replace")[-4000:]
 
+    def takes_reads(self) -> bool:
+        """Whether it says that it takes reads; False if it does not answer."""
+        with grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            return _takes_reads(channel)
+
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + ENOUGH_S
         with grpc.insecure_channel(
@@ -115,17 +125,21 @@ class ServiceProcess:
                 ("grpc.max_reconnect_backoff_ms", 100),
             ],
         ) as channel:
-            check = health_pb2_grpc.HealthStub(channel).Check
             while time.monotonic() < deadline:
                 assert self._process is not None
                 if self._process.poll() is not None:
                     raise AssertionError(f"the service ended with {self._process.returncode}: {self.tail()}")
-                with contextlib.suppress(grpc.RpcError):
-                    answer = check(health_pb2.HealthCheckRequest(service=INGEST), timeout=1)
-                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                        return
+                if _takes_reads(channel):
+                    return
                 time.sleep(0.05)  # between two questions
         raise AssertionError(f"the service is not ready after {ENOUGH_S:.0f} s: {self.tail()}")
+
+
+def _takes_reads(channel: grpc.Channel) -> bool:
+    with contextlib.suppress(grpc.RpcError):
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=INGEST), timeout=1)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return False
 
 
 SIGKILLED = -int(signal.SIGKILL)
