@@ -10,7 +10,7 @@ from typing import Final
 import orjson
 
 from alarm.hub import Coalesced
-from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, Transition
+from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, AlarmType, Transition
 from meterwatch.episodes import Severity
 from meterwatch.errors import Rejected
 from meterwatch.v1 import alarms_pb2 as pb
@@ -84,7 +84,12 @@ def filter_of(message: pb.AlarmFilter) -> AlarmFilter:
                 "FILTER_TOO_LARGE",
                 f"filter.{field} has {len(names)} entries; at most {limit} are allowed; use fewer, or none for all",
             )
-    for name in (*message.type, *message.district, *message.feeder):
+    for name in message.type:
+        if name not in set(AlarmType):
+            raise Rejected(
+                "FILTER_INVALID", f"filter.type has {name[:40]!r}; expected {', '.join(AlarmType)}; use one of them"
+            )
+    for name in (*message.district, *message.feeder):
         check_text("filter entry", name, 1, NAME_CHARS_MAX)
     if message.severity_min not in (0, *Severity):
         raise Rejected("FILTER_INVALID", f"filter.severity_min is {message.severity_min}; 0 to 4 are defined")

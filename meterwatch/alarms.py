@@ -14,6 +14,14 @@ from typing import Any, Final
 from meterwatch.episodes import Severity
 
 
+class AlarmType(StrEnum):
+    """The rule that makes an alarm; `type` on the wire."""
+
+    OUTAGE = "OUTAGE"
+    OVERLOAD = "OVERLOAD"
+    COMM_LOSS = "COMM_LOSS"
+
+
 class AlarmState(StrEnum):
     """ISA-18.2 states, and RETRACTED for corrected history. The values are those of the alarms table."""
 

@@ -22,6 +22,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, Val
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from meterwatch.errors import ConfigError
+from rules.profile import PROFILES
 
 FILE_NAME: Final = "meterwatch.toml"
 FILE_VARIABLE: Final = "METERWATCH_CONFIG"
@@ -98,7 +99,7 @@ class Rules(BaseModel):
     """Which set of thresholds the rules use."""
 
     model_config = _SECTION
-    profile: str = Field(default="default", min_length=1)
+    profile: str = "default"
 
 
 class Metrics(BaseModel):
@@ -298,7 +299,14 @@ def _url_parts(url: str) -> str | None:
     return None
 
 
+def _rule_profile(config: Config) -> str | None:
+    if config.rules.profile not in PROFILES:
+        return f"rules.profile = '{config.rules.profile}' is not known; known are {', '.join(sorted(PROFILES))}."
+    return None
+
+
 _CROSS_CHECKS: Final = (
+    _Check(("rules.profile",), _rule_profile),
     _Check(("server.host", "server.insecure_listen"), _listens_openly),
     _Check(("server.port", "metrics.port"), _same_port),
     _Check(("clock.mode", "clock.start"), _clock_start),

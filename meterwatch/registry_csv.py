@@ -271,8 +271,8 @@ def _header(parsed: Parsed, file: RegistryCsv, reader: _Reader) -> list[str] | N
         + [f"column {_shown(name)} is not known" for name in dict.fromkeys(names) if name not in expected]
         + [f"column {name} occurs {names.count(name)} times" for name in expected if names.count(name) > 1]
     )
-    for what in wrong:
-        parsed.report(file.name, line, f"{what}; {wanted}; correct the header")
+    if wrong:
+        parsed.report(file.name, line, f"{', '.join(wrong)}; {wanted}; correct the header")
     return None if wrong else names
 
 

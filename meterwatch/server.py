@@ -65,8 +65,8 @@ def bind(server: grpc.aio.Server, config: Server) -> str:
     except RuntimeError:
         raise ConfigError(
             [
-                f"port {config.port} on {config.host} cannot be bound: is another service there? Stop it or set "
-                "server.port"
+                f"port {config.port} on {config.host} cannot be bound: stop what listens there or set server.port; "
+                "server.host must be an address of this machine"
             ]
         ) from None
     return f"{config.host}:{port}"

@@ -57,6 +57,7 @@ def test_all_problems_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> 
         ("[server]\nport = 7\n[metrics]\nport = 7", "different ports"),
         ('[clock]\nmode = "replay"', "needs clock.start"),
         ("[clock]\nspeed = 2", "only with"),
+        ('[rules]\nprofile = "bogus"', "en50160"),
         ('[database]\nurl = "mysql://me:hidden@x/y"', "postgresql://"),
         ("[server", "is not TOML"),
         ("server = 3", "server = 3"),

@@ -14,10 +14,12 @@ import pytest
 
 from meterwatch.alarms import AlarmState, TransitionKind
 from meterwatch.batch import EventCode
+from meterwatch.channels import CHANNEL_NAMES
 from meterwatch.config import Config
 from meterwatch.devtools import protodoc
 from meterwatch.episodes import Severity
 from meterwatch.quality import ORIGIN_RANK, Origin, Quality
+from meterwatch.registry_csv import KINDS
 from meterwatch.v1 import ingest_pb2
 from rules import outage, overload, silence
 from rules.profile import PROFILES, OutageProfile, SilenceProfile
@@ -30,10 +32,7 @@ OWN_SIDE = {"FILE"}
 
 
 def text(name: str) -> str:
-    path = ROOT / name
-    if not path.exists():
-        pytest.skip(f"{name} is not there")
-    return path.read_text("utf-8")
+    return (ROOT / name).read_text("utf-8")
 
 
 def words(markdown: str) -> set[str]:
@@ -44,8 +43,22 @@ def words(markdown: str) -> set[str]:
 def section(markdown: str, heading: str) -> str:
     """What stands below the third-level heading that begins with this name."""
     found = re.search(rf"^### {re.escape(heading)}\b.*?(?=^##|\Z)", markdown, re.MULTILINE | re.DOTALL)
-    assert found, f"docs/schema.md has no heading '### {heading}'"
+    assert found, f"no heading '### {heading}'"
     return found.group()
+
+
+# The files
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_column_of_a_registry_file_is_in_the_files_page(kind: str) -> None:
+    assert set(KINDS[kind].columns) <= words(section(text("docs/files.md"), kind))
+
+
+def test_every_column_of_a_csv_of_reads_is_in_the_files_page() -> None:
+    assert {"meter", "end", "start", "interval_s", "fold", *CHANNEL_NAMES} <= words(
+        section(text("docs/files.md"), "CSV")
+    )
 
 
 # The schema

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from meterwatch.alarms import AlarmType
 from meterwatch.cli.calls import acknowledge, list_alarms, reach
 from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, line, listing, utc
 from meterwatch.client import AlarmFeed
@@ -19,7 +20,9 @@ from meterwatch.v1 import alarms_pb2
 app = typer.Typer(no_args_is_help=True)
 COLUMNS = ("alarm_id", "state", "severity", "type", "level", "asset", "onset", "version", "summary")
 
-TypeOption = Annotated[list[str] | None, typer.Option("--type", help="OUTAGE, OVERLOAD or COMM_LOSS; repeatable.")]
+TypeOption = Annotated[
+    list[AlarmType] | None, typer.Option("--type", help="Only of this type; repeatable.", case_sensitive=False)
+]
 DistrictOption = Annotated[list[str] | None, typer.Option("--district", help="Only of this district; repeatable.")]
 FeederOption = Annotated[list[str] | None, typer.Option("--feeder", help="Only of this feeder; repeatable.")]
 

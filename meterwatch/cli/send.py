@@ -71,7 +71,7 @@ def send(
     reach(where)
     if register:
         count = register_unknown(where, head_end, _meters(reads))
-        console.print(f"{count} meters registered", highlight=False)
+        console.print(f"{count} meter{'' if count == 1 else 's'} registered", highlight=False)
     if backfill and allow_backfill(where, head_end):
         console.print(f"head-end {head_end} may send reads however old from now on", markup=False, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -47,7 +47,7 @@ def choose(pgdata: Path) -> Account:
         if owner not in (None, os.geteuid()):
             raise EmbeddedError(
                 f"{pgdata} belongs to user {_name(owner)}, and PostgreSQL insists on owning it: start as that user,"
-                f" or set METERWATCH_DATA_DIR. {USE_A_URL}"
+                f" or set database.data_dir. {USE_A_URL}"
             )
         return Account(os.geteuid(), os.getegid(), _name(os.geteuid()))
     if owner:

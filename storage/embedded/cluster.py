@@ -149,7 +149,7 @@ class EmbeddedCluster:
             file.close()
             raise EmbeddedError(
                 f"Another meterwatch (pid {holder}) uses the embedded database in {self.data_dir}: stop it, or set"
-                f" METERWATCH_DATA_DIR to another directory. {USE_A_URL}"
+                f" database.data_dir to another directory. {USE_A_URL}"
             ) from None
         file.truncate(0)
         file.write(str(os.getpid()))

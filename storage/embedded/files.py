@@ -60,7 +60,7 @@ class ClusterFiles:
         if major != str(self._install.postgres_major):
             raise EmbeddedError(
                 f"{self.pgdata} was made by PostgreSQL {major}, and {self._install.describe()} cannot read it:"
-                f" upgrade it with pg_upgrade, or set METERWATCH_DATA_DIR to an empty directory. {USE_A_URL}"
+                f" upgrade it with pg_upgrade, or set database.data_dir to an empty directory. {USE_A_URL}"
             )
 
     def socket_dir(self) -> Path:
@@ -105,7 +105,7 @@ class ClusterFiles:
         if self.account.is_us:
             return
         for path, variable in (
-            (self.data_dir, "METERWATCH_DATA_DIR"),
+            (self.data_dir, "database.data_dir"),
             (self._install.bin_dir, "METERWATCH_CACHE_DIR"),
         ):
             probe = ["test", "-x", str(path)]

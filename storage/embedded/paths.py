@@ -50,6 +50,6 @@ def make_dir(path: Path, mode: int) -> None:
             raise PermissionError(13, "Permission denied", str(path))
     except OSError as error:
         raise EmbeddedError(
-            f"Cannot write to {path} ({error.strerror}): set METERWATCH_DATA_DIR and METERWATCH_CACHE_DIR to"
+            f"Cannot write to {path} ({error.strerror}): set database.data_dir and METERWATCH_CACHE_DIR to"
             f" directories that can be written. {USE_A_URL}"
         ) from error

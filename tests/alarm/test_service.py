@@ -156,6 +156,7 @@ async def test_draining_ends_subscriptions_with_a_retryable_status(dsn: str) -> 
     ("wanted", "reason"),
     [
         (pb.AlarmFilter(type=["x"] * 65), "FILTER_TOO_LARGE"),
+        (pb.AlarmFilter(type=["outage"]), "FILTER_INVALID"),
         (pb.AlarmFilter(state=[99]), "FILTER_INVALID"),  # type: ignore[list-item]
         (pb.AlarmFilter(severity_min=9), "FILTER_INVALID"),  # type: ignore[arg-type]
         (pb.AlarmFilter(feeder=["\0"]), "TEXT_NUL"),
