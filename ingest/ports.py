@@ -18,6 +18,11 @@ class Pipeline(Protocol):
         """The registry as it is now."""
         ...
 
+    @property
+    def crowded(self) -> bool:
+        """Much waits for the database: grant fewer credits."""
+        ...
+
     def check_ready(self) -> None:
         """Raise StorageUnavailable while the service cannot take reads (starting, database away, draining)."""
         ...

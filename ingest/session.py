@@ -30,6 +30,8 @@ CREDITS_MAX = 64
 """Credits granted at most to a sender of small batches, which are stored together."""
 ROWS_IN_FLIGHT = 80_000
 """Rows a sender of small batches may have unanswered; then a COPY has enough of them to be cheap."""
+CROWDED_DIVISOR = 4
+"""Credits are divided by it while more than half of the service's queue waits for the database."""
 NACKS_MAX = 10
 NACKS_WINDOW_S = 60.0
 """This many refusals within the window end the stream: the sender is broken, not unlucky."""
@@ -162,6 +164,8 @@ class Session:
         """Credits for a sender of batches of so many rows; `granted` remembers the most."""
         most = max(CREDITS_MAX, self._limits.credits)
         credits_now = min(max(ROWS_IN_FLIGHT // max(rows, 1), self._limits.credits), most)
+        if self._pipeline.crowded:
+            credits_now = max(credits_now // CROWDED_DIVISOR, 1)
         self.granted = max(self.granted, credits_now)
         return credits_now
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.hearing import Hearing
 from meterwatch.metrics import Metrics
 from meterwatch.topology import Topology
+from meterwatch.turns import Turns
 
 GROUP_ROWS_MAX = 60_000
 """Rows coalesced into one COPY: beyond this a COPY gets no cheaper."""
@@ -38,7 +38,7 @@ SECOND_COPY_ROWS = 20_000
 """A second COPY beside a running one begins for so many rows: fewer wait and go together, because a COPY of a thousand
 rows costs almost what one of ten thousand costs."""
 QUEUE_ROWS_MAX = 1_000_000
-"""Rows validated and not yet stored; beyond it senders are told to wait."""
+"""Rows validated and not yet stored; beyond it streams with more than their share of it are told to wait."""
 TICK_S = 0.5
 """How often the rules are asked when nothing arrives, so that timers end."""
 QUEUE_EVENTS_MAX = 256
@@ -88,6 +88,10 @@ class _Waiting:
     def key(self) -> tuple[int, int, int]:
         return self.batch.head_end_id, self.batch.epoch, self.batch.seq
 
+    @property
+    def stream(self) -> tuple[int, int]:
+        return self.batch.head_end_id, self.batch.epoch
+
 
 @dataclass(slots=True)
 class _WaitingEvents:
@@ -128,7 +132,7 @@ class Pipeline:
         self._streams: dict[int, int] = {}
         self._replayed_us = clock.now_us()
         self._hearing = Hearing(real=clock.mode == "real")
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: Turns[_Waiting] = Turns()
         self._waiting_rows = 0
         self._arrived = asyncio.Event()
         self._writing: dict[tuple[int, int, int], list[_Waiting]] = {}
@@ -145,6 +149,11 @@ class Pipeline:
     def waiting_rows(self) -> int:
         """Rows validated and not yet handed to a writer."""
         return self._waiting_rows
+
+    @property
+    def crowded(self) -> bool:
+        """More than half of the queue waits: grant fewer credits."""
+        return self._waiting_rows > QUEUE_ROWS_MAX // 2
 
     def topology(self) -> Topology:
         return self._topology
@@ -184,11 +193,17 @@ class Pipeline:
 
     async def submit(self, batch: Batch) -> Stored:
         self._refuse_if_ended()
-        if self._waiting_rows > QUEUE_ROWS_MAX:
-            raise Overloaded("QUEUE_FULL", f"{self._waiting_rows} rows wait for the database; send again later", 1.0)
+        own = self._waiting.rows_of((batch.head_end_id, batch.epoch))
+        if self._waiting_rows > QUEUE_ROWS_MAX and own >= QUEUE_ROWS_MAX // max(self._waiting.lines, 1):
+            raise Overloaded(
+                "QUEUE_FULL",
+                f"{self._waiting_rows} rows wait for the database, {own} of them of this stream; send again later",
+                1.0,
+            )
         failpoints.passed("after_decode")
         answer = self._promise(batch.head_end_id)
-        self._waiting.append(_Waiting(batch, answer))
+        waiting = _Waiting(batch, answer)
+        self._waiting.add(waiting.stream, waiting, batch.rows_sent)
         self._waiting_rows += batch.rows_sent
         self._arrived.set()
         return await answer
@@ -243,18 +258,18 @@ class Pipeline:
                 continue
             await self._store(writer, group)
             for item in group:
-                self._waiting.extendleft(reversed(self._writing.pop(item.key)))
+                held = self._writing.pop(item.key)
+                self._waiting.put_back(item.stream, [(one, one.batch.rows_sent) for one in held])
             self._arrived.set()
 
     def _group(self) -> list[_Waiting]:
-        """Take the next batches for one COPY; one whose sender has left is dropped, nothing of it is stored."""
+        """Take the next batches for one COPY, from the streams in turn; what nobody waits for any more is dropped."""
         group: list[_Waiting] = []
         rows = 0
         while self._waiting:
-            item = self._waiting[0]
-            if group and rows + item.batch.rows_sent > GROUP_ROWS_MAX:
+            if group and rows + self._waiting.peek()[1] > GROUP_ROWS_MAX:
                 break
-            self._waiting.popleft()
+            item = self._waiting.take()
             if item.key in self._writing and not item.answer.done():
                 self._writing[item.key].append(item)
                 continue

@@ -147,6 +147,7 @@ class Sink:
         self.ledger: dict[tuple, tuple[bytes, Stored]] = {}
         self.error: Exception | None = None
         self.last = 0
+        self.crowded = False
 
     def topology(self) -> Topology:
         return self.now

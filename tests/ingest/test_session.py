@@ -111,6 +111,9 @@ def test_the_smaller_the_batches_the_more_may_be_under_way() -> None:
     assert [stream._grant(rows) for rows in (65_000, 20_000, 10_000, 2_000, 1, 0)] == [3, 4, 8, 40, 64, 64]
     assert stream.granted == CREDITS_MAX
     assert stream._grant(65_000) == 3
+    stream._pipeline.crowded = True
+    assert [stream._grant(rows) for rows in (65_000, 10_000, 1)] == [1, 2, 16], "a full queue shrinks the credits"
+    assert stream.granted == 64, "who had more is not punished for what is under way"
     assert stream.granted == CREDITS_MAX  # what was granted once may still be on its way
 
 

@@ -316,6 +316,28 @@ async def test_a_full_queue_says_when_to_come_again(monkeypatch: pytest.MonkeyPa
         assert isinstance((await asked(p.pipeline.submit(batch(3))))[0], Stored)
 
 
+async def test_a_full_queue_refuses_those_who_filled_it_and_takes_the_others_in_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(subject, "QUEUE_ROWS_MAX", 10)
+    monkeypatch.setattr(subject, "GROUP_ROWS_MAX", 4)
+    async with piped() as p:
+        p.writer.gate.clear()
+        flood = [asyncio.create_task(p.pipeline.submit(batch(1, rows=4)))]
+        await started(p.writer)
+        flood += [asyncio.create_task(p.pipeline.submit(batch(seq, rows=4))) for seq in (2, 3, 4)]
+        await until(lambda: p.pipeline.waiting_rows == 12)
+        assert p.pipeline.crowded
+        with pytest.raises(Overloaded):
+            await p.pipeline.submit(batch(9, rows=4))
+        other = asyncio.create_task(p.pipeline.submit(batch(99, epoch=2)))
+        await asyncio.sleep(0)
+        p.writer.gate.set()
+        await asked(*flood, other)
+        assert p.writer.groups.index([99]) <= 2
+        assert not p.pipeline.crowded
+
+
 async def test_a_full_queue_of_events_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     none = Events(NONE, NONE.astype(np.int64), NONE.astype(np.int16))
     monkeypatch.setattr(subject, "QUEUE_EVENTS_MAX", 2)
