@@ -19,6 +19,7 @@ from meterwatch.cli.output import AddressOption, Output, OutputOption, address_o
 from meterwatch.client.retry import failure_of, open_channel
 from meterwatch.config import load_config
 from meterwatch.errors import StorageUnavailable
+from storage.advice import advise, read_settings
 from storage.embedded import EmbeddedError
 from storage.migrate import migrations
 
@@ -77,6 +78,7 @@ def _database(dsn: str) -> Iterator[Finding]:
             good = value in allowed
             detail = value if good else f"{value}; an ack would not survive a crash; set it to {allowed[0]}"
             yield Finding("ok" if good else "fail", setting, detail)
+        yield from (Finding("warn", setting, detail) for setting, detail in advise(read_settings(connection)))
 
 
 def _service(address: str) -> Finding:
