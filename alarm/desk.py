@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from alarm.book import KEEP_US, Book
-from alarm.hub import Hub
+from alarm.hub import SUBSCRIBERS_MAX, Hub
 from meterwatch import failpoints
 from meterwatch.alarms import Action, Alarm, Draft, Transition, TransitionKind
 from meterwatch.clock import Clock
@@ -66,11 +66,14 @@ class AlarmDesk:
         """A commit was begun and its outcome not seen."""
 
     @classmethod
-    async def open(cls, store: Store, names: Topology, clock: Clock) -> AlarmDesk:
+    async def open(
+        cls, store: Store, names: Topology, clock: Clock, subscribers_max: int = SUBSCRIBERS_MAX
+    ) -> AlarmDesk:
         """A desk with book and hub as the database has them."""
         seq = await store.newest_seq()
         alarms = await store.load_open_and_recent(clock.now_us() - KEEP_US)
-        return cls(Book(alarms, names), store, Hub(alarms, seq, await store.log_id()), clock)
+        hub = Hub(alarms, seq, await store.log_id(), subscribers_max=subscribers_max)
+        return cls(Book(alarms, names), store, hub, clock)
 
     async def record(
         self, verdicts: Sequence[Verdict], batch_ids: Sequence[int], loads: LoadChange | None = None

@@ -14,7 +14,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Final
 
 from meterwatch.alarms import Alarm, Transition
 from meterwatch.errors import Overloaded
@@ -26,6 +26,7 @@ QUEUE_MAX: Final = 1024
 ALARMS_MAX: Final = 65_536
 """Different alarms waiting for one subscriber before it has to resume from the log."""
 SUBSCRIBERS_MAX: Final = 256
+"""Unless server.subscribers_max says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Coalesced:
 
 
 class Subscription:
-    """What one subscriber has yet to receive; an async iterator that ends when the hub or the subscriber closes it."""
+    """What one subscriber has yet to receive: `wait` until something is there, `take` it."""
 
     def __init__(self, hub: Hub, position: int, wants: Callable[[Transition], bool], queue_max: int) -> None:
         self.position = position
@@ -55,17 +56,19 @@ class Subscription:
         self._closed = False
         self._wake = asyncio.Event()
 
-    def offer(self, transition: Transition) -> None:
-        """Queue a transition if it is new and wanted; never waits."""
-        if transition.seq <= self.position or self._closed:
-            return
-        self.position = transition.seq
-        if not self._wants(transition):
-            return
-        self._queue.append(transition)
-        if len(self._queue) > self._fold_at:
-            self._fold()
-        self._wake.set()
+    def offer(self, transitions: Sequence[Transition]) -> None:
+        """Queue those that are new and wanted; never waits. In rising order."""
+        for transition in transitions:
+            if transition.seq <= self.position or self._closed:
+                continue
+            self.position = transition.seq
+            if not self._wants(transition):
+                continue
+            self._queue.append(transition)
+            if len(self._queue) > self._fold_at:
+                self._fold()
+        if self._queue:
+            self._wake.set()
 
     def resume(self, ring: Iterable[Transition]) -> None:
         """Queue what came before the subscriber; unfolded, because the subscriber was not slow."""
@@ -83,30 +86,40 @@ class Subscription:
             return self._folded.first_seq - 1
         return self._queue[0].seq - 1 if self._queue else self.position
 
-    def __aiter__(self) -> Self:
-        return self
+    async def wait(self) -> bool:
+        """Wait until something can be taken, or for a nudge. False: nothing comes any more. Cancelling loses nothing.
 
-    async def __anext__(self) -> Transition | Coalesced:
-        """Wait for the next one. Overloaded when the subscriber was left too far behind. Cancelling loses nothing."""
-        while not (self._folded or self._queue):
-            if self._overrun:
-                raise Overloaded(
-                    "SUBSCRIBER_TOO_SLOW",
-                    f"more than {ALARMS_MAX} alarms changed while this subscriber did not read; "
-                    "resume from its last cursor and read faster, or narrow the filter",
-                    retry_after_s=1.0,
-                )
-            if self._closed:
-                raise StopAsyncIteration
-            self._wake.clear()
-            await self._wake.wait()
+        Overloaded when the subscriber was left too far behind.
+        """
+        if self._folded or self._queue:
+            return True
+        if self._overrun:
+            raise Overloaded(
+                "SUBSCRIBER_TOO_SLOW",
+                f"more than {ALARMS_MAX} alarms changed while this subscriber did not read; "
+                "resume from its last cursor and read faster, or narrow the filter",
+                retry_after_s=1.0,
+            )
+        if self._closed:
+            return False
+        self._wake.clear()
+        await self._wake.wait()
+        return True
+
+    def nudge(self) -> None:
+        """End a wait, so that whoever waits looks at the time."""
+        self._wake.set()
+
+    def take(self, most: int) -> Coalesced | list[Transition]:
+        """What was folded, if it has not been told; else the next transitions, at most so many, maybe none."""
         if self._folded is not None:
             folded, self._folded = self._folded, None
             return folded
-        transition = self._queue.popleft()
-        if not self._queue:
+        queue = self._queue
+        taken = [queue.popleft() for _ in range(min(most, len(queue)))]
+        if not queue:
             self._fold_at = self._queue_max
-        return transition
+        return taken
 
     def close(self) -> None:
         """Leave the hub. What is queued can still be taken."""
@@ -164,17 +177,16 @@ class Hub:
 
     def publish(self, transitions: Sequence[Transition]) -> None:
         """Hand committed transitions to everybody; never waits. Those already published are ignored."""
-        for transition in transitions:
-            if transition.seq <= self.seq:
-                continue
+        fresh = [transition for transition in transitions if transition.seq > self.seq]
+        for transition in fresh:
             self.seq = transition.seq
             self._ring.append(transition)
             if transition.alarm.finished:
                 self._alarms.pop(transition.alarm.alarm_id, None)
             else:
                 self._alarms[transition.alarm.alarm_id] = transition.alarm
-            for subscription in tuple(self._subscriptions):
-                subscription.offer(transition)
+        for subscription in tuple(self._subscriptions):
+            subscription.offer(fresh)
 
     def subscribe_now(self, wants: Callable[[Transition], bool]) -> tuple[int, list[Alarm], Subscription]:
         """Cursor, the alarms not finished at it, and everything after it."""

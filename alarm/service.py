@@ -11,16 +11,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
 from alarm.desk import AlarmDesk
-from alarm.hub import Subscription
-from alarm.wire import alarm_to_wire, check_text, filter_of, response_of, transition_to_wire
+from alarm.hub import Coalesced, Subscription
+from alarm.wire import (
+    RESPONSE_BYTES_MAX,
+    Encoder,
+    alarm_to_wire,
+    check_text,
+    coalesced_to_wire,
+    filter_of,
+    transition_to_wire,
+)
 from meterwatch.alarms import Alarm, AlarmFilter, Transition
 from meterwatch.clock import Clock
 from meterwatch.errors import Missing, Rejected
@@ -28,10 +36,12 @@ from meterwatch.status import abort, abort_with
 from meterwatch.v1 import alarms_pb2 as pb
 
 SNAPSHOT_ALARMS_MAX: Final = 500
-SNAPSHOT_BYTES_MAX: Final = 1 << 20
-"""Per part: well below the 4 MiB at which clients refuse a message."""
 LOG_PAGE_MAX: Final = 1000
+TRANSITIONS_MAX: Final = 1000
+"""In one message; as in alarms.proto."""
 BOOKMARK_S: Final = 5.0
+TIMER_EARLY_S: Final = 0.002
+"""A timer of the event loop may come early by a rounding to milliseconds; it is set later by this."""
 AGE_S_MAX: Final = 4 * 3600.0
 """An abandoned client is never collected (grpcio 43462), so no subscription lasts for ever; clients resume."""
 PAGE_DEFAULT, PAGE_MAX = 100, 1000
@@ -72,41 +82,38 @@ class AlarmService:
         self._reader = reader
         self._clock = clock
         self._rules_ready = rules_ready
+        self._encoder = Encoder()
         self._bookmark_s = bookmark_s
         self._age_s_max = age_s_max
 
-    async def subscribe(self, request: pb.SubscribeRequest, context: Any) -> AsyncGenerator[pb.SubscribeResponse, None]:
-        """Yield the stream of one subscriber until it leaves, is too old, or the service drains."""
+    async def subscribe(self, request: pb.SubscribeRequest, context: Any) -> None:
+        """Write the stream of one subscriber until it leaves, is too old, or the service drains."""
         wanted = filter_of(request.filter)
+        most = request.transitions_max
+        if most > TRANSITIONS_MAX:
+            raise Rejected(
+                "TRANSITIONS_MAX", f"transitions_max is {most}; 1 to {TRANSITIONS_MAX} are allowed, 0 is one by one"
+            )
         if request.from_seq == 0 and not request.log_id:
             seq, alarms, subscription = self._hub.subscribe_now(wanted.wants)
-            parts = self._snapshot(seq, [alarm for alarm in alarms if wanted.matches(alarm)])
-            try:
-                for part in parts:
-                    yield pb.SubscribeResponse(snapshot=part)
-                async with aclosing(self._follow(subscription, context)) as responses:
-                    async for response in responses:
-                        yield response
-            finally:
-                subscription.close()
-            return
+            with closing(subscription):
+                for part in self._snapshot(seq, [alarm for alarm in alarms if wanted.matches(alarm)]):
+                    await context.write(pb.SubscribeResponse(snapshot=part).SerializeToString())
+                await self._follow(subscription, most, context)
         await self._check_cursor(request.from_seq, request.log_id, context)
         position = request.from_seq
         while (joined := self._hub.subscribe_after(position, wanted.wants)) is None:
             page = await self._reader.log_after(position, LOG_PAGE_MAX)
             if not page or page[0].seq != position + 1:
                 await self._too_old(position, context)
-            for transition in page:
-                if wanted.wants(transition):
-                    yield response_of(transition)
+            found = [transition for transition in page if wanted.wants(transition)]
+            for at in range(0, len(found), most or LOG_PAGE_MAX):
+                for response in self._encoder.responses(found[at : at + (most or LOG_PAGE_MAX)], most > 0):
+                    await context.write(response)
             position = page[-1].seq
-            yield self._bookmark(position)
-        try:
-            async with aclosing(self._follow(joined, context)) as responses:
-                async for response in responses:
-                    yield response
-        finally:
-            joined.close()
+            await context.write(self._bookmark(position))
+        with closing(joined):
+            await self._follow(joined, most, context)
 
     async def list_alarms(self, request: pb.ListAlarmsRequest, context: Any) -> pb.ListAlarmsResponse:
         """One page, newest first."""
@@ -140,24 +147,31 @@ class AlarmService:
         )
         return pb.AcknowledgeResponse(alarm=alarm_to_wire(alarm))
 
-    async def _follow(self, subscription: Subscription, context: Any) -> AsyncGenerator[pb.SubscribeResponse, None]:
-        loop = asyncio.get_running_loop()
+    async def _follow(self, subscription: Subscription, transitions_max: int, context: Any) -> NoReturn:
+        """Everything from here on; transitions one by one (0), or as many together as wait and are allowed."""
+        loop, write = asyncio.get_running_loop(), context.write
         ends_at = loop.time() + self._age_s_max
-        yield self._bookmark(subscription.sent_seq)
-        bookmark_at = loop.time() + self._bookmark_s
-        while loop.time() < ends_at:
-            try:
-                async with asyncio.timeout_at(min(bookmark_at, ends_at)):
-                    item = await anext(subscription)
-            except TimeoutError:
-                item = None
-            except StopAsyncIteration:
-                break
-            if item is not None:
-                yield response_of(item)
-            if loop.time() >= bookmark_at:
-                yield self._bookmark(subscription.sent_seq)
-                bookmark_at = loop.time() + self._bookmark_s
+        bookmark_at = 0.0
+        alarm_clock: asyncio.TimerHandle | None = None  # one a bookmark, not one a wait
+        try:
+            while (now := loop.time()) < ends_at:
+                if now >= bookmark_at:
+                    await write(self._bookmark(subscription.sent_seq))
+                    bookmark_at = loop.time() + self._bookmark_s
+                    if alarm_clock is not None:
+                        alarm_clock.cancel()
+                    alarm_clock = loop.call_at(min(bookmark_at, ends_at) + TIMER_EARLY_S, subscription.nudge)
+                if not await subscription.wait():
+                    break
+                taken = subscription.take(transitions_max or 1)
+                if isinstance(taken, Coalesced):
+                    await write(coalesced_to_wire(taken))
+                    continue
+                for response in self._encoder.responses(taken, transitions_max > 0):
+                    await write(response)
+        finally:
+            if alarm_clock is not None:
+                alarm_clock.cancel()
         await abort_with(
             context,
             grpc.StatusCode.UNAVAILABLE,
@@ -172,19 +186,19 @@ class AlarmService:
         for alarm in alarms:
             message = alarm_to_wire(alarm)
             size += message.ByteSize()
-            if len(parts[-1].alarm) == SNAPSHOT_ALARMS_MAX or (parts[-1].alarm and size > SNAPSHOT_BYTES_MAX):
+            if len(parts[-1].alarm) == SNAPSHOT_ALARMS_MAX or (parts[-1].alarm and size > RESPONSE_BYTES_MAX):
                 parts.append(pb.Snapshot(seq=seq, log_id=self._hub.log_id))
                 size = message.ByteSize()
             parts[-1].alarm.append(message)
         parts[-1].complete = True
         return parts
 
-    def _bookmark(self, seq: int) -> pb.SubscribeResponse:
+    def _bookmark(self, seq: int) -> bytes:
         return pb.SubscribeResponse(
             bookmark=pb.Bookmark(
                 seq=seq, log_id=self._hub.log_id, now_us=self._clock.now_us(), rules_ready=self._rules_ready()
             )
-        )
+        ).SerializeToString()
 
     async def _check_cursor(self, seq: int, log_id: str, context: Any) -> None:
         """End the call unless the cursor is of this log and not ahead of it."""
@@ -224,7 +238,7 @@ def handlers(service: AlarmService) -> grpc.GenericRpcHandler:
         descriptor.full_name,
         {
             "Subscribe": grpc.unary_stream_rpc_method_handler(
-                _streaming(service.subscribe, pb.SubscribeRequest), None, pb.SubscribeResponse.SerializeToString
+                _streaming(service.subscribe, pb.SubscribeRequest), None, None
             ),
             "ListAlarms": _unary(service.list_alarms, pb.ListAlarmsRequest),
             "GetAlarm": _unary(service.get_alarm, pb.GetAlarmRequest),
@@ -244,13 +258,11 @@ def _unary(method: Callable[[Request, Any], Awaitable[Message]], request_type: t
 
 
 def _streaming(
-    method: Callable[[Request, Any], AsyncGenerator[pb.SubscribeResponse, None]], request_type: type[Request]
-) -> Callable[[bytes, Any], AsyncIterator[pb.SubscribeResponse]]:
-    async def serve(raw: bytes, context: Any) -> AsyncIterator[pb.SubscribeResponse]:
+    method: Callable[[Request, Any], Awaitable[None]], request_type: type[Request]
+) -> Callable[[bytes, Any], Awaitable[None]]:
+    async def serve(raw: bytes, context: Any) -> None:
         try:
-            async with aclosing(method(_parsed(raw, request_type), context)) as responses:
-                async for response in responses:
-                    yield response
+            await method(_parsed(raw, request_type), context)
         except Exception as error:
             await abort(context, error)
 

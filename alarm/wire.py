@@ -5,6 +5,7 @@ Absent times are 0 on the wire, absent texts empty. The state's name on the wire
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import orjson
@@ -19,6 +20,10 @@ TYPES_MAX: Final = 64
 PLACES_MAX: Final = 1000
 """Districts or feeders in one filter; both limits as in alarms.proto."""
 NAME_CHARS_MAX: Final = 256
+RESPONSE_BYTES_MAX: Final = 1 << 20
+"""Per message of a subscription: well below the 4 MiB at which clients refuse one."""
+ENCODED_MAX: Final = 2048
+"""Encoded transitions kept: more than wait for a subscriber before they are folded (hub.QUEUE_MAX)."""
 
 STATE_TO_WIRE: Final = {state: pb.AlarmState.Value(f"ALARM_STATE_{state.value}") for state in AlarmState}
 STATE_OF_WIRE: Final = {value: state for state, value in STATE_TO_WIRE.items()}
@@ -62,13 +67,56 @@ def transition_to_wire(transition: Transition) -> pb.Transition:
     )
 
 
-def response_of(item: Transition | Coalesced) -> pb.SubscribeResponse:
-    """What a subscription yields, as the message of the stream."""
-    if isinstance(item, Transition):
-        return pb.SubscribeResponse(transition=transition_to_wire(item))
+def coalesced_to_wire(item: Coalesced) -> bytes:
+    """What was folded, as a message of the stream."""
     return pb.SubscribeResponse(
         coalesced=pb.Coalesced(merged=item.merged, first_seq=item.first_seq, last_seq=item.last_seq)
-    )
+    ).SerializeToString()
+
+
+class Encoder:
+    """Transitions as messages of the stream; each is encoded once, however many subscribers it goes to.
+
+    Messages with several are the messages with one of each, end to end: protobuf merges a field that comes again, and
+    repeated fields append. The newest ENCODED_MAX are kept; a cursor stands for the same bytes for ever.
+    """
+
+    def __init__(self) -> None:
+        self._single: dict[int, bytes] = {}
+        self._together: dict[int, bytes] = {}
+
+    def responses(self, transitions: Sequence[Transition], together: bool) -> Iterator[bytes]:
+        """Each by itself; or together, RESPONSE_BYTES_MAX or a single one a message."""
+        if not together:
+            yield from (self._one(transition, self._single, _alone) for transition in transitions)
+            return
+        parts = [self._one(transition, self._together, _among_others) for transition in transitions]
+        first = size = 0
+        for end, part in enumerate(parts):
+            size += len(part)
+            if size > RESPONSE_BYTES_MAX and end > first:
+                yield b"".join(parts[first:end])
+                first, size = end, len(part)
+        if parts:
+            yield b"".join(parts[first:])
+
+    def _one(
+        self, transition: Transition, known: dict[int, bytes], encode: Callable[[pb.Transition], pb.SubscribeResponse]
+    ) -> bytes:
+        encoded = known.get(transition.seq)
+        if encoded is None:
+            encoded = known[transition.seq] = encode(transition_to_wire(transition)).SerializeToString()
+            if len(known) > ENCODED_MAX:
+                del known[next(iter(known))]
+        return encoded
+
+
+def _alone(transition: pb.Transition) -> pb.SubscribeResponse:
+    return pb.SubscribeResponse(transition=transition)
+
+
+def _among_others(transition: pb.Transition) -> pb.SubscribeResponse:
+    return pb.SubscribeResponse(transitions=pb.Transitions(transition=[transition]))
 
 
 def filter_of(message: pb.AlarmFilter) -> AlarmFilter:

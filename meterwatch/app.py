@@ -7,6 +7,7 @@ was stored and not evaluated -> ready. Until ready, ingest answers UNAVAILABLE a
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -57,6 +58,8 @@ from storage.writer import Writer
 DRAIN_S = 15.0
 """What is read must be answered within it; then the streams are cut."""
 CLUSTER_CHECK_S = 1.0
+GC_THRESHOLDS = (50_000, 20, 10)
+"""With Python's own (700, 10, 10) a seventh of the CPU of telling alarms to 1,000 subscribers was the collector's."""
 _log = structlog.get_logger(__name__)
 
 
@@ -133,7 +136,7 @@ async def _serving(
     registry, history, store = RegistryStore(pool), History(pool), AlarmStore(pool)
     clock.resume(await history.newest_stored_us())
     topology = await registry.load_topology(clock.now_us())
-    desk = await AlarmDesk.open(store, topology, clock)
+    desk = await AlarmDesk.open(store, topology, clock, config.server.subscribers_max)
     profile = PROFILES[config.rules.profile]
     rules = WiredRules(Engine(topology, profile), history, clock)
     metrics = Metrics()
@@ -207,6 +210,8 @@ async def _serving(
         core = asyncio.create_task(_core(pipeline, lease, upkeep, hearing, cluster))
         pipeline.ready()
         ready[0] = True
+        gc.freeze()  # what is here now stays: the collector need not walk through it again
+        gc.set_threshold(*GC_THRESHOLDS)
         await checks.serving()
         _log.info("ready", address=address, meters=len(topology.slot_of), owed_batches=len(owed))
         async with metrics.serving(config.metrics.port):

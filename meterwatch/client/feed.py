@@ -20,12 +20,15 @@ from meterwatch.client.retry import BUGS_MAX, Backoff, failure_of, open_channel
 from meterwatch.v1.alarms_pb2 import AlarmFilter, SubscribeRequest, SubscribeResponse
 
 SUBSCRIBE: Final = "/meterwatch.v1.Alarms/Subscribe"
+TRANSITIONS_MAX: Final = 100
+"""Transitions taken in one message; those of a storm come by so many."""
 
 
 class AlarmFeed:
-    """Iterator over SubscribeResponse. log_id: the log that from_seq is of. from_seq 0 without it: a snapshot first.
+    """Iterator over SubscribeResponse, each transition by itself.
 
-    Refused (OUT_OF_RANGE, FAILED_PRECONDITION) if the cursor is older than the log, newer, or of another log.
+    log_id: the log that from_seq is of. from_seq 0 without it: a snapshot first. Refused (OUT_OF_RANGE,
+    FAILED_PRECONDITION) if the cursor is older than the log, newer, or of another log.
     """
 
     def __init__(
@@ -71,7 +74,9 @@ class AlarmFeed:
             retry_after_s: float | None = None
             why = "the stream ended"
             try:
-                request = SubscribeRequest(from_seq=self.seq, log_id=self.log_id, filter=self._filter)
+                request = SubscribeRequest(
+                    from_seq=self.seq, log_id=self.log_id, filter=self._filter, transitions_max=TRANSITIONS_MAX
+                )
                 subscribe = channel.unary_stream(
                     SUBSCRIBE,
                     request_serializer=SubscribeRequest.SerializeToString,
@@ -84,8 +89,9 @@ class AlarmFeed:
                     heard_s = time.monotonic()
                     bugs = 0
                     self._backoff.reset()
-                    yield message
-                    self._note(message)  # after the yield: what the caller has not finished is sent again
+                    for one in _each(message):
+                        yield one
+                        self._note(one)  # after the yield: what the caller has not finished is sent again
             except grpc.RpcError as error:
                 if self._closed.is_set():
                     return
@@ -115,3 +121,12 @@ class AlarmFeed:
         elif kind == "bookmark":
             self.seq = message.bookmark.seq
             self.log_id = message.bookmark.log_id or self.log_id
+
+
+def _each(message: SubscribeResponse) -> Iterator[SubscribeResponse]:
+    """The message, or its transitions one by one."""
+    if message.WhichOneof("message") != "transitions":
+        yield message
+        return
+    for transition in message.transitions.transition:
+        yield SubscribeResponse(transition=transition)

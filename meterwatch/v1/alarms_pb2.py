@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ameterwatch/v1/alarms.proto\x12\rmeterwatch.v1\"\xaa\x03\n\x05\x41larm\x12\x10\n\x08\x61larm_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x12\n\nasset_kind\x18\x03 \x01(\t\x12\r\n\x05\x61sset\x18\x04 \x01(\t\x12\x0e\n\x06\x66\x65\x65\x64\x65r\x18\x05 \x01(\t\x12\x10\n\x08\x64istrict\x18\x06 \x01(\t\x12(\n\x05state\x18\x07 \x01(\x0e\x32\x19.meterwatch.v1.AlarmState\x12)\n\x08severity\x18\x08 \x01(\x0e\x32\x17.meterwatch.v1.Severity\x12\r\n\x05level\x18\t \x01(\t\x12\x10\n\x08onset_us\x18\n \x01(\x10\x12\x11\n\traised_us\x18\x0b \x01(\x10\x12\x12\n\ncleared_us\x18\x0c \x01(\x10\x12\x13\n\x0brecorded_us\x18\r \x01(\x10\x12\x0f\n\x07version\x18\x0e \x01(\r\x12\x11\n\tparent_id\x18\x0f \x01(\t\x12\x0f\n\x07summary\x18\x10 \x01(\t\x12\x15\n\revidence_json\x18\x11 \x01(\t\x12\x17\n\x0f\x61\x63knowledged_by\x18\x12 \x01(\t\x12\x17\n\x0f\x61\x63knowledged_us\x18\x13 \x01(\x10\x12\x0c\n\x04note\x18\x14 \x01(\t\"a\n\nTransition\x12\x0b\n\x03seq\x18\x01 \x01(\x06\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12#\n\x05\x61larm\x18\x03 \x01(\x0b\x32\x14.meterwatch.v1.Alarm\x12\x13\n\x0brecorded_us\x18\x04 \x01(\x10\"\x96\x01\n\x0b\x41larmFilter\x12\x0c\n\x04type\x18\x01 \x03(\t\x12\x10\n\x08\x64istrict\x18\x02 \x03(\t\x12\x0e\n\x06\x66\x65\x65\x64\x65r\x18\x03 \x03(\t\x12-\n\x0cseverity_min\x18\x04 \x01(\x0e\x32\x17.meterwatch.v1.Severity\x12(\n\x05state\x18\x05 \x03(\x0e\x32\x19.meterwatch.v1.AlarmState\"`\n\x10SubscribeRequest\x12\x10\n\x08\x66rom_seq\x18\x01 \x01(\x06\x12\x0e\n\x06log_id\x18\x02 \x01(\t\x12*\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.meterwatch.v1.AlarmFilter\"\xd8\x01\n\x11SubscribeResponse\x12+\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.meterwatch.v1.SnapshotH\x00\x12/\n\ntransition\x18\x02 \x01(\x0b\x32\x19.meterwatch.v1.TransitionH\x00\x12+\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32\x17.meterwatch.v1.BookmarkH\x00\x12-\n\tcoalesced\x18\x04 \x01(\x0b\x32\x18.meterwatch.v1.CoalescedH\x00\x42\t\n\x07message\"^\n\x08Snapshot\x12\x0b\n\x03seq\x18\x01 \x01(\x06\x12#\n\x05\x61larm\x18\x02 \x03(\x0b\x32\x14.meterwatch.v1.Alarm\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x0e\n\x06log_id\x18\x04 \x01(\t\"L\n\x08\x42ookmark\x12\x0b\n\x03seq\x18\x01 \x01(\x06\x12\x0e\n\x06log_id\x18\x02 \x01(\t\x12\x0e\n\x06now_us\x18\x03 \x01(\x10\x12\x13\n\x0brules_ready\x18\x04 \x01(\x08\"@\n\tCoalesced\x12\x0e\n\x06merged\x18\x01 \x01(\r\x12\x11\n\tfirst_seq\x18\x02 \x01(\x06\x12\x10\n\x08last_seq\x18\x03 \x01(\x06\"{\n\x11ListAlarmsRequest\x12*\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1a.meterwatch.v1.AlarmFilter\x12\x13\n\x0b\x61\x63tive_only\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"R\n\x12ListAlarmsResponse\x12#\n\x05\x61larm\x18\x01 \x03(\x0b\x32\x14.meterwatch.v1.Alarm\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x0fGetAlarmRequest\x12\x10\n\x08\x61larm_id\x18\x01 \x01(\t\"f\n\x10GetAlarmResponse\x12#\n\x05\x61larm\x18\x01 \x01(\x0b\x32\x14.meterwatch.v1.Alarm\x12-\n\ntransition\x18\x02 \x03(\x0b\x32\x19.meterwatch.v1.Transition\"s\n\x12\x41\x63knowledgeRequest\x12\x10\n\x08\x61larm_id\x18\x01 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\r\x12\x11\n\taction_id\x18\x03 \x01(\t\x12\x10\n\x08operator\x18\x04 \x01(\t\x12\x0c\n\x04note\x18\x05 \x01(\t\":\n\x13\x41\x63knowledgeResponse\x12#\n\x05\x61larm\x18\x01 \x01(\x0b\x32\x14.meterwatch.v1.Alarm*\xcd\x01\n\nAlarmState\x12\x1b\n\x17\x41LARM_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41LARM_STATE_UNACK_ACTIVE\x10\x01\x12\x1a\n\x16\x41LARM_STATE_ACK_ACTIVE\x10\x02\x12\x19\n\x15\x41LARM_STATE_RTN_UNACK\x10\x03\x12\x16\n\x12\x41LARM_STATE_NORMAL\x10\x04\x12\x1a\n\x16\x41LARM_STATE_SUPPRESSED\x10\x05\x12\x19\n\x15\x41LARM_STATE_RETRACTED\x10\x06*u\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cSEVERITY_LOW\x10\x01\x12\x13\n\x0fSEVERITY_MEDIUM\x10\x02\x12\x11\n\rSEVERITY_HIGH\x10\x03\x12\x15\n\x11SEVERITY_CRITICAL\x10\x04\x32\xd0\x02\n\x06\x41larms\x12P\n\tSubscribe\x12\x1f.meterwatch.v1.SubscribeRequest\x1a .meterwatch.v1.SubscribeResponse0\x01\x12Q\n\nListAlarms\x12 .meterwatch.v1.ListAlarmsRequest\x1a!.meterwatch.v1.ListAlarmsResponse\x12K\n\x08GetAlarm\x12\x1e.meterwatch.v1.GetAlarmRequest\x1a\x1f.meterwatch.v1.GetAlarmResponse\x12T\n\x0b\x41\x63knowledge\x12!.meterwatch.v1.AcknowledgeRequest\x1a\".meterwatch.v1.AcknowledgeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ameterwatch/v1/alarms.proto\x12\rmeterwatch.v1\"\xaa\x03\n\x05\x41larm\x12\x10\n\x08\x61larm_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x12\n\nasset_kind\x18\x03 \x01(\t\x12\r\n\x05\x61sset\x18\x04 \x01(\t\x12\x0e\n\x06\x66\x65\x65\x64\x65r\x18\x05 \x01(\t\x12\x10\n\x08\x64istrict\x18\x06 \x01(\t\x12(\n\x05state\x18\x07 \x01(\x0e\x32\x19.meterwatch.v1.AlarmState\x12)\n\x08severity\x18\x08 \x01(\x0e\x32\x17.meterwatch.v1.Severity\x12\r\n\x05level\x18\t \x01(\t\x12\x10\n\x08onset_us\x18\n \x01(\x10\x12\x11\n\traised_us\x18\x0b \x01(\x10\x12\x12\n\ncleared_us\x18\x0c \x01(\x10\x12\x13\n\x0brecorded_us\x18\r \x01(\x10\x12\x0f\n\x07version\x18\x0e \x01(\r\x12\x11\n\tparent_id\x18\x0f \x01(\t\x12\x0f\n\x07summary\x18\x10 \x01(\t\x12\x15\n\revidence_json\x18\x11 \x01(\t\x12\x17\n\x0f\x61\x63knowledged_by\x18\x12 \x01(\t\x12\x17\n\x0f\x61\x63knowledged_us\x18\x13 \x01(\x10\x12\x0c\n\x04note\x18\x14 \x01(\t\"a\n\nTransition\x12\x0b\n\x03seq\x18\x01 \x01(\x06\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12#\n\x05\x61larm\x18\x03 \x01(\x0b\x32\x14.meterwatch.v1.Alarm\x12\x13\n\x0brecorded_us\x18\x04 \x01(\x10\"\x96\x01\n\x0b\x41larmFilter\x12\x0c\n\x04type\x18\x01 \x03(\t\x12\x10\n\x08\x64istrict\x18\x02 \x03(\t\x12\x0e\n\x06\x66\x65\x65\x64\x65r\x18\x03 \x03(\t\x12-\n\x0cseverity_min\x18\x04 \x01(\x0e\x32\x17.meterwatch.v1.Severity\x12(\n\x05state\x18\x05 \x03(\x0e\x32\x19.meterwatch.v1.AlarmState\"y\n\x10SubscribeRequest\x12\x10\n\x08\x66rom_seq\x18\x01 \x01(\x06\x12\x0e\n\x06log_id\x18\x02 \x01(\t\x12*\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.meterwatch.v1.AlarmFilter\x12\x17\n\x0ftransitions_max\x18\x04 \x01(\r\"\x8b\x02\n\x11SubscribeResponse\x12+\n\x08snapshot\x18\x01 \x01(\x0b\x32\x17.meterwatch.v1.SnapshotH\x00\x12/\n\ntransition\x18\x02 \x01(\x0b\x32\x19.meterwatch.v1.TransitionH\x00\x12+\n\x08\x62ookmark\x18\x03 \x01(\x0b\x32\x17.meterwatch.v1.BookmarkH\x00\x12-\n\tcoalesced\x18\x04 \x01(\x0b\x32\x18.meterwatch.v1.CoalescedH\x00\x12\x31\n\x0btransitions\x18\x05 \x01(\x0b\x32\x1a.meterwatch.v1.TransitionsH\x00\x42\t\n\x07message\"<\n\x0bTransitions\x12-\n\ntransition\x18\x01 \x03(\x0b\x32\x19.meterwatch.v1.Transition\"^\n\x08Snapshot\x12\x0b\n\x03seq\x18\x01 \x01(\x06\x12#\n\x05\x61larm\x18\x02 \x03(\x0b\x32\x14.meterwatch.v1.Alarm\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x0e\n\x06log_id\x18\x04 \x01(\t\"L\n\x08\x42ookmark\x12\x0b\n\x03seq\x18\x01 \x01(\x06\x12\x0e\n\x06log_id\x18\x02 \x01(\t\x12\x0e\n\x06now_us\x18\x03 \x01(\x10\x12\x13\n\x0brules_ready\x18\x04 \x01(\x08\"@\n\tCoalesced\x12\x0e\n\x06merged\x18\x01 \x01(\r\x12\x11\n\tfirst_seq\x18\x02 \x01(\x06\x12\x10\n\x08last_seq\x18\x03 \x01(\x06\"{\n\x11ListAlarmsRequest\x12*\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1a.meterwatch.v1.AlarmFilter\x12\x13\n\x0b\x61\x63tive_only\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"R\n\x12ListAlarmsResponse\x12#\n\x05\x61larm\x18\x01 \x03(\x0b\x32\x14.meterwatch.v1.Alarm\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x0fGetAlarmRequest\x12\x10\n\x08\x61larm_id\x18\x01 \x01(\t\"f\n\x10GetAlarmResponse\x12#\n\x05\x61larm\x18\x01 \x01(\x0b\x32\x14.meterwatch.v1.Alarm\x12-\n\ntransition\x18\x02 \x03(\x0b\x32\x19.meterwatch.v1.Transition\"s\n\x12\x41\x63knowledgeRequest\x12\x10\n\x08\x61larm_id\x18\x01 \x01(\t\x12\x18\n\x10\x65xpected_version\x18\x02 \x01(\r\x12\x11\n\taction_id\x18\x03 \x01(\t\x12\x10\n\x08operator\x18\x04 \x01(\t\x12\x0c\n\x04note\x18\x05 \x01(\t\":\n\x13\x41\x63knowledgeResponse\x12#\n\x05\x61larm\x18\x01 \x01(\x0b\x32\x14.meterwatch.v1.Alarm*\xcd\x01\n\nAlarmState\x12\x1b\n\x17\x41LARM_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41LARM_STATE_UNACK_ACTIVE\x10\x01\x12\x1a\n\x16\x41LARM_STATE_ACK_ACTIVE\x10\x02\x12\x19\n\x15\x41LARM_STATE_RTN_UNACK\x10\x03\x12\x16\n\x12\x41LARM_STATE_NORMAL\x10\x04\x12\x1a\n\x16\x41LARM_STATE_SUPPRESSED\x10\x05\x12\x19\n\x15\x41LARM_STATE_RETRACTED\x10\x06*u\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x10\n\x0cSEVERITY_LOW\x10\x01\x12\x13\n\x0fSEVERITY_MEDIUM\x10\x02\x12\x11\n\rSEVERITY_HIGH\x10\x03\x12\x15\n\x11SEVERITY_CRITICAL\x10\x04\x32\xd0\x02\n\x06\x41larms\x12P\n\tSubscribe\x12\x1f.meterwatch.v1.SubscribeRequest\x1a .meterwatch.v1.SubscribeResponse0\x01\x12Q\n\nListAlarms\x12 .meterwatch.v1.ListAlarmsRequest\x1a!.meterwatch.v1.ListAlarmsResponse\x12K\n\x08GetAlarm\x12\x1e.meterwatch.v1.GetAlarmRequest\x1a\x1f.meterwatch.v1.GetAlarmResponse\x12T\n\x0b\x41\x63knowledge\x12!.meterwatch.v1.AcknowledgeRequest\x1a\".meterwatch.v1.AcknowledgeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterwatch.v1.alarms_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ALARMSTATE']._serialized_start=1811
-  _globals['_ALARMSTATE']._serialized_end=2016
-  _globals['_SEVERITY']._serialized_start=2018
-  _globals['_SEVERITY']._serialized_end=2135
+  _globals['_ALARMSTATE']._serialized_start=1949
+  _globals['_ALARMSTATE']._serialized_end=2154
+  _globals['_SEVERITY']._serialized_start=2156
+  _globals['_SEVERITY']._serialized_end=2273
   _globals['_ALARM']._serialized_start=46
   _globals['_ALARM']._serialized_end=472
   _globals['_TRANSITION']._serialized_start=474
@@ -42,27 +42,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ALARMFILTER']._serialized_start=574
   _globals['_ALARMFILTER']._serialized_end=724
   _globals['_SUBSCRIBEREQUEST']._serialized_start=726
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=822
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=825
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=1041
-  _globals['_SNAPSHOT']._serialized_start=1043
-  _globals['_SNAPSHOT']._serialized_end=1137
-  _globals['_BOOKMARK']._serialized_start=1139
-  _globals['_BOOKMARK']._serialized_end=1215
-  _globals['_COALESCED']._serialized_start=1217
-  _globals['_COALESCED']._serialized_end=1281
-  _globals['_LISTALARMSREQUEST']._serialized_start=1283
-  _globals['_LISTALARMSREQUEST']._serialized_end=1406
-  _globals['_LISTALARMSRESPONSE']._serialized_start=1408
-  _globals['_LISTALARMSRESPONSE']._serialized_end=1490
-  _globals['_GETALARMREQUEST']._serialized_start=1492
-  _globals['_GETALARMREQUEST']._serialized_end=1527
-  _globals['_GETALARMRESPONSE']._serialized_start=1529
-  _globals['_GETALARMRESPONSE']._serialized_end=1631
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=1633
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=1748
-  _globals['_ACKNOWLEDGERESPONSE']._serialized_start=1750
-  _globals['_ACKNOWLEDGERESPONSE']._serialized_end=1808
-  _globals['_ALARMS']._serialized_start=2138
-  _globals['_ALARMS']._serialized_end=2474
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=847
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=850
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=1117
+  _globals['_TRANSITIONS']._serialized_start=1119
+  _globals['_TRANSITIONS']._serialized_end=1179
+  _globals['_SNAPSHOT']._serialized_start=1181
+  _globals['_SNAPSHOT']._serialized_end=1275
+  _globals['_BOOKMARK']._serialized_start=1277
+  _globals['_BOOKMARK']._serialized_end=1353
+  _globals['_COALESCED']._serialized_start=1355
+  _globals['_COALESCED']._serialized_end=1419
+  _globals['_LISTALARMSREQUEST']._serialized_start=1421
+  _globals['_LISTALARMSREQUEST']._serialized_end=1544
+  _globals['_LISTALARMSRESPONSE']._serialized_start=1546
+  _globals['_LISTALARMSRESPONSE']._serialized_end=1628
+  _globals['_GETALARMREQUEST']._serialized_start=1630
+  _globals['_GETALARMREQUEST']._serialized_end=1665
+  _globals['_GETALARMRESPONSE']._serialized_start=1667
+  _globals['_GETALARMRESPONSE']._serialized_end=1769
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=1771
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=1886
+  _globals['_ACKNOWLEDGERESPONSE']._serialized_start=1888
+  _globals['_ACKNOWLEDGERESPONSE']._serialized_end=1946
+  _globals['_ALARMS']._serialized_start=2276
+  _globals['_ALARMS']._serialized_end=2612
 # @@protoc_insertion_point(module_scope)

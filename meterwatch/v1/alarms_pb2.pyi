@@ -276,12 +276,17 @@ class SubscribeRequest(_message.Message):
     FROM_SEQ_FIELD_NUMBER: _builtins.int
     LOG_ID_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    TRANSITIONS_MAX_FIELD_NUMBER: _builtins.int
     from_seq: _builtins.int
     """The last seq the caller has: every transition after it follows. 0 without log_id: a snapshot first. 0 with log_id:
     everything since the log began, for a caller that has a complete snapshot of an empty log. Unit: none.
     """
     log_id: _builtins.str
     """Identity of the log from_seq belongs to, as sent in a bookmark; empty: not checked."""
+    transitions_max: _builtins.int
+    """Most transitions the caller takes in one message: those that wait for it come together, as `transitions`. 0: each
+    comes by itself, as `transition`. At most 1000. Unit: transitions.
+    """
     @_builtins.property
     def filter(self) -> Global___AlarmFilter:
         """What to send."""
@@ -292,10 +297,11 @@ class SubscribeRequest(_message.Message):
         from_seq: _builtins.int = ...,
         log_id: _builtins.str = ...,
         filter: Global___AlarmFilter | None = ...,
+        transitions_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "from_seq", b"from_seq", "log_id", b"log_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "from_seq", b"from_seq", "log_id", b"log_id", "transitions_max", b"transitions_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -309,6 +315,7 @@ class SubscribeResponse(_message.Message):
     TRANSITION_FIELD_NUMBER: _builtins.int
     BOOKMARK_FIELD_NUMBER: _builtins.int
     COALESCED_FIELD_NUMBER: _builtins.int
+    TRANSITIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def snapshot(self) -> Global___Snapshot:
         """Alarms that were not NORMAL at snapshot.seq; several messages may follow each other, the last has complete = true."""
@@ -325,6 +332,10 @@ class SubscribeResponse(_message.Message):
     def coalesced(self) -> Global___Coalesced:
         """The subscriber was too slow: the transitions of these seqs were merged into newer states of the same alarms."""
 
+    @_builtins.property
+    def transitions(self) -> Global___Transitions:
+        """Changes in the order of their cursors; only to a caller that gave transitions_max."""
+
     def __init__(
         self,
         *,
@@ -332,16 +343,39 @@ class SubscribeResponse(_message.Message):
         transition: Global___Transition | None = ...,
         bookmark: Global___Bookmark | None = ...,
         coalesced: Global___Coalesced | None = ...,
+        transitions: Global___Transitions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "coalesced", b"coalesced", "message", b"message", "snapshot", b"snapshot", "transition", b"transition"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "coalesced", b"coalesced", "message", b"message", "snapshot", b"snapshot", "transition", b"transition", "transitions", b"transitions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "coalesced", b"coalesced", "message", b"message", "snapshot", b"snapshot", "transition", b"transition"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bookmark", b"bookmark", "coalesced", b"coalesced", "message", b"message", "snapshot", b"snapshot", "transition", b"transition", "transitions", b"transitions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["snapshot", "transition", "bookmark", "coalesced"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["snapshot", "transition", "bookmark", "coalesced", "transitions"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___SubscribeResponse: _TypeAlias = SubscribeResponse  # noqa: Y015
+
+@_typing.final
+class Transitions(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSITION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def transition(self) -> _containers.RepeatedCompositeFieldContainer[Global___Transition]:
+        """One or more."""
+
+    def __init__(
+        self,
+        *,
+        transition: _abc.Iterable[Global___Transition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transition", b"transition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Transitions: _TypeAlias = Transitions  # noqa: Y015
 
 @_typing.final
 class Snapshot(_message.Message):

@@ -6,7 +6,7 @@ import pytest
 from alarm_cases import SinkStore, clock, episode, names, verdict
 
 from alarm.desk import AlarmDesk
-from meterwatch.errors import Rejected, StorageUnavailable
+from meterwatch.errors import Overloaded, Rejected, StorageUnavailable
 
 
 async def test_a_failed_commit_changes_nothing_and_nobody_hears_of_it() -> None:
@@ -29,7 +29,9 @@ async def test_a_commit_of_unknown_outcome_that_held_is_published_once() -> None
         await desk.record([verdict(episode(10))], [7])
     assert desk.hub.seq == 0
     assert await desk.record([verdict(episode(10))], [7]) == []
-    assert (await anext(subscription)).seq == 1  # type: ignore[union-attr]
+    told = subscription.take(9)
+    assert isinstance(told, list)
+    assert [transition.seq for transition in told] == [1]
     assert len(store.log) == 1
 
 
@@ -50,3 +52,10 @@ async def test_very_late_data_finds_the_stored_alarm_the_book_forgot() -> None:
     await desk.acknowledge(raised.alarm.alarm_id, "Kim", "", 0, "a1")
     later = AlarmDesk(type(desk.book)([], names()), store, desk.hub, clock(30 + 10 * 24 * 60))
     assert await later.record([verdict(episode(10, 20))], []) == []
+
+
+async def test_the_hub_of_a_desk_takes_as_many_subscribers_as_it_was_told() -> None:
+    desk = await AlarmDesk.open(SinkStore(), names(), clock(), subscribers_max=1)
+    desk.hub.subscribe_now(lambda _: True)
+    with pytest.raises(Overloaded):
+        desk.hub.subscribe_now(lambda _: True)

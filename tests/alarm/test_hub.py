@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -25,10 +26,22 @@ def everything(_: Transition) -> bool:
     return True
 
 
-async def taken(subscription: Subscription) -> list[int | Coalesced]:
+async def taken(subscription: Subscription, most: int = 7) -> list[int | Coalesced]:
     """What is queued now: cursors, and what was folded."""
     subscription.close()
-    return [item.seq if isinstance(item, Transition) else item async for item in subscription]
+    found: list[int | Coalesced] = []
+    while await subscription.wait():
+        items = subscription.take(most)
+        found += [items] if isinstance(items, Coalesced) else [item.seq for item in items]
+    return found
+
+
+async def one(subscription: Subscription) -> int:
+    """Cursor of the next transition, waited for."""
+    assert await subscription.wait()
+    items = subscription.take(1)
+    assert not isinstance(items, Coalesced)
+    return items[0].seq
 
 
 async def test_a_snapshot_and_its_subscription_have_no_gap_and_no_overlap() -> None:
@@ -63,9 +76,7 @@ async def test_a_stalled_subscriber_costs_others_nothing_and_learns_what_it_miss
     _, _, brisk = hub.subscribe_now(everything)
     for seq in range(1, 101):
         hub.publish([change(seq, "AB"[seq % 2], seq)])
-        item = await anext(brisk)
-        assert isinstance(item, Transition)
-        assert item.seq == seq
+        assert await one(brisk) == seq
     told = await taken(stalled)
     assert told[-1] == 100
     folded = told[0]
@@ -79,7 +90,7 @@ async def test_a_bookmark_never_names_a_cursor_still_queued() -> None:
     _, _, subscription = hub.subscribe_now(lambda t: t.alarm.alarm_id == "A")
     hub.publish([change(1), change(2, "B")])
     assert subscription.sent_seq == 0
-    await anext(subscription)
+    await one(subscription)
     assert subscription.sent_seq == 2
 
 
@@ -98,7 +109,7 @@ async def test_too_many_different_alarms_end_the_subscription(monkeypatch: pytes
     hub.publish([change(seq, f"A{seq}") for seq in range(1, 40)])
     assert hub.subscribers == 0
     with pytest.raises(Overloaded):
-        await anext(stalled)
+        await stalled.wait()
 
 
 async def test_subscribers_are_limited_and_leaving_makes_room() -> None:
@@ -108,3 +119,23 @@ async def test_subscribers_are_limited_and_leaving_makes_room() -> None:
         hub.subscribe_now(everything)
     first.close()
     hub.subscribe_now(everything)
+
+
+@pytest.mark.parametrize("most", [1, 3, 100])
+async def test_what_is_taken_together_is_what_is_taken_one_by_one(most: int) -> None:
+    hub = Hub([], 0, "log", queue_max=4)
+    _, _, subscription = hub.subscribe_now(lambda t: t.seq != 3)
+    hub.publish([change(seq, f"A{seq}") for seq in range(1, 11)])
+    assert await taken(subscription, most) == [1, 2, *range(4, 11)]
+
+
+async def test_a_nudge_ends_a_wait_with_nothing_to_take() -> None:
+    hub = Hub([], 0, "log")
+    _, _, subscription = hub.subscribe_now(everything)
+    waiting = asyncio.create_task(subscription.wait())
+    await asyncio.sleep(0)  # lets it begin to wait
+    subscription.nudge()
+    assert await waiting
+    assert subscription.take(5) == []
+    hub.publish([change(1)])
+    assert await one(subscription) == 1

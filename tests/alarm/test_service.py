@@ -143,6 +143,45 @@ async def test_a_filtered_stream_gets_bookmarks_with_the_newest_cursor(dsn: str)
         call.cancel()
 
 
+@pytest.mark.parametrize("ring_max", [10_000, 1])
+async def test_transitions_that_wait_come_together_if_the_caller_says_so(dsn: str, ring_max: int) -> None:
+    async with serving(dsn, ring_max) as world:
+        done = await world.desk.record([verdict(episode(10), asset_id=i) for i in range(4)], [])
+        request = pb.SubscribeRequest(from_seq=done[0].seq - 1, log_id=world.desk.hub.log_id)
+        alone = await transitions(world.stub.Subscribe(request), 4)
+        request.transitions_max = 3
+        call = world.stub.Subscribe(request)
+        sizes, together = [], []
+        while len(together) < 4:
+            message = await call.read()
+            if message.HasField("transitions"):
+                sizes.append(len(message.transitions.transition))
+                together += message.transitions.transition
+        assert sizes == [3, 1]
+        assert together == alone
+        assert [t.seq for t in alone] == [t.seq for t in done]
+        live = await world.desk.record([verdict(episode(10, 20), asset_id=i) for i in range(2)], [])
+        while not (message := await call.read()).HasField("transitions"):
+            assert message.HasField("bookmark")
+        assert [t.seq for t in message.transitions.transition] == [t.seq for t in live]
+        call.cancel()
+
+
+async def test_more_transitions_in_a_message_than_allowed_are_refused(dsn: str) -> None:
+    async with serving(dsn) as world:
+        call = world.stub.Subscribe(pb.SubscribeRequest(transitions_max=1001))
+        assert (await refusal(call.read()))[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "TRANSITIONS_MAX")
+
+
+async def test_bookmarks_go_on_while_nothing_happens(dsn: str) -> None:
+    async with serving(dsn, bookmark_s=0.01) as world:
+        call = world.stub.Subscribe(pb.SubscribeRequest())
+        assert (await call.read()).snapshot.complete
+        for _ in range(20):
+            assert (await call.read()).HasField("bookmark")
+        call.cancel()
+
+
 async def test_draining_ends_subscriptions_with_a_retryable_status(dsn: str) -> None:
     async with serving(dsn) as world:
         call = world.stub.Subscribe(pb.SubscribeRequest())
