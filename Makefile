@@ -31,8 +31,8 @@ check: ## lint, format, types, layout, freshness of generated code and pages
 	$(BIN)/python -m meterwatch.devtools.stubs --check
 	$(BIN)/python -m meterwatch.devtools.protodoc --check
 
-bench: setup ## the whole service beside raw COPY of the same rows; JSON=file also writes every run there
-	@$(BIN)/python -m loadtest.bench $(if $(JSON),--json '$(JSON)')
+bench: setup ## the whole service beside raw COPY of the same rows; JSON=file also writes every run there, ONLY=copy,fanout just these
+	@$(BIN)/python -m loadtest.bench $(if $(JSON),--json '$(JSON)') $(if $(ONLY),--only '$(ONLY)')
 
 bench-peers: setup ## the service beside VictoriaMetrics, InfluxDB and plain INSERT; JSON=file also writes every run there
 	@$(BIN)/python -m loadtest.peers $(if $(JSON),--json '$(JSON)')

@@ -10,7 +10,7 @@ from loadtest.copy_arm import CopyArm, CopyLoad
 from loadtest.cpu import machine_s, process_s, tree_s
 from loadtest.database import Database
 from loadtest.driver import Driver
-from loadtest.load import Load
+from loadtest.load import Backlog, Load
 from loadtest.local import LocalService
 
 
@@ -57,7 +57,7 @@ class Arms:
         self._service, self._database, self._driver, self.copy = service, database, driver, copy
         self._postmaster = database.postmaster()
 
-    def through_service(self, arm: str, load: Load) -> Figure:
+    def through_service(self, arm: str, load: Load | Backlog) -> Figure:
         """Send a load; every read must be answered, none refused."""
         self._driver.prepare(load)
         self._database.checkpoint()

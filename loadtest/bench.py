@@ -3,6 +3,7 @@
 The arms take turns (A B C A B C ...) on fresh intervals, each after a warm-up; figures are medians over the rounds. All
 runs on the same cores: service, PostgreSQL, sender. Durability and autovacuum are as in production; a checkpoint
 before each run keeps one arm from paying for the one before it. The clock is replayed, so reads arrive on time.
+This module is the list: what each group measures is in a module of its own.
 """
 
 from __future__ import annotations
@@ -10,33 +11,35 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any, Final
 
 import orjson
 from rich.console import Console
 
 from loadtest import report
-from loadtest.arms import Arms, Calendar, Figure, middle
-from loadtest.copy_arm import CopyArm, CopyLoad
-from loadtest.cpu import TICK_S, rss_mb
+from loadtest.arms import Arms, Calendar, Figure
+from loadtest.bench_alarms import fan_out
+from loadtest.bench_backlog import catch_up
+from loadtest.bench_copy import against_copy
+from loadtest.bench_latency import alarm_latency
+from loadtest.bench_queries import ask, fill
+from loadtest.bench_taxes import taxes
+from loadtest.cpu import rss_mb
 from loadtest.database import Database
 from loadtest.driver import Driver
-from loadtest.fleet import THREE_PHASE, Fleet
+from loadtest.fleet import Fleet
 from loadtest.load import Load
 from loadtest.local import LocalService
 
 START: Final = datetime(2026, 1, 5, tzinfo=UTC)
-DAY_US: Final = 86_400_000_000
-COPY_CONNECTIONS: Final = (1, 2)
 BUSY_SHARE: Final = 0.1
 """Above this share of the CPU used by others, rates say little and CPU-seconds are the figures to read."""
-COPY_SHIFT_DAYS: Final = 30
-"""Each COPY arm writes into a day of its own, so far ahead that nobody else looks at it."""
+GROUPS: Final = ("copy", "taxes", "catchup", "alarms", "fanout", "rules", "restart", "queries")
+"""In this order; `restart` also says what the memory is."""
 
 TARGETS: Final[dict[str, tuple[float, float, str]]] = {
     "e2e_over_copy": (0.80, 0.87, "acknowledged reads/s over raw COPY of the same rows"),
@@ -50,8 +53,15 @@ TARGETS: Final[dict[str, tuple[float, float, str]]] = {
     "rules_ns_per_read_1m": (100, 50, "rule engine alone, 1 million meters"),
     "rules_ns_per_read_10m_over_1m": (1.6, 1.3, "its growth from 1 to 10 million meters"),
     "bytes_per_read": (95, 60, "database size per read, indexes included"),
+    "catchup_over_flatout": (0.8, 1.0, "reads/s of a 24 h backlog sent by meter over those of live reads"),
+    "catchup_over_flatout_by_cpu": (0.8, 1.0, "the same by CPU-seconds of all processes"),
+    "alarm_p99_loaded_over_idle": (5, 3, "read to subscriber, at 70 % of the flat-out rate over idle"),
+    "fanout_deliveries_per_cpu_s": (25_000, 50_000, "alarms of a storm to 1,000 subscribers, by the service's CPU"),
     "restart_s_per_million_meters": (5, 2, "start to serving with rule state rebuilt, database included"),
     "rss_mb_per_million_meters": (400, 200, "service memory above that without meters"),
+    "query_meter_day_ms": (5, 2, "a meter's day through the Reads service, asked for the first time, in 100 million"),
+    "query_meter_day_sql_ms": (5, 2, "the same by SQL"),
+    "query_transformer_month_ms": (200, 50, "a transformer's month of load by SQL, in the same"),
 }
 
 
@@ -65,12 +75,33 @@ class Size:
     """A run of an arm."""
     rounds: int
     tax_rounds: int
+    backlog_part: float
+    """Of the meters, in each backlog of `catchup`."""
+    backlog_rounds: int
+    alarm_intervals: int
+    """A run of `alarms`, idle or loaded."""
+    alarm_rounds: int
+    idle_batches_per_s: float
+    subscribers: int
+    fanout_alarms: int
+    fanout_rounds: int
     rules_meters: tuple[int, int]
     """Of the rule engine alone."""
+    history_days: int
+    history_meters: int
+    questions: int
 
 
-FULL: Final = Size(meters=200_000, streams=2, intervals=2, rounds=5, tax_rounds=3, rules_meters=(1_000_000, 10_000_000))
-TINY: Final = Size(meters=2_000, streams=2, intervals=2, rounds=1, tax_rounds=1, rules_meters=(1_000, 2_000))
+FULL: Final = Size(
+    meters=200_000, streams=2, intervals=2, rounds=5, tax_rounds=3, backlog_part=0.2, backlog_rounds=2,
+    alarm_intervals=10, alarm_rounds=3, idle_batches_per_s=8, subscribers=1_000, fanout_alarms=200, fanout_rounds=2,
+    rules_meters=(1_000_000, 10_000_000), history_days=33, history_meters=32_000, questions=200,
+)  # fmt: skip
+TINY: Final = Size(
+    meters=2_000, streams=2, intervals=2, rounds=1, tax_rounds=1, backlog_part=0.1, backlog_rounds=1,
+    alarm_intervals=3, alarm_rounds=1, idle_batches_per_s=50, subscribers=20, fanout_alarms=5, fanout_rounds=1,
+    rules_meters=(1_000, 2_000), history_days=2, history_meters=200, questions=3,
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -79,163 +110,129 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the figures and every run to this file")
     parser.add_argument("--tiny", action="store_true", help="a few seconds; shows that it works, measures nothing")
     parser.add_argument("--database", help="URL of a TimescaleDB on this machine; else one of the bench's own")
-    parser.add_argument("--only-copy", action="store_true", help="the comparison with COPY alone, without the taxes")
+    parser.add_argument("--only", type=_groups, default=GROUPS, metavar="NAME,...", help=f"of {', '.join(GROUPS)}")
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
-    result = run(TINY if options.tiny else FULL, options.database, _printer(console), taxes=not options.only_copy)
+    result = run(TINY if options.tiny else FULL, options.database, _printer(console), options.only)
     report.show(Console(width=140), result["figures"], TARGETS)
-    if result["figures"]["others_cpu_share"] > BUSY_SHARE:
-        share = result["figures"]["others_cpu_share"]
+    share = result["figures"].get("others_cpu_share", 0.0)
+    if share > BUSY_SHARE:
         console.print(f"Others used {share:.0%} of the CPU meanwhile: trust the CPU-seconds, not the rates.")
     if options.json:
         options.json.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
         console.print(f"written to {options.json}")
 
 
+def _groups(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    unknown = [name for name in names if name not in GROUPS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(GROUPS)}")
+    return names
+
+
 def _printer(console: Console) -> Callable[[str], None]:
     return lambda sentence: console.print(sentence, highlight=False, soft_wrap=True)
 
 
-def run(size: Size, database_url: str | None, say: Callable[[str], None], *, taxes: bool = True) -> dict[str, Any]:
-    """Measure; return {figures, runs, machine, ...} as written to the file."""
+def run(
+    size: Size, database_url: str | None, say: Callable[[str], None], only: Collection[str] = GROUPS
+) -> dict[str, Any]:
+    """Measure these groups; return {figures, runs, machine, ...} as written to the file."""
     fleet = Fleet(size.meters, size.streams, int(START.timestamp()) * 1_000_000)
     calendar = Calendar()
     about: dict[str, Any] = {
         "commit": report.commit(), "machine": report.machine(), "versions": report.versions(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"), "size": asdict(size), "seed": fleet.seed,
     }  # fmt: skip
-    service = LocalService(fleet.start_us, database_url)
+    service = LocalService(fleet.start_us, database_url, {"SERVER__SUBSCRIBERS_MAX": str(size.subscribers + 1)})
     try:
         database = Database(service.dsn)
         about["versions"] |= database.versions()
         about["settings"] = database.settings()
         empty_mb = rss_mb(service.pid)
-        register_s = service.register(fleet)
-        say(f"{size.meters:,} meters registered in {register_s:.1f} s")
-        runs, figures = _measure(size, fleet, calendar, service, database, say, taxes)
-        figures["rss_mb_per_million_meters"] = (rss_mb(service.pid) - empty_mb) / size.meters * 1e6
+        about["register_s"] = service.register(fleet)
+        say(f"{size.meters:,} meters registered in {about['register_s']:.1f} s")
+        runs, figures = _sending(size, fleet, calendar, service, database, say, only)
         about["rss_mb"] = {"empty": empty_mb, "loaded": rss_mb(service.pid)}
-        about["register_s"] = register_s
         database.close()
-        service.stop()
-        figures |= _rules_alone(size, say)
-        restart_s = service.start(fleet.end_us(calendar.next_interval - 1))
-        figures["restart_s_per_million_meters"] = restart_s / size.meters * 1e6
-        say(f"restarted in {restart_s:.1f} s over {calendar.next_interval - 1} intervals of rule state")
+        if "rules" in only:
+            figures |= _rules_alone(size, say)
+        if "restart" in only:
+            figures["rss_mb_per_million_meters"] = (about["rss_mb"]["loaded"] - empty_mb) / size.meters * 1e6
+            service.stop()
+            restart_s = service.start(fleet.end_us(calendar.next_interval - 1))
+            figures["restart_s_per_million_meters"] = restart_s / size.meters * 1e6
+            say(f"restarted in {restart_s:.1f} s over {calendar.next_interval - 1} intervals of rule state")
+        if "queries" in only:
+            asked, found = _queries(size, fleet, service, say)
+            runs += asked
+            figures |= found
     except RuntimeError:
         say(f"the service said last: {service.log_tail()}")
         raise
     finally:
         service.close()
-    return {**about, "figures": figures, "runs": [{**asdict(one), "rate": one.rate} for one in runs]}
+    return {**about, "figures": figures, "runs": [_described(one) for one in runs]}
 
 
-def _measure(
+def _sending(
     size: Size,
     fleet: Fleet,
     calendar: Calendar,
     service: LocalService,
     database: Database,
     say: Callable[[str], None],
-    taxes: bool,
-) -> tuple[list[Figure], dict[str, float]]:
-    days = [fleet.start_us, *(fleet.start_us + n * COPY_SHIFT_DAYS * DAY_US for n in COPY_CONNECTIONS)]
-    for day_us in days:
-        database.make_chunk(day_us)
+    only: Collection[str],
+) -> tuple[list[Any], dict[str, float]]:
+    """The groups in which reads are sent, in one service and from one process."""
+    runs: list[Any] = []
+    figures: dict[str, float] = {}
+
+    def tell(one: Figure) -> None:
+        say(_line(one))
+
+    database.make_chunk(fleet.start_us)
     driver = Driver(service.address, fleet)
     try:
         arms = Arms(service, database, driver, None)
-        warm = calendar.take(Load(0, 1))
-        arms.through_service("warm-up", warm)
-        arms.copy = CopyArm(service.dsn, fleet, database.slots(fleet), database.usual_quality())
-        for n in COPY_CONNECTIONS:
-            arms.by_copy("warm-up", CopyLoad(warm, n * COPY_SHIFT_DAYS, n))
-        try:
-            main_runs = _against_copy(size, calendar, arms, say)
-        finally:
-            arms.copy.close()
-        figures = _main_figures(main_runs)
-        stored = database.rows_of_day(fleet.start_us)
-        expected = (calendar.next_interval - 1) * fleet.meters
-        if stored != expected:
-            raise RuntimeError(f"{stored} reads are stored, {expected} were acknowledged")
-        figures["bytes_per_read"] = database.chunk_bytes(fleet.start_us)[0] / stored
-        tax_runs = _taxes(size, fleet, calendar, arms, database, figures, say) if taxes else []
+        groups: dict[str, Callable[[], tuple[list[Any], dict[str, float]]]] = {
+            "copy": lambda: against_copy(
+                service, database, fleet, calendar, arms, size.intervals, size.rounds, tell
+            ),
+            "taxes": lambda: taxes(database, fleet, calendar, arms, size.intervals, size.tax_rounds, tell),
+            "catchup": lambda: catch_up(
+                arms, database, fleet, calendar, size.backlog_part, 2 * size.intervals, size.backlog_rounds, tell
+            ),
+            "alarms": lambda: alarm_latency(
+                service.address, fleet, calendar, driver, size.alarm_intervals, size.idle_batches_per_s,
+                size.alarm_rounds, say,
+            ),
+            "fanout": lambda: fan_out(
+                service, fleet, calendar.next_interval - 1, size.subscribers, size.fanout_alarms, size.fanout_rounds,
+                say,
+            ),
+        }  # fmt: skip
+        arms.through_service("warm-up", calendar.take(Load(0, 1)))
+        for name, measure in groups.items():
+            if name in only:
+                made, found = measure()
+                runs += made
+                figures |= found
     finally:
         driver.close()
-    return main_runs + tax_runs, figures
+    return runs, figures
 
 
-def _against_copy(size: Size, calendar: Calendar, arms: Arms, say: Callable[[str], None]) -> list[Figure]:
-    runs: list[Figure] = []
-    for _ in range(size.rounds):
-        load = calendar.take(Load(0, size.intervals))
-        runs.append(arms.through_service("service", load))
-        _tell(say, runs[-1])
-        for n in COPY_CONNECTIONS:
-            runs.append(arms.by_copy(f"copy x{n}", CopyLoad(load, n * COPY_SHIFT_DAYS, n)))
-            _tell(say, runs[-1])
-    return runs
-
-
-def _main_figures(runs: list[Figure]) -> dict[str, float]:
-    service = [one for one in runs if one.arm == "service"]
-    copies = [[one for one in runs if one.arm == f"copy x{n}"] for n in COPY_CONNECTIONS]
-    best = max(copies, key=lambda arm: middle(arm, "rate"))
-    acked, copied = middle(service, "rate"), middle(best, "rate")
-    return {
-        "e2e_over_copy": acked / copied,
-        "e2e_over_copy_by_cpu": min(middle(arm, "all_s_per_mread") for arm in copies)
-        / max(middle(service, "all_s_per_mread"), TICK_S),
-        "acked_reads_per_s": acked,
-        "copy_reads_per_s": copied,
-        "service_cpu_s_per_mread": median(one.service_s / one.reads for one in service) * 1e6,
-        "service_cpu_over_postgres": median(one.service_s / max(one.postgres_s, TICK_S) for one in service),
-        "postgres_cpu_s_per_mread": median(one.postgres_s / one.reads for one in service) * 1e6,
-        "driver_cpu_s_per_mread": median(one.driver_s / one.reads for one in service) * 1e6,
-        "copy_postgres_cpu_s_per_mread": median(one.postgres_s / one.reads for one in best) * 1e6,
-        "copy_driver_cpu_s_per_mread": median(one.driver_s / one.reads for one in best) * 1e6,
-        "ack_ms_p50": middle(service, "ack_ms_p50"),
-        "ack_ms_p99": middle(service, "ack_ms_p99"),
-        "others_cpu_share": sum(one.others_s for one in runs) / sum(one.all_s + one.others_s for one in runs),
-        "wire_bytes_per_read": median(one.wire_bytes / one.reads for one in service),
-    }
-
-
-def _taxes(
-    size: Size,
-    fleet: Fleet,
-    calendar: Calendar,
-    arms: Arms,
-    database: Database,
-    figures: dict[str, float],
-    say: Callable[[str], None],
-) -> list[Figure]:
-    """Each variant in turn with the plain load, so that both meet the same table; CPU of all processes per read."""
-    plain = Load(0, size.intervals)
-    variants = {
-        "order_tax": Load(0, size.intervals, shuffled=True),
-        "small_batch_tax": Load(0, size.intervals, batch_rows=1_000),
-        "three_phase_tax": Load(0, size.intervals, channels=THREE_PHASE),
-        "late_tax": Load(0, size.intervals, late_share=0.1),
-    }
-    runs: list[Figure] = []
-    for key, load in variants.items():
-        ratios: list[float] = []
-        for _ in range(size.tax_rounds):
-            pair, grown = [], []
-            for arm, one in ((f"{key} plain", plain), (key, load)):
-                table_before = database.chunk_bytes(fleet.start_us)[1]
-                pair.append(arms.through_service(arm, calendar.take(one)))
-                grown.append((database.chunk_bytes(fleet.start_us)[1] - table_before) / pair[-1].stored)
-                _tell(say, pair[-1])
-            ratio = pair[1].all_s_per_mread / max(pair[0].all_s_per_mread, TICK_S)
-            if key == "three_phase_tax" and all(grown):
-                ratio *= grown[0] / grown[1]  # per byte stored
-            ratios.append(ratio)
-            runs += pair
-        figures[key] = median(ratios)
-    return runs
+def _queries(
+    size: Size, fleet: Fleet, service: LocalService, say: Callable[[str], None]
+) -> tuple[list[Any], dict[str, float]]:
+    database = Database(service.dsn)
+    try:
+        past = fill(service.dsn, database, fleet, size.history_days, size.history_meters, say)
+        return ask(service.address, database, past, size.history_days, size.questions, say)
+    finally:
+        database.close()
 
 
 def _rules_alone(size: Size, say: Callable[[str], None]) -> dict[str, float]:
@@ -249,13 +246,17 @@ def _rules_alone(size: Size, say: Callable[[str], None]) -> dict[str, float]:
     return {"rules_ns_per_read_1m": few, "rules_ns_per_read_10m_over_1m": many / max(few, 1.0)}
 
 
-def _tell(say: Callable[[str], None], one: Figure) -> None:
+def _line(one: Figure) -> str:
     per_mread = 1e6 / one.reads
-    say(
+    return (
         f"{one.arm:22} {one.rate:9,.0f} reads/s   CPU-s per million reads: service {one.service_s * per_mread:.3f}"
         f"  PostgreSQL {one.postgres_s * per_mread:.3f}  sender {one.driver_s * per_mread:.3f}"
         f"  others {one.others_s * per_mread:.2f}"
     )
+
+
+def _described(one: Any) -> dict[str, Any]:
+    return {**asdict(one), **({"rate": one.rate} if isinstance(one, Figure) else {})}
 
 
 if __name__ == "__main__":

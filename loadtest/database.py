@@ -19,6 +19,19 @@ SELECT coalesce(sum(pg_total_relation_size(format('%%I.%%I', chunk_schema, chunk
        coalesce(sum(pg_relation_size(format('%%I.%%I', chunk_schema, chunk_name)::regclass)), 0)::bigint
 FROM timescaledb_information.chunks WHERE hypertable_name = 'reads' AND range_start = %s
 """
+_SUM_LOADS: Final = """
+INSERT INTO transformer_loads (transformer_id, window_end, wh, varh, covered_weight_s, expected_weight_s)
+SELECT transformer_id, end_at, sum(import_wh), sum(import_wh) / 3, count(*) * 900000, count(*) * 900000
+FROM reads JOIN meter_transformers USING (slot) WHERE end_at > %s AND end_at <= %s GROUP BY 1, 2 ORDER BY 2, 1
+"""
+_DAY: Final = """
+SELECT end_at, import_kwh, voltage_a_v, current_a_a, quality FROM meter_reads
+WHERE meter = %s AND end_at >= %s AND end_at < %s ORDER BY end_at
+"""
+_MONTH: Final = """
+SELECT window_end, kw, kva, share_of_rating, coverage FROM transformer_load_curve
+WHERE transformer = %s AND window_end > %s AND window_end <= %s ORDER BY window_end
+"""
 
 
 def embedded_url(data_dir: Path) -> str:
@@ -96,6 +109,28 @@ class Database:
         assert row is not None
         return int(row[0])
 
+    def sum_loads(self, from_us: int, to_us: int) -> None:
+        """Store the loads of the transformers that follow from reads with from_us < end <= to_us."""
+        self._connection.execute(_SUM_LOADS, (_moment(from_us), _moment(to_us)))
+
+    def analyze(self) -> None:
+        """Write everything out and gather statistics, as a database has done with rows that are not of this minute."""
+        self._connection.execute("ANALYZE reads")
+        self._connection.execute("ANALYZE transformer_loads")
+        self.checkpoint()
+
+    def day(self, meter: str, from_us: int, to_us: int) -> int:
+        """Ask for the reads of a meter; how many there are."""
+        return len(self._connection.execute(_DAY, (meter, _moment(from_us), _moment(to_us))).fetchall())
+
+    def month(self, transformer: str, from_us: int, to_us: int) -> int:
+        """Ask for the load curve of a transformer; how many windows it has."""
+        return len(self._connection.execute(_MONTH, (transformer, _moment(from_us), _moment(to_us))).fetchall())
+
     def checkpoint(self) -> None:
         """Write everything out, so that no arm pays for the one before it."""
         self._connection.execute("CHECKPOINT")
+
+
+def _moment(us: int) -> datetime:
+    return datetime.fromtimestamp(us / 1e6, UTC)

@@ -1,12 +1,13 @@
 """The sending side: a process of its own that prepares batches, then pushes them through the streams it keeps open.
 
 Lean on purpose: no re-sending, no reconnecting; anything but an ack of every batch is an error. It obeys the service's
-credits like any client. Flat out: the next batch goes as soon as there is a credit, so latencies here are those of a
-full pipe and no promise for a lightly loaded one.
+credits like any client. Flat out the next batch goes as soon as there is a credit, so latencies are those of a full
+pipe and no promise for a lightly loaded one; at a pace they count from the time a batch was due, sent by then or not.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import threading
 import time
@@ -17,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from loadtest.fleet import Fleet
-from loadtest.load import Load, Sent, batches
+from loadtest.load import Backlog, Load, Sent, batches
 from meterwatch.client.headend import DICTIONARY_PART, STREAM
 from meterwatch.client.retry import open_channel
 from meterwatch.v1.ingest_pb2 import Dictionary, Hello, IngestRequest, IngestResponse
@@ -36,7 +37,9 @@ class Run:
     """sent, accepted, versions, duplicates, rejected, batches."""
     wire_bytes: int
     ack_ms: list[float] = field(repr=False)
-    """Send to ack of each batch."""
+    """Send to ack of each batch; from the time it was due, if the run had a pace."""
+    due_s: list[list[float]] = field(repr=False)
+    """Per stream, when each batch was due (paced) or went: time.monotonic()."""
 
 
 class Driver:
@@ -50,14 +53,14 @@ class Driver:
         other.close()
         self._answer()
 
-    def prepare(self, load: Load) -> None:
+    def prepare(self, load: Load | Backlog) -> None:
         """Make the batches of a load ready."""
         self._pipe.send(load)
         self._answer()
 
-    def run(self) -> Run:
-        """Send what was prepared; returns when all of it is acknowledged."""
-        self._pipe.send("run")
+    def run(self, reads_per_s: float = math.inf) -> Run:
+        """Send what was prepared, at this pace over all streams; returns when all of it is acknowledged."""
+        self._pipe.send(reads_per_s)
         run = self._answer()
         assert isinstance(run, Run)
         return run
@@ -87,6 +90,9 @@ class _Stream:
         self._changed = threading.Condition()
         self._todo: list[Sent] = []
         self._sent_s: dict[int, float] = {}
+        self._gap_s = 0.0
+        self._next_s = 0.0
+        self.due_s: list[float] = []
         self._credits = 0
         self._closing = False
         self._error = ""
@@ -101,10 +107,11 @@ class _Stream:
         self._thread.start()
         self._wait(lambda: self._announced == len(self._names))
 
-    def start(self, todo: list[Sent]) -> None:
-        """Begin to send."""
+    def start(self, todo: list[Sent], first_s: float, gap_s: float) -> None:
+        """Begin to send: a batch every gap_s from first_s (time.monotonic()), whatever is answered; 0: flat out."""
         with self._changed:
-            self.counts, self.ack_ms = Counter(), []
+            self.counts, self.ack_ms, self.due_s = Counter(), [], []
+            self._next_s, self._gap_s = first_s, gap_s
             self._todo = todo[::-1]
             self._changed.notify_all()
 
@@ -134,10 +141,15 @@ class _Stream:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or (self._todo and len(self._sent_s) < self._credits))
+                while not self._closing and (early_s := self._next_s - time.monotonic()) > 0:
+                    self._changed.wait(early_s)
                 if self._closing:
                     return
                 sent = self._todo.pop()
-                self._sent_s[sent.seq] = time.monotonic()
+                due_s = self._next_s if self._gap_s else time.monotonic()
+                self._next_s += self._gap_s
+                self._sent_s[sent.seq] = due_s
+                self.due_s.append(due_s)
             yield sent.request
 
     def _read(self, call: Any) -> None:
@@ -185,12 +197,12 @@ def _main(pipe: Connection, address: str, fleet: Fleet) -> None:
         pipe.send("")
         while True:
             order = pipe.recv()
-            if isinstance(order, Load):
+            if isinstance(order, Load | Backlog):
                 ready = [list(batches(fleet, order, number, next_seq[number])) for number in range(fleet.streams)]
                 next_seq = [seq + len(todo) for seq, todo in zip(next_seq, ready, strict=True)]
                 pipe.send("")
             else:
-                pipe.send(_run(streams, ready))
+                pipe.send(_run(streams, ready, order))
     except EOFError:  # the bench has closed its end
         for stream in streams:
             stream.close()
@@ -198,10 +210,12 @@ def _main(pipe: Connection, address: str, fleet: Fleet) -> None:
         pipe.send(f"{type(error).__name__}: {error}")
 
 
-def _run(streams: list[_Stream], ready: list[list[Sent]]) -> Run:
+def _run(streams: list[_Stream], ready: list[list[Sent]], reads_per_s: float) -> Run:
     began_s, cpu_s = time.monotonic(), time.process_time()
-    for stream, todo in zip(streams, ready, strict=True):
-        stream.start(todo)
+    batch_rows = max(sent.rows for todo in ready for sent in todo)
+    gap_s = len(streams) * batch_rows / reads_per_s  # 0 for an infinite rate
+    for number, (stream, todo) in enumerate(zip(streams, ready, strict=True)):
+        stream.start(todo, began_s + number * gap_s / len(streams), gap_s)
     for stream in streams:
         stream.finish()
     seconds, cpu_s = time.monotonic() - began_s, time.process_time() - cpu_s
@@ -209,4 +223,11 @@ def _run(streams: list[_Stream], ready: list[list[Sent]]) -> Run:
     for stream in streams:
         counts.update(stream.counts)
     wire_bytes = sum(len(sent.request) for todo in ready for sent in todo)
-    return Run(seconds, cpu_s, dict(counts), wire_bytes, [ms for stream in streams for ms in stream.ack_ms])
+    return Run(
+        seconds,
+        cpu_s,
+        dict(counts),
+        wire_bytes,
+        [ms for stream in streams for ms in stream.ack_ms],
+        [stream.due_s for stream in streams],
+    )

@@ -30,12 +30,18 @@ MESSAGE_BYTES_MAX: Final = 64 << 20
 
 
 class LocalService:
-    """A running `meterwatch serve`. database: URL to use; None: the embedded one in a fresh directory. Close it."""
+    """A running `meterwatch serve`. Close it.
 
-    def __init__(self, clock_start_us: int, database: str | None = None) -> None:
+    database: URL to use; None: the embedded one in a fresh directory. settings: more of its variables, without prefix.
+    """
+
+    def __init__(
+        self, clock_start_us: int, database: str | None = None, settings: dict[str, str] | None = None
+    ) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="meterwatch-bench-", dir="/tmp"))
         self._directory.chmod(0o755)  # as root, PostgreSQL runs as another user
         self._database = database
+        self._settings = settings or {}
         self._process: subprocess.Popen[bytes] | None = None
         self.address = ""
         try:
@@ -71,6 +77,7 @@ class LocalService:
             "METERWATCH_CLOCK__SPEED": f"{speed:g}",
             "METERWATCH_CLOCK__START": datetime.fromtimestamp(clock_start_us / 1e6, UTC).isoformat(),
         }
+        environment |= {f"METERWATCH_{name}": value for name, value in self._settings.items()}
         if self._database is None:
             environment["METERWATCH_DATABASE__DATA_DIR"] = str(self._directory / "data")
         else:

@@ -1,0 +1,165 @@
+"""Many subscribers to alarms in a process of their own, each on its own connection; they count and keep nothing.
+
+Promises: what a subscriber was told was folded away counts apart from what it received. Refuses to look at an alarm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+import grpc
+
+from meterwatch.client.feed import SUBSCRIBE, TRANSITIONS_MAX
+from meterwatch.client.retry import CHANNEL_OPTIONS
+from meterwatch.v1.alarms_pb2 import SubscribeRequest, SubscribeResponse
+
+TIMEOUT_S: Final = 300.0
+TOGETHER: Final = 50
+"""Connections opened at a time: a thousand at once would meet the handshake's time limit on a busy machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What all subscribers together received since they were last asked."""
+
+    transitions: int
+    merged: int
+    """Transitions folded into newer ones of the same alarm."""
+    messages: int
+    """Messages that carried transitions."""
+    cpu_s: float
+    at_s: float
+    """time.monotonic() when the last of them came."""
+
+
+class Audience:
+    """The process, seen from the bench. Close it."""
+
+    def __init__(self, address: str, subscribers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_main, args=(other, address, subscribers), name="audience", daemon=True)
+        self._process.start()
+        other.close()
+        self._answer()
+
+    def heard(self, each: int) -> Heard:
+        """Wait until every subscriber has received so many transitions, folded ones included, since the last call."""
+        self._pipe.send(each)
+        heard = self._answer()
+        assert isinstance(heard, Heard)
+        return heard
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _answer(self) -> Any:
+        if not self._pipe.poll(TIMEOUT_S):
+            raise RuntimeError(f"the audience heard nothing more for {TIMEOUT_S:.0f} s")
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            raise RuntimeError("the audience's process has ended; see its message above") from None
+        if isinstance(answer, str) and answer:
+            raise RuntimeError(f"the audience failed: {answer}")
+        return answer
+
+
+def _main(pipe: Connection, address: str, subscribers: int) -> None:
+    asyncio.run(_listen(pipe, address, subscribers))
+
+
+async def _listen(pipe: Connection, address: str, subscribers: int) -> None:
+    seats = [_Seat() for _ in range(subscribers)]
+    gate = asyncio.Semaphore(TOGETHER)
+    calls = [asyncio.create_task(seat.follow(address, gate)) for seat in seats]
+    asked = asyncio.create_task(_answer(pipe, seats))
+    done, _ = await asyncio.wait({asked, *calls}, return_when=asyncio.FIRST_COMPLETED)
+    if asked not in done:
+        error = done.pop().exception()
+        pipe.send(f"{type(error).__name__}: {error}" if error else "a subscription has ended")
+    for task in (asked, *calls):
+        task.cancel()
+    await asyncio.gather(asked, *calls, return_exceptions=True)
+
+
+async def _answer(pipe: Connection, seats: list[_Seat]) -> None:
+    """Serve the bench until it closes its end."""
+    for seat in seats:
+        await seat.seated.wait()
+    pipe.send("")
+    while True:
+        cpu_s = time.process_time()
+        try:
+            each: int = await asyncio.to_thread(pipe.recv)
+        except EOFError:
+            return
+        for seat in seats:
+            await seat.until(each)
+        heard = Heard(
+            sum(seat.transitions for seat in seats),
+            sum(seat.merged for seat in seats),
+            sum(seat.messages for seat in seats),
+            time.process_time() - cpu_s,
+            max(seat.at_s for seat in seats),
+        )
+        for seat in seats:
+            seat.start()
+        pipe.send(heard)
+
+
+class _Seat:
+    """One subscriber."""
+
+    def __init__(self) -> None:
+        self.seated = asyncio.Event()
+        self._changed = asyncio.Event()
+        self.start()
+
+    def start(self) -> None:
+        self.transitions = self.merged = self.messages = 0
+        self.at_s = 0.0
+
+    async def until(self, each: int) -> None:
+        while self.transitions + self.merged < each:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def follow(self, address: str, gate: asyncio.Semaphore) -> None:
+        async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+            subscribe = channel.unary_stream(
+                SUBSCRIBE,
+                request_serializer=SubscribeRequest.SerializeToString,
+                response_deserializer=SubscribeResponse.FromString,
+            )
+            async with gate:
+                messages = aiter(subscribe(SubscribeRequest(transitions_max=TRANSITIONS_MAX)))
+                while not (await anext(messages)).snapshot.complete:
+                    pass
+            self.seated.set()
+            async for message in messages:
+                self._take(message)
+
+    def _take(self, message: SubscribeResponse) -> None:
+        match message.WhichOneof("message"):
+            case "transition":
+                self.transitions += 1
+            case "transitions":
+                self.transitions += len(message.transitions.transition)
+            case "coalesced":
+                self.merged += message.coalesced.merged
+            case _:
+                return
+        self.messages += 1
+        self.at_s = time.monotonic()
+        self._changed.set()
