@@ -142,10 +142,15 @@ async def fetch_columns(
     connection: psycopg.AsyncConnection[Any],
     query: LiteralString | sql.Composed,
     parameters: Sequence[Any] | Mapping[str, Any] = (),
+    *,
+    prepare: bool | None = None,
 ) -> list[list[NDArray[Any]]]:
-    """Run a query whose every column is an array_agg; per row of the result, its columns as arrays."""
+    """Run a query whose every column is an array_agg; per row of the result, its columns as arrays.
+
+    prepare False: plan it for these parameters each time; None: as psycopg does, prepared once it has come often.
+    """
     async with connection.cursor(binary=True) as cursor:
-        await cursor.execute(query, parameters)
+        await cursor.execute(query, parameters, prepare=prepare)
         result = cursor.pgresult
         if result is None:
             return []

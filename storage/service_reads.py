@@ -52,7 +52,11 @@ class _Piece(NamedTuple):
 
 
 def _query() -> sql.Composed:
-    """Per stretch, its first %(rows)s reads as one row of arrays."""
+    """Per stretch, its first %(rows)s reads as one row of arrays.
+
+    from and until bound all stretches once more, as constants: only by them the planner leaves out the chunks of other
+    days, of which it would otherwise plan every one.
+    """
     values = [sql.Identifier(channel.name) for channel in CHANNELS]
     present = sql.SQL(" | ").join(
         sql.SQL("((r.{} IS NOT NULL)::integer << {})").format(value, sql.Literal(i)) for i, value in enumerate(values)
@@ -65,7 +69,8 @@ def _query() -> sql.Composed:
         "SELECT array_agg(end_at), array_agg(interval_s), array_agg(mask), array_agg(quality), array_agg(received_at),"
         " array_agg(version::integer), {outer} FROM (SELECT r.end_at, r.interval_s, {present} AS mask, r.quality,"
         " r.received_at, r.version, {inner} FROM reads r WHERE r.slot = stretch.slot AND r.end_at >= stretch.first"
-        " AND r.end_at < stretch.last ORDER BY r.end_at LIMIT %(rows)s) AS page) AS found ORDER BY stretch.place"
+        " AND r.end_at < stretch.last AND r.end_at >= %(from)s AND r.end_at < %(until)s"
+        " ORDER BY r.end_at LIMIT %(rows)s) AS page) AS found ORDER BY stretch.place"
     ).format(outer=outer, present=present, inner=inner)
 
 
@@ -171,13 +176,7 @@ async def _pieces(connection: psycopg.AsyncConnection[Any], stretches: list[Stre
     while left:
         round_ = [left.pop() for _ in range(min(together, len(left)))]
         rows_max = CHUNK_ROWS // together
-        parameters = {
-            "slots": [stretch.slot for stretch in round_],
-            "first": [moment(stretch.from_us) for stretch in round_],
-            "last": [moment(stretch.to_us) for stretch in round_],
-            "rows": rows_max,
-        }
-        found = await fetch_columns(connection, _FETCH, parameters)
+        found = await fetch_columns(connection, _FETCH, _parameters(round_, rows_max), prepare=False)
         together = min(together * 2, STRETCHES_MAX)
         for place, (stretch, columns) in enumerate(zip(round_, found, strict=True)):
             rows = len(columns[0])
@@ -188,6 +187,18 @@ async def _pieces(connection: psycopg.AsyncConnection[Any], stretches: list[Stre
                 left.append(stretch._replace(from_us=int(columns[0][-1]) + 1))
                 together = max(1, together // 8)
                 break
+
+
+def _parameters(stretches: list[Stretch], rows_max: int) -> dict[str, Any]:
+    """Of _FETCH: at most rows_max reads of each."""
+    return {
+        "slots": [stretch.slot for stretch in stretches],
+        "first": [moment(stretch.from_us) for stretch in stretches],
+        "last": [moment(stretch.to_us) for stretch in stretches],
+        "from": moment(min(stretch.from_us for stretch in stretches)),
+        "until": moment(max(stretch.to_us for stretch in stretches)),
+        "rows": rows_max,
+    }
 
 
 def encode(pieces: list[_Piece]) -> reads_pb2.QueryResponse:

@@ -1,17 +1,20 @@
 """meterwatch.v1.Reads over real gRPC and a real database."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import psycopg
 import psycopg_pool
 import pytest
+from psycopg import sql
 from stored_world import T0_US, end_us, fill
 
 import storage.service_reads
 from meterwatch.channels import CHANNEL_BIT
 from meterwatch.v1 import reads_pb2, reads_pb2_grpc
-from storage.service_reads import ReadsService
+from storage.service_reads import _FETCH, ReadsService, Stretch, _parameters
 
 STEPS = 40
 READS = [
@@ -72,6 +75,20 @@ async def test_a_transformer_answers_for_each_meter_while_it_was_its_member(stub
     # M-c moved at the end of step 2: the interval that ends then still belongs to T1.
     assert await ask(stub, transformer="T1") == expected(lambda slot, step: slot == 2 or (slot == 1 and step <= 2))
     assert await ask(stub, transformer="T2") == expected(lambda slot, step: slot == 1 and step > 2)
+
+
+async def test_the_plan_of_a_question_leaves_out_the_chunks_of_other_days(stub: Any, dsn: str) -> None:
+    day_us = 96 * 900 * 1_000_000
+    fill(dsn, [(1, step, 1 << 25, 1, None, None) for step in range(0, 96 * 6, 96)])
+    stretches = [Stretch("M-c", 1, T0_US + day * day_us, T0_US + day * day_us + day_us // 4) for day in (2, 3)]
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        plans = []
+        for some in (stretches[:1], stretches):
+            cursor = await connection.execute(sql.SQL("EXPLAIN ") + _FETCH, _parameters(some, 100), prepare=False)
+            plans.append(
+                {chunk for (line,) in await cursor.fetchall() for chunk in re.findall(r"_hyper_\d+_\d+_chunk ", line)}
+            )
+    assert [len(chunks) for chunks in plans] == [1, 2]
 
 
 async def test_a_range_without_reads_is_an_empty_stream(stub: Any) -> None:
