@@ -28,18 +28,19 @@ from loadtest.bench_copy import against_copy
 from loadtest.bench_latency import alarm_latency
 from loadtest.bench_queries import ask, fill
 from loadtest.bench_taxes import taxes
-from loadtest.cpu import rss_mb
 from loadtest.database import Database
 from loadtest.driver import Driver
 from loadtest.fleet import Fleet
 from loadtest.load import Load
 from loadtest.local import LocalService
+from loadtest.scale import MILLION, Scale
+from loadtest.scale import measure as measure_scale
 
 START: Final = datetime(2026, 1, 5, tzinfo=UTC)
 BUSY_SHARE: Final = 0.1
 """Above this share of the CPU used by others, rates say little and CPU-seconds are the figures to read."""
-GROUPS: Final = ("copy", "taxes", "catchup", "alarms", "fanout", "rules", "restart", "queries")
-"""In this order; `restart` also says what the memory is."""
+GROUPS: Final = ("copy", "taxes", "catchup", "alarms", "fanout", "rules", "queries", "scale")
+"""In this order; `scale` is start and memory at a million meters."""
 
 TARGETS: Final[dict[str, tuple[float, float, str]]] = {
     "e2e_over_copy": (0.80, 0.87, "acknowledged reads/s over raw COPY of the same rows"),
@@ -57,8 +58,8 @@ TARGETS: Final[dict[str, tuple[float, float, str]]] = {
     "catchup_over_flatout_by_cpu": (0.8, 1.0, "the same by CPU-seconds of all processes"),
     "alarm_p99_loaded_over_idle": (5, 3, "read to subscriber, at 70 % of the flat-out rate over idle"),
     "fanout_deliveries_per_cpu_s": (25_000, 50_000, "alarms of a storm to 1,000 subscribers, by the service's CPU"),
-    "restart_s_per_million_meters": (5, 2, "start to serving with rule state rebuilt, database included"),
-    "rss_mb_per_million_meters": (400, 200, "service memory above that without meters"),
+    "restart_s_per_million_meters": (5, 2, "start to serving with rules rebuilt of 48 h of loads, database included"),
+    "rss_mb_per_million_meters": (400, 200, "service memory above that without meters, at work"),
     "query_meter_day_ms": (5, 2, "a meter's day through the Reads service, asked for the first time, in 100 million"),
     "query_meter_day_sql_ms": (5, 2, "the same by SQL"),
     "query_transformer_month_ms": (200, 50, "a transformer's month of load by SQL, in the same"),
@@ -75,6 +76,8 @@ class Size:
     """A run of an arm."""
     rounds: int
     tax_rounds: int
+    tax_intervals: int
+    """A run of a tax: all of them fit into the day of the main runs."""
     backlog_part: float
     """Of the meters, in each backlog of `catchup`."""
     backlog_rounds: int
@@ -87,20 +90,24 @@ class Size:
     fanout_rounds: int
     rules_meters: tuple[int, int]
     """Of the rule engine alone."""
+    scale: Scale
+    """Of start and memory."""
     history_days: int
     history_meters: int
     questions: int
 
 
 FULL: Final = Size(
-    meters=200_000, streams=2, intervals=2, rounds=5, tax_rounds=3, backlog_part=0.2, backlog_rounds=2,
+    meters=200_000, streams=2, intervals=4, rounds=5, tax_rounds=3, tax_intervals=2, backlog_part=0.2, backlog_rounds=2,
     alarm_intervals=10, alarm_rounds=3, idle_batches_per_s=8, subscribers=1_000, fanout_alarms=200, fanout_rounds=2,
     rules_meters=(1_000_000, 10_000_000), history_days=33, history_meters=32_000, questions=200,
+    scale=MILLION,
 )  # fmt: skip
 TINY: Final = Size(
-    meters=2_000, streams=2, intervals=2, rounds=1, tax_rounds=1, backlog_part=0.1, backlog_rounds=1,
+    meters=2_000, streams=2, intervals=2, rounds=1, tax_rounds=1, tax_intervals=2, backlog_part=0.1, backlog_rounds=1,
     alarm_intervals=3, alarm_rounds=1, idle_batches_per_s=50, subscribers=20, fanout_alarms=5, fanout_rounds=1,
     rules_meters=(1_000, 2_000), history_days=2, history_meters=200, questions=3,
+    scale=Scale(meters=2_000, streams=2, intervals=1, starts=1),
 )  # fmt: skip
 
 
@@ -150,20 +157,12 @@ def run(
         database = Database(service.dsn)
         about["versions"] |= database.versions()
         about["settings"] = database.settings()
-        empty_mb = rss_mb(service.pid)
         about["register_s"] = service.register(fleet)
         say(f"{size.meters:,} meters registered in {about['register_s']:.1f} s")
         runs, figures = _sending(size, fleet, calendar, service, database, say, only)
-        about["rss_mb"] = {"empty": empty_mb, "loaded": rss_mb(service.pid)}
         database.close()
         if "rules" in only:
             figures |= _rules_alone(size, say)
-        if "restart" in only:
-            figures["rss_mb_per_million_meters"] = (about["rss_mb"]["loaded"] - empty_mb) / size.meters * 1e6
-            service.stop()
-            restart_s = service.start(fleet.end_us(calendar.next_interval - 1))
-            figures["restart_s_per_million_meters"] = restart_s / size.meters * 1e6
-            say(f"restarted in {restart_s:.1f} s over {calendar.next_interval - 1} intervals of rule state")
         if "queries" in only:
             asked, found = _queries(size, fleet, service, say)
             runs += asked
@@ -173,6 +172,9 @@ def run(
         raise
     finally:
         service.close()
+    if "scale" in only:
+        at_scale, about["scale"] = measure_scale(size.scale, database_url, say)
+        figures |= at_scale
     return {**about, "figures": figures, "runs": [_described(one) for one in runs]}
 
 
@@ -200,9 +202,9 @@ def _sending(
             "copy": lambda: against_copy(
                 service, database, fleet, calendar, arms, size.intervals, size.rounds, tell
             ),
-            "taxes": lambda: taxes(database, fleet, calendar, arms, size.intervals, size.tax_rounds, tell),
+            "taxes": lambda: taxes(database, fleet, calendar, arms, size.tax_intervals, size.tax_rounds, tell),
             "catchup": lambda: catch_up(
-                arms, database, fleet, calendar, size.backlog_part, 2 * size.intervals, size.backlog_rounds, tell
+                arms, database, fleet, calendar, size.backlog_part, 2 * size.tax_intervals, size.backlog_rounds, tell
             ),
             "alarms": lambda: alarm_latency(
                 service.address, fleet, calendar, driver, size.alarm_intervals, size.idle_batches_per_s,

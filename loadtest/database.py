@@ -127,6 +127,29 @@ class Database:
         """Ask for the load curve of a transformer; how many windows it has."""
         return len(self._connection.execute(_MONTH, (transformer, _moment(from_us), _moment(to_us))).fetchall())
 
+    def loads_owed(self) -> int:
+        """Evaluated batches whose loads are not stored yet."""
+        row = self._connection.execute("SELECT count(*) FROM transformer_loads_owed").fetchone()
+        return int(row[0]) if row else 0
+
+    def fill_loads(self, windows: int) -> int:
+        """Have loads of so many windows up to the newest: copies of the oldest there are. Return the cells stored."""
+        with self._connection.transaction():
+            self._connection.execute(
+                "INSERT INTO transformer_loads (window_end, transformer_id, wh, varh, covered_weight_s,"
+                " expected_weight_s) SELECT l.window_end - n * interval '15 minutes', l.transformer_id, l.wh, l.varh,"
+                " l.covered_weight_s, l.expected_weight_s FROM transformer_loads l"
+                " JOIN (SELECT min(window_end) AS first, max(window_end) AS last FROM transformer_loads"
+                "       WHERE window_end > (SELECT max(window_end) FROM transformer_loads) - interval '1 day') AS span"
+                " ON l.window_end = span.first CROSS JOIN generate_series(1, %s) AS n"
+                " WHERE span.first - n * interval '15 minutes' > span.last - %s * interval '15 minutes'"
+                " ON CONFLICT DO NOTHING",
+                (windows, windows),
+            )
+            row = self._connection.execute("SELECT count(*) FROM transformer_loads").fetchone()
+        self._connection.execute("VACUUM ANALYZE transformer_loads")
+        return int(row[0]) if row else 0
+
     def checkpoint(self) -> None:
         """Write everything out, so that no arm pays for the one before it."""
         self._connection.execute("CHECKPOINT")

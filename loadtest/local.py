@@ -19,10 +19,13 @@ import grpc
 from loadtest.database import embedded_url
 from loadtest.fleet import Fleet
 from loadtest.tied import tied
+from meterwatch.client.registry import RegistryFile, import_registry
 from meterwatch.client.retry import open_channel
-from meterwatch.v1 import registry_pb2, registry_pb2_grpc
 
 READY_TIMEOUT_S: Final = 300.0
+READY_EVERY_S: Final = 0.02
+INGEST: Final = "meterwatch.v1.Ingest"
+"""The last to serve: alarms are served before the rules are rebuilt."""
 IMPORT_TIMEOUT_S: Final = 600.0
 VALID_FROM_US: Final = 946_684_800_000_000
 MESSAGE_BYTES_MAX: Final = 64 << 20
@@ -116,16 +119,9 @@ class LocalService:
 
     def register(self, fleet: Fleet) -> float:
         """Import the fleet's registry in one call; return the seconds it took."""
-        request = registry_pb2.ImportRequest(valid_from_us=VALID_FROM_US)
-        for kind, content in fleet.registry():
-            request.file.add(kind=kind, name=f"{kind}.csv", content=content)
-        channel = open_channel(self.address)
-        try:
-            began_s = time.monotonic()
-            stub: Any = registry_pb2_grpc.RegistryStub(channel)
-            answer = stub.Import(request, timeout=IMPORT_TIMEOUT_S)
-        finally:
-            channel.close()
+        files = [RegistryFile(kind, f"{kind}.csv", content) for kind, content in fleet.registry()]
+        began_s = time.monotonic()
+        answer = import_registry(self.address, files, VALID_FROM_US, deadline_s=IMPORT_TIMEOUT_S)
         if answer.error:
             raise RuntimeError(f"the registry was refused: {answer.error[0].message}")
         return time.monotonic() - began_s
@@ -141,11 +137,13 @@ class LocalService:
                 if self._process.poll() is not None:
                     raise RuntimeError(f"the service ended before it was ready: {self.log_tail()}")
                 try:
-                    if check(health_pb2.HealthCheckRequest(), timeout=2).status == 1:
+                    if check(health_pb2.HealthCheckRequest(service=INGEST), timeout=2).status == 1:
                         return
-                except grpc.RpcError:
-                    pass
-                time.sleep(0.05)
+                except grpc.RpcError:  # a channel that was refused would wait up to seconds before it tries again
+                    channel.close()
+                    channel = open_channel(self.address)
+                    check = health_pb2_grpc.HealthStub(channel).Check
+                time.sleep(READY_EVERY_S)
         finally:
             channel.close()
         raise RuntimeError(f"the service was not ready after {READY_TIMEOUT_S:.0f} s: {self.log_tail()}")
