@@ -20,6 +20,10 @@ from storage.arrays import fetch_columns, integers, micros, moment
 from storage.faults import storage_faults
 
 PAGE_ROWS: Final = 100_000
+SLOTS_TOGETHER: Final = 2_000
+"""Meters looked up by one query."""
+QUARTER_US: Final = 900_000_000
+"""Most meters send a read so often; who sends more fills longer pages."""
 
 _PAGE = """
 SELECT array_agg(slot), array_agg(end_at), array_agg(interval_s), array_agg(quality), array_agg(import_wh),
@@ -32,21 +36,34 @@ FROM (SELECT slot, end_at, interval_s, quality, coalesce(import_wh, 0) AS import
              import_varh IS NOT NULL OR export_varh IS NOT NULL AS has_reactive
       FROM reads
       WHERE end_at >= %(first)s AND end_at < %(last)s AND (slot, end_at) > (%(slot)s, %(end)s)
-        AND (%(slots)s::integer[] IS NULL OR slot = ANY(%(slots)s::integer[]))
       ORDER BY slot, end_at LIMIT %(rows)s) AS page"""
+
+_OF_SLOTS = """
+SELECT array_agg(r.slot), array_agg(end_at), array_agg(interval_s), array_agg(quality),
+       array_agg(coalesce(import_wh, 0)), array_agg(coalesce(export_wh, 0)),
+       array_agg(coalesce(import_varh, 0)), array_agg(coalesce(export_varh, 0)),
+       array_agg(import_wh IS NOT NULL OR export_wh IS NOT NULL),
+       array_agg(import_varh IS NOT NULL OR export_varh IS NOT NULL)
+FROM unnest(%(slots)s) AS wanted (slot) CROSS JOIN LATERAL (
+    SELECT * FROM reads WHERE reads.slot = wanted.slot AND end_at >= %(first)s AND end_at < %(last)s OFFSET 0) AS r"""
+"""OFFSET 0 leaves one plan, an index look-up per meter. With `slots IS NULL OR slot = ANY(slots)`, once prepared,
+the day of everybody was read: at a million meters 4 s for a feeder of 500; a storm asks for 200 feeders."""
 
 _EVENTS = """
 SELECT array_agg(slot), array_agg(at), array_agg(code)
-FROM (SELECT slot, at, code FROM events
-      WHERE at >= %(first)s AND at < %(last)s
-        AND (%(slots)s::integer[] IS NULL OR slot = ANY(%(slots)s::integer[]))
+FROM (SELECT slot, at, code FROM events WHERE at >= %(first)s AND at < %(last)s ORDER BY at, slot, code) AS found"""
+_EVENTS_OF_SLOTS = """
+SELECT array_agg(slot), array_agg(at), array_agg(code)
+FROM (SELECT slot, at, code FROM events WHERE at >= %(first)s AND at < %(last)s AND slot = ANY(%(slots)s)
       ORDER BY at, slot, code) AS found"""
+"""No look-up per meter: PostgreSQL may then go through all events of that time for each of them."""
 
 _SUPPLY_OFF = """
 SELECT array_agg(slot) FROM (
-    SELECT slot FROM reads WHERE end_at >= %(first)s AND quality & 64 <> 0
-    UNION SELECT slot FROM events WHERE at >= %(first)s AND code = 1
-    ORDER BY slot) AS off"""
+    (SELECT slot FROM reads WHERE end_at >= %(first)s AND quality & 64 <> 0 ORDER BY end_at)
+    UNION ALL SELECT slot FROM events WHERE at >= %(first)s AND code = 1) AS off"""
+"""In the order of the partial index reads_supply_off, or PostgreSQL, which takes nearly every read for one that is off,
+reads the whole day by meter: 1 s for 4 million reads."""
 assert int(Quality.SUPPLY_OFF) == 64  # the partial index reads_supply_off says it in the same words
 
 _LAST_HEARD = """
@@ -78,30 +95,32 @@ class History:
     async def reads_between(
         self, from_us: int, to_us: int, slots: NDArray[np.int32] | None
     ) -> AsyncIterator[ReadChange]:
-        """Current reads with from_us <= end < to_us as changes of sign +1, by slot and end, PAGE_ROWS at most in each.
+        """Current reads with from_us <= end < to_us as changes of sign +1, some PAGE_ROWS at most in each.
 
-        slots None: every meter. Raises StorageUnavailable.
+        slots None: every meter, by slot and end. Raises StorageUnavailable.
         """
         with storage_faults():
             async with self._pool.connection() as connection, connection.transaction():
                 await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                async for change in pages(connection, from_us, to_us, slots):
+                found = (
+                    pages(connection, from_us, to_us) if slots is None else of_slots(connection, from_us, to_us, slots)
+                )
+                async for change in found:
                     yield change
 
     async def events_between(self, from_us: int, to_us: int, slots: NDArray[np.int32] | None) -> Events:
         """Events with from_us <= at < to_us, by time. slots None: every meter. Raises StorageUnavailable."""
-        parameters = {
-            "first": moment(from_us),
-            "last": moment(to_us),
-            "slots": None if slots is None else slots.tolist(),
-        }
-        slot, at_us, code = await self._columns(_EVENTS, parameters)
+        parameters: dict[str, Any] = {"first": moment(from_us), "last": moment(to_us)}
+        query = _EVENTS
+        if slots is not None:
+            query, parameters["slots"] = _EVENTS_OF_SLOTS, integers(slots)
+        slot, at_us, code = await self._columns(query, parameters)
         return Events(_frozen(slot, np.int32), _frozen(at_us, np.int64), _frozen(code, np.int16))
 
     async def supply_off_slots(self, from_us: int) -> NDArray[np.int32]:
         """Ascending slots with a SUPPLY_OFF read or a POWER_FAIL event since from_us: who may be in an outage."""
         [slot] = await self._columns(_SUPPLY_OFF, {"first": moment(from_us)})
-        return _frozen(slot, np.int32)
+        return _frozen(np.unique(slot), np.int32)
 
     async def owed_off(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Slots with a SUPPLY_OFF read or a POWER_FAIL event in batches not evaluated, and since when, us.
@@ -149,14 +168,29 @@ class History:
         return columns
 
 
-async def pages(
-    connection: psycopg.AsyncConnection[Any], from_us: int, to_us: int, slots: NDArray[np.int32] | None
+async def of_slots(
+    connection: psycopg.AsyncConnection[Any], from_us: int, to_us: int, slots: NDArray[np.int32]
 ) -> AsyncIterator[ReadChange]:
-    """What History.reads_between says, in the caller's transaction."""
+    """Reads of some meters, in the caller's transaction: a few thousand of them and as much time as fill a page."""
+    for at in range(0, len(slots), SLOTS_TOGETHER):
+        some = slots[at : at + SLOTS_TOGETHER]
+        step_us = PAGE_ROWS // len(some) * QUARTER_US
+        for first_us in range(from_us, to_us, step_us):
+            parameters = {
+                "slots": integers(some),
+                "first": moment(first_us),
+                "last": moment(min(first_us + step_us, to_us)),
+            }
+            [page] = await fetch_columns(connection, _OF_SLOTS, parameters)
+            if len(page[0]):
+                yield change_of_columns(page)
+
+
+async def pages(connection: psycopg.AsyncConnection[Any], from_us: int, to_us: int) -> AsyncIterator[ReadChange]:
+    """Reads of every meter, in the caller's transaction."""
     parameters: dict[str, Any] = {
         "first": moment(from_us),
         "last": moment(to_us),
-        "slots": None if slots is None else slots.tolist(),
         "rows": PAGE_ROWS,
         "slot": -1,
         "end": moment(from_us),

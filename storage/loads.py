@@ -7,6 +7,8 @@ reads become loads.
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
@@ -21,10 +23,12 @@ from meterwatch.loads import LoadChange, Loads
 from storage.arrays import bigints, fetch_columns, integers, micros, moment, moments
 from storage.faults import storage_faults
 from storage.history import change_of_columns, pages
+from storage.snapshot import Connections, snapshot
 
 US: Final = 1_000_000
-STEP_US: Final = 6 * 3600 * US
-"""Loads are fetched by so much time: a million meters are 240,000 cells."""
+STEP_US: Final = 3600 * US
+"""Loads are fetched by so much time: a million meters are 40,000 to 100,000 cells, 2 to 6 MB, which a connection then
+keeps as its buffer."""
 SLOTS_TOGETHER: Final = 20_000
 """Meters whose reads are looked up by one query."""
 LONGEST_US: Final = 86_400 * US + 1
@@ -56,8 +60,8 @@ INSERT INTO transformer_loads_owed SELECT * FROM marked WHERE last_end IS NOT NU
 
 _LOADS: Final = """
 SELECT array_agg(transformer_id), array_agg(window_end), array_agg(wh), array_agg(varh), array_agg(covered_weight_s)
-FROM transformer_loads WHERE window_end > %(first)s AND window_end <= %(last)s
-  AND (%(transformers)s::integer[] IS NULL OR transformer_id = ANY(%(transformers)s::integer[]))"""
+FROM transformer_loads WHERE window_end > %(first)s AND window_end <= %(last)s"""
+_LOADS_OF: Final = _LOADS + " AND transformer_id = ANY(%(transformers)s::integer[])"
 _NEWEST: Final = "SELECT max(window_end) FROM transformer_loads WHERE window_end <= %s AND covered_weight_s > 0"
 _OWED: Final = """
 SELECT array_agg(slot), array_agg(end_at), array_agg(interval_s) FROM (
@@ -74,7 +78,8 @@ SELECT array_agg(r.slot), array_agg(end_at), array_agg(interval_s), array_agg(qu
        array_agg(import_varh IS NOT NULL OR export_varh IS NOT NULL)
 FROM unnest(%(slots)s) AS wanted (slot) CROSS JOIN LATERAL (
     SELECT * FROM reads WHERE reads.slot = wanted.slot AND end_at > %(first)s AND end_at < %(last)s
-      AND end_at - make_interval(secs => interval_s) < %(until)s) AS r"""
+      AND end_at - make_interval(secs => interval_s) < %(until)s OFFSET 0) AS r"""
+"""OFFSET 0 leaves one plan: an index look-up per meter."""
 
 
 async def mark_evaluated(cursor: psycopg.AsyncCursor[Any], batch_ids: Sequence[int], loads: LoadChange | None) -> None:
@@ -125,8 +130,9 @@ class Owed(NamedTuple):
 class LoadView:
     """One snapshot of what is stored."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any], window_s: int) -> None:
-        self._connection = connection
+    def __init__(self, connections: Connections, window_s: int) -> None:
+        self._connections = connections
+        self._connection = connections[0]
         self._window_s = window_s
 
     async def owed(self) -> list[Owed]:
@@ -158,18 +164,38 @@ class LoadView:
         return micros(row[0]) if row and row[0] else 0
 
     async def loads(self, from_us: int, to_us: int, transformers: list[int] | None = None) -> AsyncIterator[Loads]:
-        """Stored cells with from_us < window end <= to_us, in rising time by pages, sorted by window in each."""
-        for first_us in range(from_us, to_us, STEP_US):
-            parameters = {
-                "first": moment(first_us),
-                "last": moment(min(first_us + STEP_US, to_us)),
-                "transformers": transformers,
-            }
-            [[transformer, end_us, wh, varh, covered]] = await fetch_columns(self._connection, _LOADS, parameters)
-            if len(end_us):
-                window = end_us // (self._window_s * US) - 1
-                order = np.argsort(window, kind="stable")
-                yield Loads(transformer.astype(np.int64), window, wh, varh, covered).take(order)
+        """Stored cells with from_us < window end <= to_us, in rising time by pages, sorted by window in each.
+
+        A page is fetched by each connection while the caller is busy with the ones before.
+        """
+        idle = deque(self._connections)
+        coming: deque[tuple[psycopg.AsyncConnection[Any], asyncio.Task[Loads]]] = deque()
+        steps = iter(range(from_us, to_us, STEP_US))
+        try:
+            while True:
+                while idle and (first_us := next(steps, None)) is not None:
+                    fetch = self._page(idle[0], first_us, min(first_us + STEP_US, to_us), transformers)
+                    coming.append((idle.popleft(), asyncio.create_task(fetch)))
+                if not coming:
+                    return
+                cells = await coming[0][1]
+                idle.append(coming.popleft()[0])
+                if len(cells):
+                    yield cells
+        finally:  # the caller stopped, or a page failed: no connection is left with a query of ours
+            for _, task in coming:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in coming), return_exceptions=True)
+
+    async def _page(
+        self, connection: psycopg.AsyncConnection[Any], from_us: int, to_us: int, transformers: list[int] | None
+    ) -> Loads:
+        parameters = {"first": moment(from_us), "last": moment(to_us), "transformers": transformers}
+        query = _LOADS if transformers is None else _LOADS_OF
+        [[transformer, end_us, wh, varh, covered]] = await fetch_columns(connection, query, parameters)
+        window = end_us // (self._window_s * US) - 1
+        cells = Loads(transformer.astype(np.int64), window, wh, varh, covered)
+        return cells if (window[1:] >= window[:-1]).all() else cells.take(np.argsort(window, kind="stable"))
 
     async def touched(self, owed: list[Owed]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Slot, end_us and interval_s of the reads that these batches stored or replaced, and maybe of some more.
@@ -197,7 +223,7 @@ class LoadView:
     ) -> AsyncIterator[ReadChange]:
         """Current reads of these meters that cover something of from_us..to_us; maybe more, of them and of others."""
         if len(slots) > SCAN_SHARE * all_slots:
-            async for change in pages(self._connection, from_us + 1, to_us + LONGEST_US, None):
+            async for change in pages(self._connection, from_us + 1, to_us + LONGEST_US):
                 yield change
             return
         for at in range(0, len(slots), SLOTS_TOGETHER):
@@ -218,8 +244,7 @@ _DAY_US: Final = 86_400 * US
 
 @asynccontextmanager
 async def load_view(pool: AsyncConnectionPool[Any], window_s: int) -> AsyncIterator[LoadView]:
-    """A snapshot for the duration of the context; takes one connection. Raises StorageUnavailable."""
+    """A snapshot for the duration of the context; takes READERS connections. Raises StorageUnavailable."""
     with storage_faults():
-        async with pool.connection() as connection, connection.transaction():
-            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            yield LoadView(connection, window_s)
+        async with snapshot(pool) as connections:
+            yield LoadView(connections, window_s)

@@ -24,6 +24,7 @@ from meterwatch.topology import Topology
 from storage.arrays import moment
 from storage.faults import storage_faults
 from storage.registry_sql import ASSET_QUERIES, MEMBERSHIPS, MERGES, Membership
+from storage.snapshot import snapshot
 from storage.topology import load_topology
 
 IMPORT_LOCK: Final = 0x6D657472  # "metr": one import at a time per database
@@ -85,9 +86,8 @@ class RegistryStore:
     async def load_topology(self, now_us: int) -> Topology:
         """The registry as arrays, memberships as of now_us. Raises StorageUnavailable."""
         with storage_faults():
-            async with self._pool.connection() as connection, connection.transaction():
-                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                return await load_topology(connection, now_us)
+            async with snapshot(self._pool) as connections:
+                return await load_topology(connections, now_us)
 
     async def list_assets(self, kind: str, parent: str = "", after_name: str = "", limit: int = 1000) -> list[AssetRow]:
         """Up to `limit` assets by name (byte order) after `after_name`, below `parent` if given, as last imported.

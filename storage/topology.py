@@ -6,6 +6,7 @@ comes. Refuses to cache: the caller keeps the snapshot and asks again after an i
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final, LiteralString
 
 import numpy as np
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 from meterwatch.names import Names, Numbers
 from meterwatch.topology import Topology
 from storage.arrays import INT64_MAX, decode, fetch_columns, moment
+from storage.snapshot import Connections
 
 DAY_US: Final = 86_400_000_000
 
-METERS_TOGETHER: Final = 200_000
-"""Meters fetched by one query: 30 MB on their way, whatever the number of meters."""
+METERS_TOGETHER: Final = 50_000
+"""Meters fetched by one query: 4 MB, which a connection then keeps as its buffer. Five times as many save no time."""
 _PHASES: Final = "{?,A,B,AB,C,AC,BC,ABC}"
 """phases by the value of their bits, PHASE_A = 1 and so on."""
 
@@ -44,9 +46,10 @@ LEFT JOIN transformer_feeders tf ON tf.transformer_id = t.transformer_id
   AND tf.valid_from <= %(now)s AND tf.valid_to > %(now)s"""
 
 
-async def load_topology(connection: psycopg.AsyncConnection[Any], now_us: int) -> Topology:
-    """Snapshot of the registry at now_us; the caller's transaction makes it one."""
+async def load_topology(connections: Connections, now_us: int) -> Topology:
+    """The registry at now_us; the caller's snapshot makes it one. Pages of meters are shared out over connections."""
     now = {"now": moment(now_us)}
+    connection = connections[0]
     [transformers] = await fetch_columns(connection, _TRANSFORMERS, now)
     transformer_rows = await _rows(connection, "SELECT transformer_id, transformer, district FROM transformers")
     feeder_rows = await _rows(connection, "SELECT feeder_id, feeder, district FROM feeders")
@@ -58,8 +61,7 @@ async def load_topology(connection: psycopg.AsyncConnection[Any], now_us: int) -
     meters = _Meters(await _slots(connection))
     modes = [row[0] for row in await _rows(connection, "SELECT DISTINCT comm_mode FROM meter_links")]
     meters.modes = sorted({"", *modes})
-    for first in range(0, meters.slots, METERS_TOGETHER):
-        await meters.fetch(connection, {**now, "first": first, "stop": first + METERS_TOGETHER})
+    await meters.fetch_all(connections, now)
     concentrator_head_end = _third(concentrator_rows, np.int32, -1)
     meters.inherit(concentrator_head_end)
     meter = Names(b"".join(meters.text), meters.name_start, meters.name_bytes)
@@ -115,6 +117,18 @@ class _Meters:
         self.installed_us = np.full(slots, INT64_MAX, np.int64)
         self.retired_us = np.full(slots, INT64_MAX, np.int64)
         self.comm_mode = np.zeros(slots, np.int16)
+
+    async def fetch_all(self, connections: Connections, now: dict[str, Any]) -> None:
+        """Every page, by whichever connection is free."""
+        firsts = iter(range(0, self.slots, METERS_TOGETHER))
+
+        async def work(connection: psycopg.AsyncConnection[Any]) -> None:
+            for first in firsts:
+                await self.fetch(connection, {**now, "first": first, "stop": first + METERS_TOGETHER})
+
+        async with asyncio.TaskGroup() as tasks:
+            for connection in connections:
+                tasks.create_task(work(connection))
 
     async def fetch(self, connection: psycopg.AsyncConnection[Any], page: dict[str, Any]) -> None:
         meter: list[NDArray[Any]] = [self.phases, self.nominal_v, self.rated_a, self.contract_kw]
