@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest.checks import Limits
-from ingest.decode import check_id, columns, fingerprint
+from ingest.decode import check_id, columns
+from ingest.dictionary import Dictionary
 from ingest.ports import Pipeline
 from ingest.validate import validate
 from meterwatch.batch import Batch, Stored
@@ -76,12 +76,7 @@ class Session:
         self._checks = checks
         self.head_end_id = head_end_of(hello.head_end, pipeline.topology())
         self.epoch = hello.epoch
-        self._meters: list[str] = []
-        self._known: set[str] = set()
-        self._fingerprints = np.zeros(0, np.uint32)
-        self._topology = pipeline.topology()
-        self._slots = np.zeros(0, np.int32)
-        """Slots of the dictionary's meters in _topology."""
+        self._dictionary = Dictionary(pipeline.topology())
         self._refused_at: deque[float] = deque(maxlen=NACKS_MAX)
         self.granted = limits.credits
         """Most credits granted so far: so many batches may be under way, whatever the last answer said."""
@@ -107,7 +102,7 @@ class Session:
 
     def extend_dictionary(self, dictionary: pb.Dictionary) -> pb.IngestResponse:
         """Append meters. The whole message is refused if one of its ids is."""
-        first = len(self._meters)
+        first = len(self._dictionary)
         count = len(dictionary.meter)
         if first + count > self._limits.dictionary_entries_max:
             return self._nack(
@@ -119,26 +114,13 @@ class Session:
                 ),
             )
         try:
-            fresh = _checked(dictionary.meter, self._known)
+            self._dictionary.append(dictionary.meter, self._pipeline.topology())
         except Rejected as error:
             return self._nack(0, error)
-        self._known.update(fresh)
-        self._meters.extend(fresh)
-        self._fingerprints = np.append(self._fingerprints, np.array([fingerprint(m) for m in fresh], np.uint32))
-        self._resolve(self._pipeline.topology())
-        unknown = np.flatnonzero(self._slots[first:] < 0) + first
+        unknown = np.flatnonzero(self._dictionary.slots[first:] < 0) + first
         return pb.IngestResponse(
             dictionary_ack=pb.DictionaryAck(first_index=first, count=count, unknown_index=unknown.tolist())
         )
-
-    def _resolve(self, topology: Topology) -> None:
-        """Look up the meters not yet looked up in `topology`: all, if it is another one than last time."""
-        if topology is not self._topology:
-            self._topology = topology
-            self._slots = np.zeros(0, np.int32)
-        if len(self._slots) < len(self._meters):
-            found = topology.slots_of(self._meters[len(self._slots) :])
-            self._slots = np.append(self._slots, found)
 
     async def answer(self, batch: pb.ReadBatch) -> pb.IngestResponse:
         """Take one batch to its end: Ack, Nack, or an error that ends the stream."""
@@ -171,9 +153,10 @@ class Session:
 
     async def _store(self, batch: pb.ReadBatch) -> tuple[Stored, int]:
         topology = self._pipeline.topology()
-        self._resolve(topology)
+        known = self._dictionary
+        known.resolve(topology)
         now_us = self._now_us(batch)
-        rows, made = await asyncio.to_thread(self._judged, batch, topology, self._fingerprints, self._slots, now_us)
+        rows, made = await asyncio.to_thread(self._judged, batch, topology, known.fingerprints, known.slots, now_us)
         self.rows += rows
         if isinstance(made, Rejected):
             raise made
@@ -204,7 +187,7 @@ class Session:
             return found.rows, validate(
                 found,
                 slots[found.meter_index],
-                self._meters,
+                self._dictionary,
                 self.head_end_id,
                 self.epoch,
                 topology,
@@ -241,20 +224,6 @@ class Session:
         return pb.IngestResponse(
             summary=pb.Summary(batches=self.batches, rows=self.rows, acked=self.acked, nacked=self.nacked)
         )
-
-
-def _checked(meters: Iterable[str], known: Set[str]) -> list[str]:
-    """The meters, if each is a legal id and new to the stream. Rejected BAD_ID, DICTIONARY_CHANGED."""
-    fresh: dict[str, None] = {}
-    for meter in meters:
-        check_id(meter, "meter")
-        if meter in known or meter in fresh:
-            raise Rejected(
-                "DICTIONARY_CHANGED",
-                f"meter {meter} announced twice on one stream; expected each once; use its index",
-            )
-        fresh[meter] = None
-    return list(fresh)
 
 
 def ack_of(stored: Stored, credits_now: int) -> pb.Ack:
