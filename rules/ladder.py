@@ -157,6 +157,21 @@ class Ladder:
         self._clear_s = np.array([v.clear_s for v in levels], np.int64)
         self._page_level = next(i for i, v in enumerate(levels) if v.name == profile.page_from_level)
 
+    def rests(self, s: LadderState, rows: slice, load: Floats) -> Bools:
+        """True where these windows change nothing but the gap: no timer runs, no level is latched, none is reached.
+
+        load [windows, transformers]: 0 where a window is not valid.
+        """
+        running = s.latched[rows].any(axis=1) | s.hold_s[rows].any(axis=1) | s.clear_s[rows].any(axis=1)
+        rests: Bools = ~running & (load.max(axis=0) < self._raise[0])
+        return rests
+
+    def gap_after(self, gap: Ints, valid: Bools) -> Ints:
+        """Invalid windows in a row after these. valid [windows, transformers]."""
+        trailing = np.argmax(valid[::-1], axis=0)
+        some = valid.any(axis=0)
+        return np.minimum(np.where(some, trailing, gap + len(valid)), self._profile.max_gap_windows + 1)
+
     def step(self, s: LadderState, window: int, b: Floats, valid: Bools) -> Bools:
         """One window for n transformers. True where an episode ended; its columns stay until the next one begins."""
         profile = self._profile

@@ -36,6 +36,8 @@ UNSAVED_CELLS_MAX = 100_000
 """More different cells are not waited with."""
 SCATTERED_CELLS_MIN = 1000
 """So few are cheap to save, whatever they are: 40 ms of the database."""
+FOLD_CELLS = 250_000
+"""Cells of the ring looked at together: 2 MB a column, however many transformers there are."""
 SCATTERED_READS_PER_CELL = 20
 """In the order of the meters a group of 50,000 reads has 100 reads a cell, in random order 5."""
 
@@ -245,17 +247,38 @@ class Overload:
     # The ladder
 
     def _fold(self, state: LadderState, index: Ints, first: int, stop: int) -> dict[int, list[Span]]:
-        """Take `state` of the transformers `index` through windows first..stop-1; returns the episodes that ended."""
+        """Take `state` of the transformers `index` through windows first..stop-1; returns the episodes that ended.
+
+        Most transformers are at rest and stay so, whatever the number of windows: those are not stepped through.
+        """
         closed: dict[int, list[Span]] = {}
         if stop <= first or not len(index):
             return closed
-        load, coverage = self._load(index, first, stop)
-        usable = (coverage >= self._profile.coverage_min) & ~np.isnan(load)
-        for window, b, valid in zip(range(first, stop), np.where(usable, load, 0.0), usable, strict=True):
-            for i in np.flatnonzero(self._ladder.step(state, window, b, valid)):
-                if state.raised[i] >= 0:
-                    closed.setdefault(int(index[i]), []).append(span_of(state, int(i), int(state.worst[i]), window))
+        together = max(FOLD_CELLS // (stop - first), 1)
+        for at in range(0, len(index), together):
+            some = slice(at, at + together)
+            load, coverage = self._load(index[some], first, stop)
+            usable = (coverage >= self._profile.coverage_min) & ~np.isnan(load)
+            load[~usable] = 0.0
+            rest = self._ladder.rests(state, some, load)
+            state.gap[some][rest] = self._ladder.gap_after(state.gap[some][rest], usable[:, rest])
+            busy = np.flatnonzero(~rest)
+            if len(busy):
+                self._step_through(state, index, at + busy, first, load[:, busy], usable[:, busy], closed)
         return closed
+
+    def _step_through(
+        self, state: LadderState, index: Ints, rows: Ints, first: int, load: Floats, usable: Bools,
+        closed: dict[int, list[Span]],
+    ) -> None:  # fmt: skip
+        """Take these rows of `state` window by window; episodes that ended go into `closed`."""
+        own = state.take(rows)
+        for window, (b, valid) in enumerate(zip(load, usable, strict=True), first):
+            for i in np.flatnonzero(self._ladder.step(own, window, b, valid)):
+                if own.raised[i] >= 0:
+                    span = span_of(own, int(i), int(own.worst[i]), window)
+                    closed.setdefault(int(index[rows[i]]), []).append(span)
+        state.put(rows, own)
 
     def _settle(self) -> None:
         """Refold from the ring's tail the transformers that got reads older than the near checkpoint."""
