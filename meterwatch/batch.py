@@ -3,7 +3,7 @@ them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import Any
 
@@ -109,6 +109,10 @@ class ReadChange:
     """import_wh or export_wh present."""
     has_reactive: NDArray[np.bool_]
     sign: NDArray[np.int8]
+
+    def take(self, rows: NDArray[np.intp]) -> ReadChange:
+        """Some of the reads."""
+        return ReadChange(*(getattr(self, column.name)[rows] for column in fields(self)))
 
 
 class EventCode(IntEnum):

@@ -10,6 +10,7 @@ I/O, no threads here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,12 @@ from rules.silence import Silence
 from rules.supply import (
     OFF,
     Evidence,
+    Members,
+    Tree,
     evidence_of_events,
     evidence_of_reads,
     groups_of,
     join,
-    members_of,
     off_runs,
     votes_off,
 )
@@ -63,6 +65,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class _Active:
+    members: Members
     from_us: int
     loaded: bool = False
     evidence: list[Evidence] = field(default_factory=list)
@@ -81,8 +84,12 @@ class Engine:
         self.profile = profile or RuleProfile()
         self.overload = Overload(topology, self.profile.overload)
         self.silence = Silence(topology, self.profile.silence)
+        self._tree = Tree(topology)
         self._active: dict[Group, _Active] = {}
-        self._active_slot = np.zeros(topology.slots, np.bool_)
+        self._numbered: dict[int, _Active] = {}
+        self._number_of = np.full(topology.slots, -1, np.int32)
+        """Per slot: of its group in _numbered; -1: not active."""
+        self._next_number = 0
 
     def observe_reads(self, change: ReadChange, now_us: int, *, counted: bool = False) -> None:
         """Take committed reads. counted: their loads are counted already, by Overload.recount."""
@@ -106,20 +113,20 @@ class Engine:
     def activate(self, slots: NDArray[np.int32], from_us: int, now_us: int) -> None:
         """Judge the groups of these meters from from_us on, where that is within reach (after a restart)."""
         for group in groups_of(self._topology, slots):
-            members = len(members_of(self._topology, *group).slot)
-            if from_us >= now_us - (reach_s(members) + MARGIN_S) * US:
-                self._activate(group, from_us)
+            members = self._members(group)
+            if from_us >= now_us - (reach_s(len(members.slot)) + MARGIN_S) * US:
+                self._activate(group, members, from_us)
 
     def restore_open(self, kind: str, asset_id: int, from_us: int) -> None:
         """After a restart: an outage of this asset was open; if nothing speaks for it any more, say so."""
-        for group in groups_of(self._topology, members_of(self._topology, kind, asset_id).slot):
-            self._activate(group, from_us)
+        for group in groups_of(self._topology, self._tree.members(kind, asset_id).slot):
+            self._activate(group, self._members(group), from_us)
             self._active[group].told.add((kind, asset_id))
 
     def wanted(self) -> list[Wanted]:
         """Groups that wait for votes; answer each with given()."""
         return [
-            Wanted(group, members_of(self._topology, *group).slot, state.from_us)
+            Wanted(group, state.members.slot, state.from_us)
             for group, state in self._active.items()
             if not state.loaded
         ]
@@ -140,30 +147,36 @@ class Engine:
                 verdicts += self._judge(group, state, now_us)
         return verdicts + self.silence.judge(now_us, self._explained())
 
+    def _members(self, group: Group) -> Members:
+        state = self._active.get(group)
+        return self._tree.members(*group) if state is None else state.members
+
     def _votes(self, votes: Evidence, now_us: int) -> None:
         off = votes.vote == OFF
         if off.any():
             for group in groups_of(self._topology, votes.slot[off]):
-                members = members_of(self._topology, *group).slot
-                mine_us = votes.at_us[off & np.isin(votes.slot, members)]
-                mine_us = mine_us[mine_us >= now_us - reach_s(len(members)) * US]
+                members = self._members(group)
+                mine_us = votes.at_us[off & np.isin(votes.slot, members.slot)]
+                mine_us = mine_us[mine_us >= now_us - reach_s(len(members.slot)) * US]
                 if len(mine_us):
-                    self._activate(group, int(mine_us.min()) - MARGIN_S * US)
+                    self._activate(group, members, int(mine_us.min()) - MARGIN_S * US)
         if self._active:
-            heard = self._active_slot[votes.slot]
-            if heard.any():
-                mine = Evidence(votes.slot[heard], votes.at_us[heard], votes.vote[heard])
-                for group in groups_of(self._topology, mine.slot):
-                    state = self._active[group]
-                    here = np.isin(mine.slot, members_of(self._topology, *group).slot)
-                    state.evidence.append(Evidence(mine.slot[here], mine.at_us[here], mine.vote[here]))
-                    state.touched = True
+            number = self._number_of[votes.slot]
+            order = np.argsort(number, kind="stable")
+            order = order[np.searchsorted(number[order], 0) :]
+            bounds = np.flatnonzero(np.diff(number[order], prepend=-1, append=-1)).tolist() if len(order) else []
+            for first, stop in pairwise(bounds):
+                here = order[first:stop]
+                state = self._numbered[int(number[here[0]])]
+                state.evidence.append(Evidence(votes.slot[here], votes.at_us[here], votes.vote[here]))
+                state.touched = True
 
-    def _activate(self, group: Group, from_us: int) -> None:
+    def _activate(self, group: Group, members: Members, from_us: int) -> None:
         state = self._active.get(group)
         if state is None:
-            self._active[group] = _Active(from_us)
-            self._active_slot[members_of(self._topology, *group).slot] = True
+            self._active[group] = self._numbered[self._next_number] = _Active(members, from_us)
+            self._number_of[members.slot] = self._next_number
+            self._next_number += 1
         elif from_us < state.from_us:
             state.from_us = from_us
             state.loaded = False
@@ -180,7 +193,7 @@ class Engine:
             evidence = self._prune(state, evidence, now_us)
         state.evidence = [evidence]
         state.touched = False
-        members = members_of(self._topology, *group)
+        members = state.members
         verdicts, state.due_us = outage.judge(
             evidence, members, self._topology, now_us, self.profile.outage, state.from_us, state.told
         )
@@ -188,8 +201,8 @@ class Engine:
         state.open = {(v.asset_kind, v.asset_id) for v in verdicts if any(e.cleared_us is None for e in v.episodes)}
         latest = int(evidence.at_us[evidence.vote == OFF].max(initial=0))
         if not state.open and state.due_us is None and latest < now_us - LOOKBACK_S * US:
-            del self._active[group]
-            self._active_slot[members.slot] = False
+            del self._active[group], self._numbered[int(self._number_of[members.slot[0]])]
+            self._number_of[members.slot] = -1
         return verdicts
 
     def _prune(self, state: _Active, evidence: Evidence, now_us: int) -> Evidence:
@@ -209,5 +222,5 @@ class Engine:
         found = np.zeros(self._topology.slots, np.bool_)
         for state in self._active.values():
             for kind, asset_id in state.open:
-                found[members_of(self._topology, kind, asset_id).slot] = True
+                found[self._tree.members(kind, asset_id).slot] = True
         return found

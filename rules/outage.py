@@ -31,7 +31,6 @@ from rules.supply import (
     feeder_outages,
     groups_of,
     join,
-    members_of,
     off_runs,
     transformer_outages,
 )
@@ -49,7 +48,6 @@ __all__ = [
     "groups_of",
     "join",
     "judge",
-    "members_of",
     "off_runs",
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,11 +28,10 @@ from rules.outage import (
     groups_of,
     join,
     judge,
-    members_of,
     off_runs,
 )
 from rules.profile import OutageProfile
-from rules.supply import Outage, Runs, feeder_outages, transformer_outages
+from rules.supply import Outage, Runs, Tree, feeder_outages, transformer_outages
 
 P = OutageProfile()
 HOUR = 3600
@@ -49,7 +49,7 @@ def evidence(votes: list[Vote]) -> Evidence:
 def told(
     votes: list[Vote], now_s: int, topology: Topology, group: tuple[str, int] = ("feeder", 0)
 ) -> dict[tuple[str, int], tuple[Episode, ...]]:
-    verdicts, _ = judge(evidence(votes), members_of(topology, *group), topology, T0 + now_s * US, P, T0 - HOUR * US)
+    verdicts, _ = judge(evidence(votes), Tree(topology).members(*group), topology, T0 + now_s * US, P, T0 - HOUR * US)
     assert len({(v.asset_kind, v.asset_id) for v in verdicts}) == len(verdicts)
     assert all(e.raised_us <= T0 + now_s * US for v in verdicts for e in v.episodes)
     return {(v.asset_kind, v.asset_id): v.episodes for v in verdicts if v.episodes}
@@ -191,7 +191,7 @@ def test_feeder_outages_equal_a_scalar_walk(transformers: list[tuple[int, int, i
 )
 def test_order_and_repeats_of_votes_do_not_matter_and_next_due_misses_no_change(votes, random, now_s) -> None:  # type: ignore[no-untyped-def]
     topology = town(feeders=1, transformers=3, meters=10)
-    members = members_of(topology, "feeder", 0)
+    members = Tree(topology).members("feeder", 0)
 
     def ask(votes: list[Vote], now_us: int) -> tuple[list[Verdict], int | None]:
         return judge(evidence(votes), members, topology, now_us, P, T0 - HOUR * US)
@@ -274,7 +274,7 @@ def test_meters_that_say_on_take_a_transformer_outage_back() -> None:
     topology = town(feeders=1, transformers=10, meters=30)
     off = [(0, 0, OFF), (1, 5, OFF), (2, 9, OFF)]
     assert list(told(off, 120, topology)) == [("transformer", 0)]
-    members = members_of(topology, "feeder", 0)
+    members = Tree(topology).members("feeder", 0)
     against = evidence(off + [(slot, 300, ON) for slot in range(3, 30)])
     verdicts, _ = judge(against, members, topology, T0 + 299 * US, P, T0)
     assert any(v.episodes for v in verdicts)
@@ -323,7 +323,7 @@ def test_what_stays_off_ten_minutes_after_the_root_is_told_by_itself() -> None:
 
 def test_what_was_told_before_and_is_gone_gets_an_empty_verdict() -> None:
     topology = town(feeders=1, transformers=2, meters=5)
-    members = members_of(topology, "feeder", 0)
+    members = Tree(topology).members("feeder", 0)
     verdicts, due = judge(evidence([]), members, topology, T0, P, T0 - US, {("meter", 3), ("feeder", 0)})
     assert {(v.asset_kind, v.asset_id) for v in verdicts} == {
         ("feeder", 0), ("transformer", 0), ("transformer", 1), ("meter", 3)
@@ -357,7 +357,25 @@ def test_votes_come_from_supply_events_and_from_new_reads_only() -> None:
 def test_groups_follow_the_tree_up() -> None:
     topology = town(feeders=1, transformers=2, meters=3, loose_transformers=1, loose_meters=1)
     assert groups_of(topology, np.array([0, 5, 6, 9], np.int32)) == {("feeder", 0), ("transformer", 2), ("meter", 9)}
-    assert members_of(topology, "feeder", 0).slot.tolist() == [0, 1, 2, 3, 4, 5]
-    assert members_of(topology, "transformer", 2).slot.tolist() == [6, 7, 8]
+    assert Tree(topology).members("feeder", 0).slot.tolist() == [0, 1, 2, 3, 4, 5]
+    assert Tree(topology).members("transformer", 2).slot.tolist() == [6, 7, 8]
     assert list(told([(6, 0, OFF), (7, 0, OFF)], 100, topology, ("transformer", 2))) == [("transformer", 2)]
     assert list(told([(9, 0, OFF)], 300, topology, ("meter", 9))) == [("meter", 9)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-1, 5), min_size=1, max_size=40), st.lists(st.integers(-1, 3), min_size=6, max_size=6))
+def test_the_members_of_an_asset_are_all_that_hang_below_it(transformer_of: list[int], feeder_of: list[int]) -> None:
+    parents = (np.array(transformer_of, np.int32), np.array(feeder_of, np.int32))
+    tree = Tree(SimpleNamespace(transformer_of=parents[0], feeder_of=parents[1]))
+    for feeder in range(5):
+        below = [slot for slot, t in enumerate(transformer_of) if t >= 0 and feeder_of[t] == feeder]
+        members = tree.members("feeder", feeder)
+        assert members.slot.tolist() == below
+        assert members.transformer.tolist() == [transformer_of[slot] for slot in below]
+    for transformer in range(7):
+        below = [slot for slot, t in enumerate(transformer_of) if t == transformer]
+        assert tree.members("transformer", transformer).slot.tolist() == below
+    assert tree.members("meter", 0).slot.tolist() == [0]
+    with pytest.raises(KeyError):
+        tree.members("district", 0)
