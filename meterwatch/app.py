@@ -32,6 +32,7 @@ from meterwatch.clock import Clock, RealClock, ReplayClock, SimulatedClock
 from meterwatch.config import Config
 from meterwatch.episodes import Verdict
 from meterwatch.errors import ConfigError, MeterwatchError, Overloaded, StorageUnavailable
+from meterwatch.memory import give_back
 from meterwatch.metrics import Metrics
 from meterwatch.pipeline import Pipeline
 from meterwatch.server import bind, make_server
@@ -192,6 +193,7 @@ async def _serving(
             pipeline.replace(fresh, rebuilt)
             desk.book.names = fresh
             await record(verdicts, [])
+        await asyncio.to_thread(give_back)
 
     server.add_generic_rpc_handlers(
         (ingest.handler(), alarm_handlers(AlarmService(desk, store, clock, lambda: ready[0])))
@@ -208,6 +210,7 @@ async def _serving(
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()))
         hearing = hear(rules_in_place, history, topology.slots, clock.now_us() - HEARD_US)
         core = asyncio.create_task(_core(pipeline, lease, upkeep, hearing, cluster))
+        await asyncio.to_thread(give_back)
         pipeline.ready()
         ready[0] = True
         gc.freeze()  # what is here now stays: the collector need not walk through it again
