@@ -87,7 +87,7 @@ class Lane:
     def finished(self) -> bool:
         """True when all is answered, or it has given up."""
         with self._changed:
-            if self._pending() and time.monotonic() - self._heard_s > SILENCE_S_MAX:
+            if self._pending() and not self.problems and time.monotonic() - self._heard_s > SILENCE_S_MAX:
                 self.problems.append(f"stream {self.stream}: no answer to {self.kind} for {SILENCE_S_MAX:.0f} s")
             return bool(self.problems) or (self._exhausted and not self._pending())
 
@@ -155,6 +155,7 @@ class ReadLane(Lane):
         self._unanswered: dict[int, tuple[Message, float]] = {}
         self._waiting: Message | None = None
         self._call_number = 0
+        self._welcomed_call = 0
         self._channel: Any = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -211,12 +212,7 @@ class ReadLane(Lane):
         for at in range(0, len(self._meters), DICTIONARY_PART):
             part = Dictionary(meter=self._meters[at : at + DICTIONARY_PART])
             yield IngestRequest(dictionary=part).SerializeToString()
-        with self._changed:
-            again = sorted(self._unanswered)
-        for seq in again:
-            if seq in self._unanswered:
-                self.counts["resent"] += 1
-                yield self._unanswered[seq][0].request
+        yield from self._again(number)
         with self._changed:  # nothing is taken before the start: the lane may yet be closed and another opened
             self._changed.wait_for(lambda: self._over(number) or self._start_s is not None)
         while not self._over(number):
@@ -234,7 +230,7 @@ class ReadLane(Lane):
                     return
                 if not self._until(message):
                     return
-                self._changed.wait_for(lambda: self._over(number) or len(self._unanswered) < self._credits)
+                self._changed.wait_for(lambda: self._over(number) or len(self._unanswered) < self._granted(number))
                 if self._over(number):
                     return
                 self._waiting = None
@@ -244,6 +240,27 @@ class ReadLane(Lane):
                 )
             yield message.request
 
+    def _again(self, number: int) -> Iterator[bytes]:
+        """What was unanswered, as far as the new stream gives credit: it may be less than the broken one had given."""
+        with self._changed:
+            todo = sorted(self._unanswered)
+        gone: set[int] = set()
+        for seq in todo:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._over(number) or len(gone.intersection(self._unanswered)) < self._granted(number)
+                )
+                if self._over(number):
+                    return
+                gone.add(seq)
+                self.counts["resent"] += 1
+                request = self._unanswered[seq][0].request
+            yield request
+
+    def _granted(self, number: int) -> int:
+        """Credits of this call; none before its Welcome."""
+        return self._credits if self._welcomed_call == number else 0
+
     def _over(self, number: int) -> bool:
         return self._closing or bool(self.problems) or number != self._call_number
 
@@ -251,7 +268,7 @@ class ReadLane(Lane):
         kind = response.WhichOneof("message")
         if kind == "welcome":
             self._welcome, self.welcomed_s = response.welcome, time.monotonic()
-            self._credits = response.welcome.credits
+            self._credits, self._welcomed_call = response.welcome.credits, self._call_number
         elif kind == "dictionary_ack":
             unknown = response.dictionary_ack.unknown_index
             if len(unknown) > 1:  # the last meter is unknown on purpose

@@ -108,6 +108,14 @@ class Plan:
     def offset_s(self, at_us: Ints) -> NDArray[np.float64]:
         return (at_us - self.start_us) / US / self.knobs.speed
 
+    @cached_property
+    def _contradicted(self) -> dict[int, list[int]]:
+        """Per interval the meters whose read of it tells a spurious last gasp otherwise."""
+        found: dict[int, list[int]] = {}
+        for meter, at_us in self.trouble.spurious:
+            found.setdefault(-(-(at_us - self.start_us) // INTERVAL_US), []).append(meter)
+        return found
+
     def messages(self, stream: int) -> Iterator[Message]:
         """All messages of a stream, by offset."""
         return heapq.merge(self._reads(stream), self._events(stream), key=lambda message: message.offset_s)
@@ -121,8 +129,8 @@ class Plan:
         first = int(own[0])
         share = np.array([mode.loss_share for mode in MODES]) * self.knobs.loss_factor
         gone = chance(self.world.seed, 30, own, end_us // US) < share[self.world.mode[own]]
-        for meter, at_us in self.trouble.spurious:
-            if meter in self.world.meters_of_stream(stream) and 0 <= end_us - at_us < INTERVAL_US:
+        for meter in self._contradicted.get(interval, ()):
+            if own[0] <= meter <= own[-1]:
                 gone[meter - first] = False
         for cut in self.trouble.cuts:
             if cut.from_us <= end_us < cut.to_us:
@@ -137,10 +145,9 @@ class Plan:
         mean_s = np.array([mode.lag_s for mode in MODES])[self.world.mode[meter]]
         lag_s = mean_s * (1 / 3 - np.log1p(-chance(seed, 31, meter, stamp_s)))
         late = chance(seed, 32, meter, stamp_s) < knobs.late_share
-        for one, gasp_us in self.trouble.spurious:
-            if 0 <= end_us - gasp_us < INTERVAL_US:
-                late &= meter != one
-                lag_s[meter == one] = 5.0
+        told = np.isin(meter, self._contradicted.get(interval, ()))
+        late &= ~told
+        lag_s[told] = 5.0
         lag_s = np.minimum(lag_s, LAG_MAX_S)
         late_s = (1 + chance(seed, 33, meter, stamp_s) * max(knobs.late_intervals_max - 1, 0)) * INTERVAL_S
         at_us = end_us + ((lag_s + np.where(late, late_s, 0)) * US).astype(np.int64)
@@ -236,9 +243,11 @@ class Plan:
 
     def _contradicts(self, rows: _Rows) -> bool:
         """True if a spurious last gasp waits for one of these reads."""
+        ends_us = np.unique(rows.end_us)
+        intervals = ((ends_us - self.start_us) // INTERVAL_US).tolist()
         return any(
-            bool(((rows.meter == meter) & (rows.end_us >= at_us) & (rows.end_us < at_us + INTERVAL_US)).any())
-            for meter, at_us in self.trouble.spurious
+            bool(np.isin(rows.meter[rows.end_us == end_us], self._contradicted.get(interval, ())).any())
+            for end_us, interval in zip(ends_us.tolist(), intervals, strict=True)
         )
 
     def _encoded(

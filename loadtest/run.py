@@ -36,6 +36,8 @@ CONNECT_S: Final = 1.0
 CONNECT_METERS_PER_S: Final = 100_000
 """Head-ends connect this long before the start: time for their dictionaries."""
 LOOK_EVERY_S: Final = 1.0
+SAID_FROM_METERS: Final = 100_000
+"""From so many on, making messages takes longer than one likes to wait without a word."""
 DEFAULT_START: Final = datetime(2026, 2, 3, tzinfo=UTC)
 DST_START: Final = datetime(2026, 3, 28, 23, tzinfo=UTC)
 """Midnight in Berlin before the clocks go forward."""
@@ -136,6 +138,8 @@ def _run(
     closing: list[Any] = []
     try:
         generators += [Generator(job) for job in _jobs(order, knobs, target.start_us, target.epoch)]
+        if order.meters >= SAID_FROM_METERS:
+            say("making messages, up to 1 GiB a process, before the clock starts")
         ready = [generator.prepared() for generator in generators]
         size = sum(one.bytes for one in ready)
         beyond = "" if all(one.whole for one in ready) else "; the rest is made while it runs, ahead of its time"

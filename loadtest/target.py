@@ -17,7 +17,7 @@ import psycopg
 from loadtest.database import Database
 from loadtest.local import LocalService
 from loadtest.scenarios import Knobs
-from loadtest.world import INTERVAL_US, US, World
+from loadtest.world import INTERVAL_US, REGISTRY_ROWS_MAX, US, World
 from meterwatch.client.registry import RegistryFile, import_registry
 from meterwatch.client.retry import open_channel
 from meterwatch.v1 import alarms_pb2, alarms_pb2_grpc
@@ -141,12 +141,16 @@ def remote(world: World, knobs: Knobs, address: str, say: Callable[[str], None],
 def register(world: World, address: str, say: Callable[[str], None]) -> None:
     """Import the fleet's registry. RuntimeError with the first error."""
     began_s = time.monotonic()
+    meters = 0
     for number, (kind, content) in enumerate(world.registry()):
         file = RegistryFile(kind, f"{kind}-{number}.csv", content)
         answer = import_registry(address, [file], VALID_FROM_US)
         if answer.error:
             error = answer.error[0]
             raise RuntimeError(f"the registry was refused: {error.file}:{error.line}: {error.message}")
+        meters += content.count(b"\n") - 1 if kind == "meters" else 0
+        if 0 < meters < world.meters and world.meters > REGISTRY_ROWS_MAX:
+            say(f"{meters:,} of {world.meters:,} meters registered after {time.monotonic() - began_s:.0f} s")
     say(f"{world.meters:,} meters registered at {address} in {time.monotonic() - began_s:.1f} s")
 
 

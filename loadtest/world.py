@@ -33,6 +33,8 @@ POWER_FACTOR: Final = 0.95
 VARH_PER_WH: Final = float(np.sqrt(1 - POWER_FACTOR**2) / POWER_FACTOR)
 REGISTRY_ROWS_MAX: Final = 250_000
 """Meters in one registry file: far below the service's 64 MiB a message."""
+STREAM_METERS_MAX: Final = 1_000_000
+"""Below server.dictionary_entries_max, with room for the feeder by which a stream has more than its share."""
 ONE_PHASE: Final = ("import_wh", "import_varh", "voltage_a_v", "current_a_a")
 THREE_PHASE: Final = (*ONE_PHASE, "voltage_b_v", "voltage_c_v", "current_b_a", "current_c_a")
 
@@ -104,6 +106,12 @@ class World:
     def __post_init__(self) -> None:
         if self.meters < 100:
             raise ValueError(f"{self.meters} meters; give at least 100")
+        if self.meters > self.streams * STREAM_METERS_MAX:
+            needed = -(-self.meters // STREAM_METERS_MAX)
+            raise ValueError(
+                f"{self.meters} meters on {self.streams} streams; a stream speaks for at most {STREAM_METERS_MAX} by "
+                f"the service's default; give at least --streams {needed}"
+            )
         if self.feeders < self.streams:
             raise ValueError(
                 f"{self.streams} streams for {self.feeders} feeders; each stream needs one; give fewer streams or more "

@@ -10,6 +10,7 @@ from concurrent import futures
 
 import grpc
 import pytest
+from fake_ingest import FakeIngest, Serving
 from hdrh.histogram import HdrHistogram
 from rich.console import Console
 from typer.testing import CliRunner
@@ -144,6 +145,25 @@ def test_without_a_time_table_latency_counts_from_the_send(stalling):
     lane = played(stalling, [0.0] * 3, paced=False)
     assert lane.behind_s_max == 0
     assert lane.histogram.get_min_value() < STALL_S * 1e6
+
+
+class Thrifty(FakeIngest):
+    """Breaks the first stream with eight batches unanswered; the next ones are given two credits."""
+
+    def Stream(self, requests, context):
+        self.credits = 8 if self.streams == 0 else 2
+        self.unanswered_max = 0
+        yield from super().Stream(requests, context)
+
+
+def test_a_stream_opened_again_sends_again_as_far_as_the_new_one_gives_credit():
+    fake = Thrifty(break_rate=1.0, breaks_max=1, seed=2)
+    with Serving(fake) as address:
+        lane = played(address, [0.0] * 8)
+    assert fake.streams == 2
+    assert lane.counts["resent"] == 8
+    assert len(fake.ledger) == 8
+    assert fake.unanswered_max == 2
 
 
 def test_a_driver_can_be_connected_twice_and_loses_nothing():

@@ -45,6 +45,8 @@ def test_every_meter_belongs_to_exactly_one_stream(streams):
 def test_more_streams_than_feeders_are_refused_with_what_to_change():
     with pytest.raises(ValueError, match="give fewer streams"):
         World(500, 8, 1)
+    with pytest.raises(ValueError, match="give at least --streams 3"):
+        World(2_000_001, 2, 1)
 
 
 def test_no_transformer_is_near_its_rating_by_nature():
