@@ -11,6 +11,8 @@ failed) is kept in `Doubts`: the re-send gets it as stored for the first time, s
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -33,6 +35,9 @@ from storage.versions import Race, create_staging
 
 CONNECT_TIMEOUT_S = 10
 CLOSE_WAIT_S = 5.0
+SEND_BUFFER_BYTES = 4 * 1024 * 1024
+"""Asked for on a Unix socket; the system grants what net.core.wmem_max allows. A COPY of 10,000 rows is 800 kB; each
+time the socket is full libpq moves the rest and the thread sleeps: with the default of 208 kB three times a batch."""
 RETRIES_MAX = 5
 """Deadlocks, serialisation failures and lost races are tried again this often."""
 _TRANSIENT = (pg.DeadlockDetected, pg.SerializationFailure)
@@ -109,6 +114,7 @@ class Writer:
                 options="-c TimeZone=UTC -c lock_timeout=20s -c statement_timeout=60s -c synchronous_commit=on",
             )
             try:
+                _widen(connection)
                 create_staging(connection)
             except BaseException:
                 connection.close()
@@ -275,3 +281,9 @@ class Writer:
         fresh = Events(table[:, 0].astype(np.int32), table[:, 1].copy(), table[:, 2].astype(np.int16))
         entry = ledger.Entry(batch, len(new), 0, duplicates, None)
         return ledger.enter(cursor, EVENTS, [entry], now_us, self._reasons)[0], fresh
+
+
+def _widen(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    with socket.socket(fileno=os.dup(connection.fileno())) as own:
+        if own.family == socket.AF_UNIX:  # TCP finds its buffer by itself
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
