@@ -263,6 +263,8 @@ def _streaming(
     async def serve(raw: bytes, context: Any) -> None:
         try:
             await method(_parsed(raw, request_type), context)
+        except grpc.aio.InternalError:
+            return  # the caller has left between two messages: nobody is there to be told
         except Exception as error:
             await abort(context, error)
 

@@ -182,6 +182,19 @@ async def test_bookmarks_go_on_while_nothing_happens(dsn: str) -> None:
         call.cancel()
 
 
+async def test_a_subscriber_that_leaves_between_two_messages_is_no_incident(dsn: str) -> None:
+    class Gone:
+        async def write(self, message: bytes) -> None:
+            raise grpc.aio.InternalError("the call is over")
+
+    async with serving(dsn) as world:
+        call_details = type("Details", (), {"method": "/meterwatch.v1.Alarms/Subscribe"})
+        handler = handlers(AlarmService(world.desk, world.store, clock(), lambda: True)).service(call_details)
+        assert handler is not None
+        await handler.unary_stream(pb.SubscribeRequest().SerializeToString(), Gone())
+        assert world.desk.hub.subscribers == 0
+
+
 async def test_draining_ends_subscriptions_with_a_retryable_status(dsn: str) -> None:
     async with serving(dsn) as world:
         call = world.stub.Subscribe(pb.SubscribeRequest())
