@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from meterwatch.batch import Batch, Events, Rejects, Stored
+from meterwatch.batch import Batch, EventBatch, Stored
 from meterwatch.clock import Clock
 from meterwatch.topology import Topology
 
@@ -35,9 +35,7 @@ class Pipeline(Protocol):
         """Return when the batch is committed and every transition it causes is committed."""
         ...
 
-    async def submit_events(
-        self, head_end_id: int, epoch: int, seq: int, digest: bytes, events: Events, rejects: Rejects, rows_sent: int
-    ) -> Stored:
+    async def submit_events(self, batch: EventBatch) -> Stored:
         """The same for events."""
         ...
 

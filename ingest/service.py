@@ -23,6 +23,7 @@ from ingest.ports import Pipeline
 from ingest.session import CREDITS_MAX, Session, StreamLimits, ack_of, head_end_of
 from ingest.unary import batch_of_rows, events_of
 from meterwatch import failpoints
+from meterwatch.batch import EventBatch
 from meterwatch.errors import Draining, Overloaded, Rejected
 from meterwatch.status import abort, abort_with
 from meterwatch.v1 import ingest_pb2 as pb
@@ -325,7 +326,7 @@ class IngestService:
             digest = hashlib.blake2b(data, digest_size=16).digest()
             async with asyncio.timeout(self._limits.batch_deadline_s):
                 stored = await self._pipeline.submit_events(
-                    head_end_id, request.epoch, request.seq, digest, events, rejects, rows
+                    EventBatch(head_end_id, request.epoch, request.seq, digest, events, rejects, rows)
                 )
             _refuse_reused(stored.reused, request.seq, request.epoch)
             return pb.SendEventsResponse(

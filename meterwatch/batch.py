@@ -142,3 +142,16 @@ class Events:
     @property
     def rows(self) -> int:
         return len(self.slot)
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """A screened request of events with its key, as storage takes it."""
+
+    head_end_id: int
+    epoch: int
+    seq: int
+    digest: bytes
+    events: Events
+    rejects: Rejects
+    rows_sent: int

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from meterwatch import failpoints
-from meterwatch.batch import Batch, Events, Rejects, Stored
+from meterwatch.batch import Batch, EventBatch, Events, Stored
 from meterwatch.clock import Clock
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, StorageUnavailable
@@ -53,17 +53,7 @@ class BatchWriter(Protocol):
     """storage.writer.Writer: blocking, one per thread."""
 
     def write(self, group: list[Batch], now_us: int) -> list[Stored]: ...
-    def write_events(
-        self,
-        head_end_id: int,
-        epoch: int,
-        seq: int,
-        digest: bytes,
-        events: Events,
-        rejects: Rejects,
-        rows: int,
-        now_us: int,
-    ) -> tuple[Stored, Events]: ...
+    def write_events(self, group: list[EventBatch], now_us: int) -> list[tuple[Stored, Events]]: ...
 
 
 class Rules(Protocol):
@@ -95,7 +85,7 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _WaitingEvents:
-    request: tuple[int, int, int, bytes, Events, Rejects, int]
+    batch: EventBatch
     answer: asyncio.Future[Stored]
     since_s: float = field(default_factory=time.monotonic)
 
@@ -208,18 +198,15 @@ class Pipeline:
         self._arrived.set()
         return await answer
 
-    async def submit_events(
-        self, head_end_id: int, epoch: int, seq: int, digest: bytes, events: Events, rejects: Rejects, rows_sent: int
-    ) -> Stored:
+    async def submit_events(self, batch: EventBatch) -> Stored:
         self._refuse_if_ended()
         if self._waiting_events.full():
             raise Overloaded(
                 "QUEUE_FULL", f"{QUEUE_EVENTS_MAX} requests of events wait for the database; send again later", 1.0
             )
         failpoints.passed("after_decode")
-        answer = self._promise(head_end_id)
-        request = (head_end_id, epoch, seq, digest, events, rejects, rows_sent)
-        self._waiting_events.put_nowait(_WaitingEvents(request, answer))
+        answer = self._promise(batch.head_end_id)
+        self._waiting_events.put_nowait(_WaitingEvents(batch, answer))
         return await answer
 
     def _promise(self, head_end_id: int) -> asyncio.Future[Stored]:
@@ -310,22 +297,37 @@ class Pipeline:
                 await self._committed.put(_Committed(outcome, None, item.answer, item.since_s))
 
     async def _write_events(self, writer: BatchWriter) -> None:
+        """All requests that wait go into one transaction: in a storm each by itself would wait minutes for its own."""
         while True:
-            item = await self._waiting_events.get()
-            if item.answer.done():
-                continue
-            try:
-                stored, fresh = await self._in_thread(writer.write_events, *item.request, self.clock.now_us())
-            except Exception as error:
-                self.metrics.groups_failed.inc()
-                self._hearing.failing |= isinstance(error, StorageUnavailable | Overloaded)
-                _log.warning("events not stored", error=repr(error))
-                _fail([item.answer], error)
+            group = [await self._waiting_events.get()]
+            rows = group[0].batch.rows_sent
+            while not self._waiting_events.empty() and rows < GROUP_ROWS_MAX:
+                group.append(self._waiting_events.get_nowait())
+                rows += group[-1].batch.rows_sent
+            await self._store_events(writer, [item for item in group if not item.answer.done()])
+
+    async def _store_events(self, writer: BatchWriter, group: list[_WaitingEvents]) -> None:
+        """As _store; a request that fails by itself fails alone."""
+        if not group:
+            return
+        try:
+            stored = await self._in_thread(writer.write_events, [item.batch for item in group], self.clock.now_us())
+        except Exception as error:
+            self.metrics.groups_failed.inc()
+            away = isinstance(error, StorageUnavailable | Overloaded)
+            self._hearing.failing |= away
+            _log.warning("events not stored", requests=len(group), error=repr(error))
+            if away or len(group) == 1:
+                _fail([item.answer for item in group], error)
             else:
-                failpoints.passed("after_copy")
-                self._hearing.failing = False
+                for item in group:
+                    await self._store_events(writer, [item])
+        else:
+            failpoints.passed("after_copy")
+            self._hearing.failing = False
+            for item, (outcome, fresh) in zip(group, stored, strict=True):
                 self.metrics.commit_seconds.observe(time.monotonic() - item.since_s)
-                await self._committed.put(_Committed(stored, fresh, item.answer, item.since_s))
+                await self._committed.put(_Committed(outcome, fresh, item.answer, item.since_s))
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)

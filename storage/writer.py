@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
-from meterwatch.batch import Batch, Events, Reads, Rejects, Stored
+from meterwatch.batch import Batch, EventBatch, Events, Stored
 from meterwatch.errors import StorageUnavailable
 from storage import ledger
 from storage.doubts import Doubts
+from storage.events import NO_EVENTS, as_batch, store_events
 from storage.faults import fault_of
 from storage.ledger import EVENTS, READS
 from storage.seen import Seen
@@ -222,65 +223,46 @@ class Writer:
             if not (outcome.replayed or outcome.reused):
                 self._doubts.keep(READS, batch, outcome, None)
 
-    def write_events(
-        self,
-        head_end_id: int,
-        epoch: int,
-        seq: int,
-        digest: bytes,
-        events: Events,
-        rejects: Rejects,
-        rows_sent: int,
-        now_us: int,
-    ) -> tuple[Stored, Events]:
-        """Store events; returns the answer and the events that are new. Errors as for write."""
-        return self._guarded(
-            lambda: self._write_events(head_end_id, epoch, seq, digest, events, rejects, rows_sent, now_us)
-        )
+    def write_events(self, group: Sequence[EventBatch], now_us: int) -> list[tuple[Stored, Events]]:
+        """Store requests of events in one transaction; per request the answer and the events that are new.
 
-    def _write_events(
-        self,
-        head_end_id: int,
-        epoch: int,
-        seq: int,
-        digest: bytes,
-        events: Events,
-        rejects: Rejects,
-        rows_sent: int,
-        now_us: int,
-    ) -> tuple[Stored, Events]:
+        An event that two requests tell is new in the first. Errors as for write.
+        """
+        return self._guarded(lambda: self._write_events(group, now_us))
+
+    def _write_events(self, group: Sequence[EventBatch], now_us: int) -> list[tuple[Stored, Events]]:
         connection = self._open()
-        empty = Reads(events.slot[:0], events.at_us[:0], 900, events.slot[:0], {})
-        batch = Batch(head_end_id, epoch, seq, digest, empty, rejects, 0, rows_sent)
-        [known] = ledger.find(connection, EVENTS, [batch])
-        if known is not None:
-            kept = None if known.reused else self._doubts.take(EVENTS, batch, known.batch_id)
-            none = Events(events.slot[:0], events.at_us[:0], events.code[:0])
-            return (known, none) if kept is None else (kept[0], kept[1] or none)
+        batches = [as_batch(request) for request in group]
+        answers: dict[int, tuple[Stored, Events]] = {}
+        fresh: dict[tuple[int, int, int], int] = {}
+        again: list[int] = []
+        for i, (batch, known) in enumerate(zip(batches, ledger.find(connection, EVENTS, batches), strict=True)):
+            if known is not None:
+                answers[i] = self._told_before(batch, known)
+            elif (key := (batch.head_end_id, batch.epoch, batch.seq)) in fresh:
+                again.append(i)
+            else:
+                fresh[key] = i
+        mine = list(fresh.values())
         done: list[tuple[Stored, Events]] = []
         try:
-            with connection.transaction(), connection.cursor() as cursor:
-                done.append(self._store_events(cursor, batch, events, now_us))
+            if mine:
+                with connection.transaction(), connection.cursor() as cursor:
+                    done = store_events(cursor, [group[i] for i in mine], now_us, self._reasons)
         except psycopg.Error:
-            for stored, fresh in done:
-                self._doubts.keep(EVENTS, batch, stored, fresh)
+            for i, (stored, events) in zip(mine, done, strict=False):
+                self._doubts.keep(EVENTS, batches[i], stored, events)
             raise
-        self._doubts.forget(EVENTS, batch)
-        return done[0]
+        for i, answer in zip(mine, done, strict=True):
+            self._doubts.forget(EVENTS, batches[i])
+            answers[i] = answer
+        if again:
+            answers |= dict(zip(again, self._write_events([group[i] for i in again], now_us), strict=True))
+        return [answers[i] for i in range(len(group))]
 
-    def _store_events(self, cursor: ledger.Cursor, batch: Batch, events: Events, now_us: int) -> tuple[Stored, Events]:
-        new = cursor.execute(
-            "INSERT INTO events (at, received_at, slot, code)"
-            " SELECT to_timestamp(t / 1e6), to_timestamp(%s / 1e6), s, c"
-            " FROM unnest(%s::bigint[], %s::integer[], %s::smallint[]) AS u (t, s, c) ORDER BY s, t"
-            " ON CONFLICT DO NOTHING RETURNING slot, (extract(epoch FROM at) * 1000000)::bigint, code",
-            (now_us, events.at_us.tolist(), events.slot.tolist(), events.code.tolist()),
-        ).fetchall()
-        duplicates = events.rows - len(new)
-        table = np.array(new, np.int64).reshape(-1, 3)
-        fresh = Events(table[:, 0].astype(np.int32), table[:, 1].copy(), table[:, 2].astype(np.int16))
-        entry = ledger.Entry(batch, len(new), 0, duplicates, None)
-        return ledger.enter(cursor, EVENTS, [entry], now_us, self._reasons)[0], fresh
+    def _told_before(self, batch: Batch, known: Stored) -> tuple[Stored, Events]:
+        kept = None if known.reused else self._doubts.take(EVENTS, batch, known.batch_id)
+        return (known, NO_EVENTS) if kept is None else (kept[0], kept[1] or NO_EVENTS)
 
 
 def _widen(connection: psycopg.Connection[tuple[Any, ...]]) -> None:

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from meterwatch import pipeline as subject
-from meterwatch.batch import Batch, Events, Reads, Rejects, Stored
+from meterwatch.batch import Batch, EventBatch, Events, Reads, Rejects, Stored
 from meterwatch.clock import Clock, ReplayClock, SimulatedClock
 from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.pipeline import Pipeline
@@ -63,16 +63,14 @@ class FakeWriter:
                 raise self.poison[b.seq]
         return [self._one(b.epoch, b.seq) for b in group]
 
-    def write_events(
-        self, head_end_id: int, epoch: int, seq: int, digest: bytes, events: Events, rejects: Rejects, rows: int,
-        now_us: int,
-    ) -> tuple[Stored, Events]:  # fmt: skip
-        self.groups.append([seq])
+    def write_events(self, group: list[EventBatch], now_us: int) -> list[tuple[Stored, Events]]:
+        self.groups.append([one.seq for one in group])
         self.began.set()
         assert self.gate.wait(20)
-        if seq in self.poison:
-            raise self.poison[seq]
-        return self._one(-epoch, seq), events
+        for one in group:
+            if one.seq in self.poison:
+                raise self.poison[one.seq]
+        return [(self._one(-one.epoch, one.seq), one.events) for one in group]
 
 
 class FakeRules:
@@ -247,7 +245,7 @@ async def test_what_is_stored_reaches_the_rules_though_its_sender_left(kind: str
         def submit(seq: int) -> Any:
             if kind == "reads":
                 return p.pipeline.submit(batch(seq))
-            return p.pipeline.submit_events(1, 1, seq, b"d", events, REJECTS, 2)
+            return p.pipeline.submit_events(EventBatch(1, 1, seq, b"d", events, REJECTS, 2))
 
         writer.gate.clear()
         left = asyncio.create_task(submit(1))
@@ -343,12 +341,13 @@ async def test_a_full_queue_of_events_says_when_to_come_again(monkeypatch: pytes
     monkeypatch.setattr(subject, "QUEUE_EVENTS_MAX", 2)
     async with piped() as p:
         p.events.gate.clear()
-        work = [asyncio.create_task(p.pipeline.submit_events(1, 1, 1, b"d", none, REJECTS, 1))]
+        work = [asyncio.create_task(p.pipeline.submit_events(EventBatch(1, 1, 1, b"d", none, REJECTS, 1)))]
         await started(p.events)
-        work += [asyncio.create_task(p.pipeline.submit_events(1, 1, seq, b"d", none, REJECTS, 1)) for seq in (2, 3)]
+        more = [EventBatch(1, 1, seq, b"d", none, REJECTS, 1) for seq in (2, 3)]
+        work += [asyncio.create_task(p.pipeline.submit_events(one)) for one in more]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await p.pipeline.submit_events(1, 1, 4, b"d", none, REJECTS, 1)
+            await p.pipeline.submit_events(EventBatch(1, 1, 4, b"d", none, REJECTS, 1))
         p.events.gate.set()
         assert all(isinstance(a, Stored) for a in await asked(*work))
 
@@ -357,8 +356,23 @@ async def test_a_defect_in_events_fails_only_them() -> None:
     none = Events(NONE, NONE.astype(np.int64), NONE.astype(np.int16))
     async with piped() as p:
         p.events.poison = {1: ValueError("poison")}
-        answers = await asked(*(p.pipeline.submit_events(1, 1, seq, b"d", none, REJECTS, 1) for seq in (1, 2)))
+        several = [EventBatch(1, 1, seq, b"d", none, REJECTS, 1) for seq in (1, 2)]
+        answers = await asked(*(p.pipeline.submit_events(one) for one in several))
         assert [type(a) for a in answers] == [ValueError, Stored]
+
+
+async def test_requests_of_events_that_wait_go_into_one_transaction() -> None:
+    none = Events(NONE, NONE.astype(np.int64), NONE.astype(np.int16))
+    async with piped() as p:
+        p.events.gate.clear()
+        work = [asyncio.create_task(p.pipeline.submit_events(EventBatch(1, 1, 1, b"d", none, REJECTS, 1)))]
+        await started(p.events)
+        more = [EventBatch(1, 1, seq, b"d", none, REJECTS, 1) for seq in (2, 3, 4)]
+        work += [asyncio.create_task(p.pipeline.submit_events(one)) for one in more]
+        await asyncio.sleep(0)
+        p.events.gate.set()
+        assert [a.seq for a in await asked(*work)] == [1, 2, 3, 4]
+        assert p.events.groups == [[1], [2, 3, 4]]
 
 
 async def test_when_the_rules_die_the_core_ends_and_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

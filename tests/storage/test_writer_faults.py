@@ -12,7 +12,7 @@ import pytest
 from psycopg import errors as pg
 from psycopg.errors import lookup
 
-from meterwatch.batch import Batch, Column, Events, Reads, Rejects
+from meterwatch.batch import Batch, Column, EventBatch, Events, Reads, Rejects
 from meterwatch.errors import MeterwatchError, Overloaded, StorageBroken, StorageUnavailable
 from storage.faults import fault_of, storage_faults
 from storage.writer import Writer
@@ -138,13 +138,13 @@ def test_batches_committed_before_their_group_failed_keep_their_change(
 
 def test_events_of_an_unknown_commit_keep_what_was_new(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     events = Events(np.array([1, 2], np.int32), np.full(2, NOW_US, np.int64), np.ones(2, np.int16))
-    arguments = (1, 7, 1, b"d", events, NO_REJECTS, 2, NOW_US)
+    group = [EventBatch(1, 7, 1, b"d", events, NO_REJECTS, 2)]
     break_commits(monkeypatch, pg.AdminShutdown("gone"))
     with pytest.raises(StorageUnavailable):
-        writer.write_events(*arguments)
-    stored, fresh = writer.write_events(*arguments)
+        writer.write_events(group, NOW_US)
+    ((stored, fresh),) = writer.write_events(group, NOW_US)
     assert (stored.accepted, stored.replayed, fresh.slot.tolist()) == (2, False, [1, 2])
-    stored, fresh = writer.write_events(*arguments)
+    ((stored, fresh),) = writer.write_events(group, NOW_US)
     assert (stored.accepted, stored.replayed, fresh.rows) == (2, True, 0)
 
 
