@@ -1,46 +1,27 @@
 """The ingest-time checks: one pure function each, arrays in, mask out. A set element is a finding; 0 is clean.
 
-NaN compares false, so every value check is written to fire on NaN or runs after `not_finite`. Limits are arguments with
-their defaults in Limits; V numbers as in docs/semantics.md.
+NaN compares false, so every value check is written to fire on NaN or runs after `not_finite`. Limits are arguments
+(meterwatch.check_profile); V numbers as in docs/semantics.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.batch import Column
 from meterwatch.channels import CURRENT, ENERGY, VOLTAGE
+from meterwatch.check_profile import Limits
 
 Mask = NDArray[np.bool_]
-US = 1_000_000
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 INT32_MAX = int(np.iinfo(np.int32).max)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Thresholds of the ingest-time checks."""
-
-    future_tolerance_us: int = 120 * US
-    """V04, practice of AMI head-ends: clocks are set once a day."""
-    snap_us: int = 5 * US
-    """V03: nearer to the grid than this is snapped and flagged, farther is quarantined."""
-    capacity_factor: float = 1.2
-    """V06: 1.2 Imax Un phases dt."""
-    voltage_factor: float = 1.5
-    """V06: 1.5 Un."""
-    contract_factor: float = 3.0
-    """V07."""
-    off_factor: float = 0.6
-    """SUPPLY_OFF below this share of Un (DL/T 698 terminals: 132 of 220 V)."""
-    on_factor: float = 0.8
-    """SUPPLY_ON from this share of Un (DL/T 698 terminals: 176 of 220 V)."""
-    off_current_a: float = 0.05
-    """SUPPLY_OFF needs a current below this: a meter that draws current has supply."""
+ROUNDING = 1e-4
+"""More than what single precision may be off in `power_mismatch`, as a share of its tolerance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +42,8 @@ class View:
     contract_kw: NDArray[np.float32]
     phases: NDArray[np.uint8]
     """Bits, 0 = unknown."""
+    multiplier: NDArray[np.float32] | None = None
+    """Of the instrument transformers; None: 1."""
     extremes: dict[str, tuple[float, float]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,6 +126,99 @@ def device_status(view: View) -> Mask:
     if view.within(("device_status",), 0, 0):
         return view.none()
     return view.any_of(("device_status",), lambda values: (values & np.uint32(0xFFFFFFF7)) != 0)
+
+
+def clock_ahead(lateness_us: NDArray[np.int64], limits: Limits) -> Mask:
+    """V10: it arrived more than 60 s before its interval was over. lateness_us: arrival less end."""
+    return lateness_us < -limits.ahead_us
+
+
+def power_mismatch(view: View, limits: Limits) -> Mask:
+    """V11: |U I PF - P| above both 5 % of P and 20 W; P = |import - export| / length, U I summed over the phases.
+
+    Judged where power factor, import and, phase by phase, both or neither of U and I are there. U, I and PF are of the
+    interval's end and P is its mean: a load that changes within the interval fires. In single precision with limits a
+    little low; what that finds and is near the limit is judged again in double. Nothing to do without a power factor.
+    """
+    phases = _phases(view)
+    lone = sum(name in view.channels for name in (*VOLTAGE, *CURRENT)) - 2 * len(phases)
+    if not {"power_factor", "import_wh"} <= view.channels.keys() or not phases or (lone and view.present is None):
+        return view.none()
+    off, mean = _powers(view, phases, slice(None), np.float32)
+    off -= mean
+    np.abs(off, out=off)
+    mean *= np.float32(limits.power_share * (1 - ROUNDING))
+    tolerance = np.maximum(mean, np.float32(limits.power_floor_w * (1 - ROUNDING)), out=mean)
+    found: Mask = off > tolerance
+    if view.present is not None:
+        found &= _judged(view)
+    if not found.any():
+        return found
+    tolerance *= np.float32(1 + 3 * ROUNDING)
+    near = np.flatnonzero(found & (off <= tolerance))
+    if len(near):
+        measured64, mean64 = _powers(view, phases, near, np.float64)
+        found[near] = np.abs(measured64 - mean64) > np.maximum(mean64 * limits.power_share, limits.power_floor_w)
+    return found
+
+
+def unit_mismatch(view: View, mismatch: Mask, limits: Limits) -> Mask:
+    """V05: of the rows that V11 found, those where U I PF is P times or divided by 1000 or the meter's multiplier.
+
+    Reads are to be primary values in Wh; such a ratio says that a multiplier or a unit was forgotten, or applied twice.
+    """
+    found = view.none()
+    rows = np.flatnonzero(mismatch)
+    if len(rows) == 0:
+        return found
+    measured, mean = _powers(view, _phases(view), rows, np.float64)
+    with np.errstate(divide="ignore"):
+        ratio = np.abs(np.log(measured) - np.log(mean))
+    near = np.log1p(limits.unit_share)
+    hit = np.abs(ratio - np.log(limits.unit_factor)) <= near
+    if view.multiplier is not None:
+        factor = np.abs(np.log(view.multiplier[rows].astype(np.float64)))
+        hit |= (factor > near) & (np.abs(ratio - factor) <= near)
+    found[rows] = hit
+    return found
+
+
+def _phases(view: View) -> list[tuple[str, str]]:
+    return [(u, i) for u, i in zip(VOLTAGE, CURRENT, strict=True) if u in view.channels and i in view.channels]
+
+
+def _powers(view: View, phases: list[tuple[str, str]], rows: Any, dtype: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+    """|U I PF| and |P| of some rows, W; a phase without U or I, and an absent export, count as 0."""
+
+    def zeroed(values: NDArray[Any], *names: str) -> NDArray[Any]:
+        if view.present is not None:
+            for name in names:
+                np.copyto(values, dtype(0), where=~view.present[name][rows])
+        return values
+
+    measured: NDArray[Any] = np.zeros(0)
+    for n, (u, i) in enumerate(phases):
+        apparent = zeroed(np.multiply(view.channels[u][rows], view.channels[i][rows], dtype=dtype), u, i)
+        measured = measured + apparent if n else apparent
+    measured *= view.channels["power_factor"][rows]
+    np.abs(measured, out=measured)
+    mean: NDArray[Any] = view.channels["import_wh"][rows].astype(dtype)
+    if "export_wh" in view.channels:
+        mean -= zeroed(view.channels["export_wh"][rows].astype(dtype), "export_wh")
+    mean *= dtype(3600 / view.interval_s)
+    return measured, np.abs(mean, out=mean)
+
+
+def _judged(view: View) -> Mask:
+    """Rows with power factor and import, with both or neither of U and I of each phase, and one such pair at least."""
+    assert view.present is not None
+    none = view.none()
+    any_pair, rest = none, view.present["power_factor"] & view.present["import_wh"]
+    for u, i in zip(VOLTAGE, CURRENT, strict=True):
+        has_u, has_i = view.present.get(u, none), view.present.get(i, none)
+        rest = rest & (has_u == has_i)
+        any_pair = any_pair | (has_u & has_i)
+    return rest & any_pair
 
 
 def supply(view: View, limits: Limits) -> tuple[Mask, Mask]:

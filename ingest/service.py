@@ -10,20 +10,20 @@ import asyncio
 import hashlib
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
 import numpy as np
 import structlog
 
-from ingest.checks import Limits
 from ingest.decode import ID, parse
 from ingest.ports import Pipeline
 from ingest.session import CREDITS_MAX, Session, StreamLimits, ack_of, head_end_of
 from ingest.unary import batch_of_rows, events_of
 from meterwatch import failpoints
 from meterwatch.batch import EventBatch
+from meterwatch.check_profile import DEFAULT, Limits
 from meterwatch.errors import Draining, Overloaded, Rejected
 from meterwatch.status import abort, abort_with
 from meterwatch.v1 import ingest_pb2 as pb
@@ -99,13 +99,13 @@ class IngestService:
         limits: StreamLimits,
         version: str,
         streams_max: int = 64,
-        checks: Limits | None = None,
+        checks: Sequence[Limits] = DEFAULT.ingest,
         nacked: Callable[[str], object] = lambda reason: None,
     ) -> None:
         self._nacked = nacked
         self._pipeline = pipeline
         self._limits = limits
-        self._checks = checks or Limits()
+        self._checks = checks
         self._version = version
         self._streams_max = streams_max
         self._live: dict[tuple[int, int], _Live] = {}
@@ -321,7 +321,7 @@ class IngestService:
             if len(stamps):
                 self._pipeline.clock.saw(int(stamps.max()))
             events, rejects, rows = events_of(
-                request, head_end_id, topology, self._pipeline.clock.now_us(), self._checks
+                request, head_end_id, topology, self._pipeline.clock.now_us(), self._checks[0]
             )
             digest = hashlib.blake2b(data, digest_size=16).digest()
             async with asyncio.timeout(self._limits.batch_deadline_s):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import orjson
 
-from ingest.checks import Limits
 from ingest.decode import SEQ_MAX, check_id
 from meterwatch.batch import EventCode, Events, Rejects
 from meterwatch.channels import CHANNEL_BIT, CHANNELS
+from meterwatch.check_profile import Limits
 from meterwatch.errors import Rejected
 from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2 as pb

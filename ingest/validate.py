@@ -14,10 +14,11 @@ import orjson
 from numpy.typing import NDArray
 
 from ingest import checks
-from ingest.checks import US, Limits, View
+from ingest.checks import View
 from ingest.decode import Columns
 from meterwatch.batch import Batch, Column, Reads, Rejects
 from meterwatch.channels import CHANNEL_BIT
+from meterwatch.check_profile import US, Limits
 from meterwatch.errors import Rejected
 from meterwatch.quality import ORIGIN_SHIFT, Quality
 from meterwatch.topology import Topology
@@ -46,7 +47,7 @@ class _Verdicts:
             self.clean = False
 
 
-@np.errstate(invalid="ignore")  # a signalling NaN is a finding, or absent: no reason to warn
+@np.errstate(invalid="ignore", over="ignore")  # a signalling NaN or 1e38 A is a finding, or absent: no reason to warn
 def validate(
     columns: Columns,
     slot: NDArray[np.int32],
@@ -55,14 +56,16 @@ def validate(
     epoch: int,
     topology: Topology,
     now_us: int,
-    limits: Limits,
+    by_class: Sequence[Limits],
 ) -> Batch:
     """Check one batch.
 
     Args: slot, per row the slot or -1 if unknown; meter, the stream's dictionary (texts by index) for details;
-    now_us, the service's clock. Raises Rejected IMPLAUSIBLE_BATCH, LOOKS_LIKE_OTHER_UNIT or TOO_SPREAD for the batch.
+    now_us, the service's clock; by_class, limits by meterwatch.check_profile.MeterClass, one element for all classes.
+    Raises Rejected IMPLAUSIBLE_BATCH, LOOKS_LIKE_OTHER_UNIT or TOO_SPREAD for the batch.
     """
     rows = columns.rows
+    limits = by_class[0]
     verdicts = _Verdicts(rows)
     end_us = columns.end_us
     late_us = now_us - int(topology.late_window_us[head_end_id])
@@ -95,12 +98,18 @@ def validate(
     view = _view(columns, topology, at)
     verdicts.reject(checks.not_finite(view), pb.ROW_REASON_NOT_FINITE)
     verdicts.reject(checks.negative_energy(view), pb.ROW_REASON_NEGATIVE)
-    verdicts.reject(checks.out_of_range(view, limits), pb.ROW_REASON_OUT_OF_RANGE)
-    verdicts.reject(checks.above_capacity(view, limits), pb.ROW_REASON_ABOVE_CAPACITY)
+    groups = _groups(topology, at, by_class)
+    for of_class, rows_of_class in groups:
+        verdicts.reject(_within(checks.out_of_range(view, of_class), rows_of_class), pb.ROW_REASON_OUT_OF_RANGE)
+    for of_class, rows_of_class in groups:
+        verdicts.reject(_within(checks.above_capacity(view, of_class), rows_of_class), pb.ROW_REASON_ABOVE_CAPACITY)
     if not verdicts.clean:
         _refuse_implausible(verdicts.reason)
 
-    _flag(quality, view, columns, now_us - end_us, limits)
+    for of_class, rows_of_class in groups:
+        _flag(quality, view, now_us - end_us, of_class, rows_of_class)
+    if columns.origin is not None:
+        quality |= columns.origin.astype(np.int32) << ORIGIN_SHIFT
     keep, inner_duplicates = _settle_inside(columns, at, end_us, verdicts)
     if keep is not None:
         end_us = end_us[keep]
@@ -127,29 +136,46 @@ def _view(columns: Columns, topology: Topology, at: Rows) -> View:
         topology.rated_a.take(at),
         topology.contract_kw.take(at),
         topology.phases.take(at),
+        topology.multiplier.take(at) if topology.any_multiplier else None,
     )
 
 
+def _groups(topology: Topology, at: Rows, by_class: Sequence[Limits]) -> list[tuple[Limits, checks.Mask | None]]:
+    """Limits with the rows they are for; None: all rows."""
+    if len(by_class) == 1 or topology.slots == 0:
+        return [(by_class[0], None)]
+    meter_class = topology.meter_class.take(at)
+    return [(by_class[number], meter_class == number) for number in np.unique(meter_class).tolist()]
+
+
+def _within(found: checks.Mask, rows: checks.Mask | None) -> checks.Mask:
+    return found if rows is None else found & rows
+
+
 def _flag(
-    quality: NDArray[np.int32], view: View, columns: Columns, lateness_us: NDArray[np.int64], limits: Limits
+    quality: NDArray[np.int32], view: View, lateness_us: NDArray[np.int64], limits: Limits, rows: checks.Mask | None
 ) -> None:
     """Set the quality bits of all rows, of those too that are rejected."""
     off, on = checks.supply(view, limits)
-    step_us = columns.interval_s * US
+    step_us = view.interval_s * US
     findings = [
         (checks.above_contract(view, limits), Quality.ABOVE_CONTRACT),
         (checks.device_status(view), Quality.DEVICE_STATUS),
         (off, Quality.SUPPLY_OFF),
         (on, Quality.SUPPLY_ON),
     ]
+    mismatch = checks.power_mismatch(view, limits)
+    if mismatch.any():
+        findings.append((mismatch, Quality.POWER_MISMATCH))
+        findings.append((checks.unit_mismatch(view, mismatch, limits), Quality.UNIT_MISMATCH))
     if lateness_us.max() > step_us:
         findings.append(((lateness_us > step_us) & (lateness_us <= DAY_US), Quality.LATE))
         findings.append((lateness_us > DAY_US, Quality.BACKFILL))
+    if lateness_us.min() < -limits.ahead_us:
+        findings.append((checks.clock_ahead(lateness_us, limits), Quality.CLOCK_DRIFT))
     for mask, bit in findings:
         if mask.any():
-            quality |= mask * np.int32(bit)
-    if columns.origin is not None:
-        quality |= columns.origin.astype(np.int32) << ORIGIN_SHIFT
+            quality |= _within(mask, rows) * np.int32(bit)
 
 
 def _settle_inside(

@@ -28,6 +28,7 @@ from alarm.service import handlers as alarm_handlers
 from ingest.service import IngestService
 from ingest.session import StreamLimits
 from meterwatch.calls import Watch
+from meterwatch.check_profile import CHECK_PROFILES
 from meterwatch.clock import Clock, RealClock, ReplayClock, SimulatedClock
 from meterwatch.config import Config
 from meterwatch.episodes import Verdict
@@ -139,6 +140,7 @@ async def _serving(
     topology = await registry.load_topology(clock.now_us())
     desk = await AlarmDesk.open(store, topology, clock, config.server.subscribers_max)
     profile = PROFILES[config.rules.profile]
+    checks = CHECK_PROFILES[config.checks.profile]
     rules = WiredRules(Engine(topology, profile), history, clock)
     metrics = Metrics()
     reasons = {int(number): name.removeprefix("ROW_REASON_") for name, number in ingest_pb2.RowReason.items()}
@@ -157,7 +159,7 @@ async def _serving(
 
     pipeline = Pipeline(clock, list(writers), rules, record, history.last_acked, topology, metrics)
     ready = [False]
-    server, checks = make_server(config.server, Watch(metrics))
+    server, health = make_server(config.server, Watch(metrics))
     limits = StreamLimits(
         credits=config.server.credits,
         batch_rows_max=config.server.batch_rows_max,
@@ -167,7 +169,7 @@ async def _serving(
         batch_deadline_s=config.server.batch_deadline_s,
     )
     ingest = IngestService(
-        pipeline, limits, version("meterwatch"), config.server.streams_max,
+        pipeline, limits, version("meterwatch"), config.server.streams_max, checks.ingest,
         nacked=lambda reason: metrics.nacks.labels(reason).inc(),
     )  # fmt: skip
     metrics.watch(
@@ -200,7 +202,7 @@ async def _serving(
     )
     registry_pb2_grpc.add_RegistryServicer_to_server(RegistryService(registry, clock, registry_changed), server)
     add_ReadsServicer_to_server(ReadsService(pool), server)
-    await checks.starting()
+    await health.starting()
     address = bind(server, config.server)
     await server.start()
     core: asyncio.Task[None] | None = None
@@ -215,13 +217,13 @@ async def _serving(
         ready[0] = True
         gc.freeze()  # what is here now stays: the collector need not walk through it again
         gc.set_threshold(*GC_THRESHOLDS)
-        await checks.serving()
+        await health.serving()
         _log.info("ready", address=address, meters=len(topology.slot_of), owed_batches=len(owed))
         async with metrics.serving(config.metrics.port):
             yield Service(address, dsn, clock, pipeline, desk, core, metrics)
     finally:
         ingest.drain()
-        await checks.draining()
+        await health.draining()
         desk.hub.close()
         well = core is not None and not core.done()
         await server.stop(DRAIN_S if well else None)

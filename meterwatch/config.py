@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
+from meterwatch.check_profile import CHECK_PROFILES
 from meterwatch.errors import ConfigError
 from rules.profile import PROFILES
 
@@ -104,6 +105,13 @@ class Rules(BaseModel):
     profile: str = "default"
 
 
+class Checks(BaseModel):
+    """Which set of thresholds validation uses."""
+
+    model_config = _SECTION
+    profile: str = "default"
+
+
 class Metrics(BaseModel):
     """Prometheus endpoint on the loopback address; port 0: off."""
 
@@ -128,6 +136,7 @@ class Config(BaseModel):
     retention: Retention = Retention()
     clock: ClockSection = ClockSection()
     rules: Rules = Rules()
+    checks: Checks = Checks()
     metrics: Metrics = Metrics()
     log: Log = Log()
 
@@ -307,8 +316,15 @@ def _rule_profile(config: Config) -> str | None:
     return None
 
 
+def _check_profile(config: Config) -> str | None:
+    if config.checks.profile not in CHECK_PROFILES:
+        return f"checks.profile = '{config.checks.profile}' is not known; known are {', '.join(sorted(CHECK_PROFILES))}."
+    return None
+
+
 _CROSS_CHECKS: Final = (
     _Check(("rules.profile",), _rule_profile),
+    _Check(("checks.profile",), _check_profile),
     _Check(("server.host", "server.insecure_listen"), _listens_openly),
     _Check(("server.port", "metrics.port"), _same_port),
     _Check(("clock.mode", "clock.start"), _clock_start),

@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from meterwatch.alarms import Transition
-from meterwatch.batch import Stored
+from meterwatch.batch import ReadChange, Stored
 from meterwatch.errors import ConfigError
+from meterwatch.quality import CHECK_OF, DAY_BITS
 from meterwatch.v1 import ingest_pb2
 
 ADDRESS: Final = "127.0.0.1"
@@ -31,6 +33,20 @@ _REASON: Final = {
 }
 
 
+_CHECK_OF_REASON: Final = {
+    ingest_pb2.ROW_REASON_UNKNOWN_METER: "V01",
+    ingest_pb2.ROW_REASON_NOT_YOURS: "V01",
+    ingest_pb2.ROW_REASON_NOT_INSTALLED: "V04",
+    ingest_pb2.ROW_REASON_FUTURE: "V04",
+    ingest_pb2.ROW_REASON_TOO_OLD: "V04",
+    ingest_pb2.ROW_REASON_UNALIGNED: "V03",
+    ingest_pb2.ROW_REASON_NOT_FINITE: "V06",
+    ingest_pb2.ROW_REASON_NEGATIVE: "V06",
+    ingest_pb2.ROW_REASON_OUT_OF_RANGE: "V06",
+    ingest_pb2.ROW_REASON_ABOVE_CAPACITY: "V06",
+}
+
+
 class Metrics:
     """The metrics of one service."""
 
@@ -39,6 +55,9 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self.reads = self._counter("reads", "Reads answered, by outcome; rejected ones by reason below.", "outcome")
         self.reads_rejected = self._counter("reads_rejected", "Reads put into quarantine, by reason.", "reason")
+        self.check_findings = self._counter(
+            "check_findings", "Rows in which a check of validation found something, by check (V01 to V17).", "check"
+        )
         self.events = self._counter("events", "Events answered, by outcome.", "outcome")
         self.events_rejected = self._counter("events_rejected", "Events put into quarantine, by reason.", "reason")
         self.batches = self._counter("batches", "Batches of reads and events answered with an ack, by kind.", "kind")
@@ -64,6 +83,8 @@ class Metrics:
         for label in _REASON.values():
             self.reads_rejected.labels(label)
             self.events_rejected.labels(label)
+        for check in sorted({*CHECK_OF.values(), *_CHECK_OF_REASON.values(), "V02"}):
+            self.check_findings.labels(check)
         for outcome in ("accepted", "duplicate", "version", "rejected"):
             self.reads.labels(outcome)
 
@@ -87,7 +108,21 @@ class Metrics:
         rows.labels("version").inc(stored.versions)
         rows.labels("rejected").inc(len(stored.rejected_reason))
         for reason in set(stored.rejected_reason.tolist()):
-            rejected.labels(_REASON[reason]).inc(int((stored.rejected_reason == reason).sum()))
+            count = int((stored.rejected_reason == reason).sum())
+            rejected.labels(_REASON[reason]).inc(count)
+            if kind == "reads" and reason in _CHECK_OF_REASON:
+                self.check_findings.labels(_CHECK_OF_REASON[reason]).inc(count)
+        if kind == "reads":
+            self.check_findings.labels("V02").inc(stored.duplicates)
+            if stored.change is not None:
+                self._count_bits(stored.change)
+
+    def _count_bits(self, change: ReadChange) -> None:
+        """Findings of ingest in the reads that are now stored; one look at all words where there is none."""
+        found = int(np.bitwise_or.reduce(change.quality))
+        for bit, check in CHECK_OF.items():
+            if found & bit & ~DAY_BITS:
+                self.check_findings.labels(check).inc(int(((change.quality & bit) != 0)[change.sign > 0].sum()))
 
     def published(self, transitions: Sequence[Transition]) -> None:
         """Count committed transitions."""

@@ -1,12 +1,15 @@
 """The quality word: 32 bits that travel with a read from validation into SQL, queries, rules and alarms.
 
-One polarity: a set bit is a finding, 0 is clean. Bits 0..23 are findings and facts set by validation, bits 24..27 the
-origin of the value, bits 28..31 are free. The word is stored as a PostgreSQL integer, so bit 31 stays unused.
+One polarity: a set bit is a finding, 0 is clean. Bits 0..23 are findings and facts, bits 24..27 the origin of the
+value, bits 28..31 are free. The word is stored as a PostgreSQL integer, so bit 31 stays unused. The bits of DAY_BITS
+are set and cleared in the stored read when its local day is judged (rules.day_checks); all others are made at ingest
+and stay.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum, IntFlag
+from typing import Final
 
 
 class Quality(IntFlag):
@@ -19,7 +22,7 @@ class Quality(IntFlag):
     DEVICE_STATUS = 1 << 2
     """V09: the meter's own status word reports a critical error, an invalid clock or invalid data."""
     POWER_MISMATCH = 1 << 3
-    """V11: U x I x PF differs from the energy by more than 5 % and 20 W."""
+    """V11: U x I x PF differs from the mean power by more than 5 % and 20 W."""
     LATE = 1 << 4
     """Arrived more than one interval and up to 24 h after its end."""
     BACKFILL = 1 << 5
@@ -28,6 +31,39 @@ class Quality(IntFlag):
     """All present phases below 0.6 Un and no current: evidence of an outage at the interval end."""
     SUPPLY_ON = 1 << 7
     """A present phase at or above 0.8 Un: evidence of supply at the interval end."""
+    UNIT_MISMATCH = 1 << 8
+    """V05: U x I x PF is the power times (or divided by) 1000 or the meter's multiplier."""
+    CLOCK_DRIFT = 1 << 9
+    """V10: it arrived more than 60 s before its interval was over, so the meter's clock is ahead."""
+    AFTER_GAP = 1 << 10
+    """V12: the interval before it is missing in its local day."""
+    SPIKE = 1 << 11
+    """V13: more than 2.8 times the third highest power of its local day."""
+    UNUSUAL_USE = 1 << 12
+    """V15: the last read of a day whose energy is outside 0.3 to 3 times the median of four same weekdays."""
+    STUCK = 1 << 13
+    """V16: ends 24 h of identical non-zero reads, or 4 h of zero without an outage."""
+    ZERO_UNDER_LOAD = 1 << 14
+    """V17: ends 4 intervals without energy in which current flowed."""
+
+
+DAY_BITS: Final = Quality.AFTER_GAP | Quality.SPIKE | Quality.UNUSUAL_USE | Quality.STUCK | Quality.ZERO_UNDER_LOAD
+"""Findings of the local day of a read."""
+
+CHECK_OF: Final = {
+    Quality.SNAPPED: "V03",
+    Quality.UNIT_MISMATCH: "V05",
+    Quality.ABOVE_CONTRACT: "V07",
+    Quality.DEVICE_STATUS: "V09",
+    Quality.CLOCK_DRIFT: "V10",
+    Quality.POWER_MISMATCH: "V11",
+    Quality.AFTER_GAP: "V12",
+    Quality.SPIKE: "V13",
+    Quality.UNUSUAL_USE: "V15",
+    Quality.STUCK: "V16",
+    Quality.ZERO_UNDER_LOAD: "V17",
+}
+"""The check that sets a bit; facts (lateness, supply) have none."""
 
 
 class Origin(IntEnum):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from meterwatch.check_profile import MeterClass
 from meterwatch.names import Numbers
 
 PHASE_A, PHASE_B, PHASE_C = 1, 2, 4
@@ -60,6 +61,25 @@ class Topology:
     """Per head-end: how far back a read may reach."""
     slot_of: Mapping[str, int] = field(repr=False)
     """Meter number -> slot. For many at once: slots_of."""
+    multiplier: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    """Of the instrument transformers, per slot; left out: 1."""
+    head_end_zone: Sequence[str] = ()
+    """IANA time zone of each head-end; its meters' days begin by it. Left out: UTC."""
+    any_multiplier: bool = field(init=False)
+    """Some meter has a multiplier other than 1."""
+    meter_class: NDArray[np.uint8] = field(init=False)
+    """meterwatch.check_profile.MeterClass per slot."""
+
+    def __post_init__(self) -> None:
+        multiplier = self.multiplier if len(self.multiplier) else np.ones(self.slots, np.float32)
+        meter_class = np.where(np.bitwise_count(self.phases) == 1, MeterClass.SINGLE_PHASE, MeterClass.POLYPHASE)
+        meter_class[multiplier != 1] = MeterClass.TRANSFORMER_RATED
+        meter_class = meter_class.astype(np.uint8)
+        for column in (multiplier, meter_class):
+            column.flags.writeable = False
+        object.__setattr__(self, "multiplier", multiplier)
+        object.__setattr__(self, "any_multiplier", bool((multiplier != 1).any()))
+        object.__setattr__(self, "meter_class", meter_class)
 
     @property
     def slots(self) -> int:

@@ -28,7 +28,7 @@ _PHASES: Final = "{?,A,B,AB,C,AC,BC,ABC}"
 _METERS = """
 SELECT array_agg(slot), array_agg(array_position(%(phases)s::text[], phases) - 1), array_agg(nominal_v),
        array_agg(rated_a), array_agg(coalesce(contract_kw, 'NaN'::real)), array_agg(interval_s),
-       array_agg(installed_at), array_agg(retired_at)
+       array_agg(installed_at), array_agg(retired_at), array_agg(multiplier)
 FROM meters WHERE slot >= %(first)s AND slot < %(stop)s"""
 _METER_NAMES = """
 SELECT array_agg(slot), array_agg(octet_length(meter)), string_agg(convert_to(meter, 'UTF8'), '')
@@ -56,7 +56,7 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
     concentrator_rows = await _rows(
         connection, "SELECT concentrator_id, concentrator, coalesce(head_end_id, -1) FROM concentrators"
     )
-    head_end_rows = await _rows(connection, "SELECT head_end_id, head_end, late_window_days FROM head_ends")
+    head_end_rows = await _rows(connection, "SELECT head_end_id, head_end, late_window_days, time_zone FROM head_ends")
 
     meters = _Meters(await _slots(connection))
     modes = [row[0] for row in await _rows(connection, "SELECT DISTINCT comm_mode FROM meter_links")]
@@ -93,6 +93,8 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
         head_end=_placed_names(head_end_rows, _count(head_end_rows), 1),
         late_window_us=_frozen(_third(head_end_rows, np.int64, 0) * DAY_US),
         slot_of=Numbers(meter),
+        multiplier=_frozen(meters.multiplier),
+        head_end_zone=_placed_names(head_end_rows, _count(head_end_rows), 3),
     )
 
 
@@ -116,6 +118,7 @@ class _Meters:
         self.interval_s = np.full(slots, 900, np.int32)
         self.installed_us = np.full(slots, INT64_MAX, np.int64)
         self.retired_us = np.full(slots, INT64_MAX, np.int64)
+        self.multiplier = np.ones(slots, np.float32)
         self.comm_mode = np.zeros(slots, np.int16)
 
     async def fetch_all(self, connections: Connections, now: dict[str, Any]) -> None:
@@ -132,7 +135,7 @@ class _Meters:
 
     async def fetch(self, connection: psycopg.AsyncConnection[Any], page: dict[str, Any]) -> None:
         meter: list[NDArray[Any]] = [self.phases, self.nominal_v, self.rated_a, self.contract_kw]
-        meter += [self.interval_s, self.installed_us, self.retired_us]
+        meter += [self.interval_s, self.installed_us, self.retired_us, self.multiplier]
         link: list[NDArray[Any]] = [self.concentrator_of, self.head_end_of, self.comm_mode]
         queries: list[tuple[LiteralString, dict[str, Any], list[NDArray[Any]]]] = [
             (_METERS, {**page, "phases": _PHASES}, meter),

@@ -58,6 +58,7 @@ def test_all_problems_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> 
         ('[clock]\nmode = "replay"', "needs clock.start"),
         ("[clock]\nspeed = 2", "only with"),
         ('[rules]\nprofile = "bogus"', "en50160"),
+        ('[checks]\nprofile = "bogus"', "lenient"),
         ('[database]\nurl = "mysql://me:hidden@x/y"', "postgresql://"),
         ("[server", "is not TOML"),
         ("server = 3", "server = 3"),

@@ -15,6 +15,7 @@ import pytest
 from meterwatch.alarms import AlarmState, TransitionKind
 from meterwatch.batch import EventCode
 from meterwatch.channels import CHANNEL_NAMES
+from meterwatch.check_profile import CHECK_PROFILES, DayLimits, Limits
 from meterwatch.config import Config
 from meterwatch.devtools import protodoc
 from meterwatch.episodes import Severity
@@ -160,6 +161,22 @@ def test_every_threshold_is_in_the_page_of_the_rules_by_name_and_number(profile:
         if not any(re.search(rf"(?<![\d.]){re.escape(one)}(?!\.?\d)", around) for one in shown):
             missing.append(f"{field.name} = {value}")
     assert missing == []
+
+
+@pytest.mark.parametrize("limits", [Limits(), DayLimits()])
+def test_every_threshold_of_validation_is_in_the_page_of_the_rules_by_name_and_number(limits: Any) -> None:
+    rows = [line.split("|") for line in text("docs/rules.md").splitlines() if re.match(r"\| (V\d\d|-) \|", line)]
+    missing = []
+    for field in fields(limits):
+        number = rf"(?<![\d.]){getattr(limits, field.name):.10g}(?![\d.])"
+        if not any(f"`{field.name}`" in what and re.search(number, numbers) for _, _, what, numbers, _ in rows):
+            missing.append(field.name)
+    assert missing == []
+
+
+def test_every_profile_of_validation_is_in_the_page_of_the_rules() -> None:
+    page = section(text("docs/rules.md").replace("\n## ", "\n### "), "Thresholds of validation")
+    assert [name for name in CHECK_PROFILES if f"| `{name}` |" not in page] == []
 
 
 def test_every_profile_is_in_the_page_of_the_rules() -> None:

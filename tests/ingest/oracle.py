@@ -142,7 +142,19 @@ def _quality(row: Row, slot: int, interval_s: int, topology: Topology, now_us: i
         quality |= Quality.SUPPLY_OFF
     if any(v >= Fraction(4, 5) * nominal_v for v in volts):
         quality |= Quality.SUPPLY_ON
+    if all(name in values for name in ("power_factor", "import_wh")):
+        pairs = [(values.get(u), values.get(i)) for u, i in zip(VOLTAGE, CURRENT, strict=True)]
+        whole = [(u, i) for u, i in pairs if u is not None and i is not None]
+        if whole and all((u is None) == (i is None) for u, i in pairs):
+            measured = abs(sum(u * i for u, i in whole) * values["power_factor"])
+            mean = abs((values["import_wh"] - values.get("export_wh", 0)) * (3600 / interval_s))
+            if abs(measured - mean) > max(0.05 * mean, 20):
+                quality |= Quality.POWER_MISMATCH
+                if measured > 0 and mean > 0 and 1 / 1.05 <= max(measured, mean) / min(measured, mean) / 1000 <= 1.05:
+                    quality |= Quality.UNIT_MISMATCH
     lateness_us = now_us - (row.end_us + snap)
+    if lateness_us < -60 * US:
+        quality |= Quality.CLOCK_DRIFT
     if lateness_us > DAY_US:
         quality |= Quality.BACKFILL
     elif lateness_us > interval_s * US:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest import checks
-from ingest.checks import Limits, View
+from ingest.checks import View
 from meterwatch.channels import CHANNELS
+from meterwatch.check_profile import Limits
 
 DTYPE = {channel.name: channel.dtype for channel in CHANNELS}
 LIMITS = Limits()
@@ -50,6 +53,7 @@ def all_checks(found: View) -> list[np.ndarray]:
         checks.out_of_range(found, LIMITS),
         checks.above_contract(found, LIMITS),
         checks.device_status(found),
+        checks.power_mismatch(found, LIMITS),
         *checks.supply(found, LIMITS),
     ]
 
@@ -199,3 +203,76 @@ def test_absent_values_are_never_looked_at():
 def test_a_healthy_neighbour_does_not_vote_for_an_absent_voltage():
     found = view({"voltage_a_v": [True, False]}, voltage_a_v=[230, 230])
     assert [mask.tolist() for mask in checks.supply(found, LIMITS)] == [[False, False], [True, False]]
+
+
+def scalar_mismatch(u, i, pf, imported, exported, interval_s=900) -> bool:
+    """V11 of one row, in double precision; None: absent."""
+    pairs = list(zip(u, i, strict=True))
+    whole = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if pf is None or imported is None or not whole or any((a is None) != (b is None) for a, b in pairs):
+        return False
+    measured, mean = abs(sum(a * b for a, b in whole) * pf), abs((imported - (exported or 0)) * (3600 / interval_s))
+    return abs(measured - mean) > max(mean * 0.05, 20)
+
+
+@st.composite
+def loads(draw) -> list[float | int | None]:
+    """Voltages, currents, power factor, import and export of a row; near the limit more often than not."""
+    maybe = st.sampled_from([True] * 9 + [False])
+    u = [draw(st.integers(200, 250)) if draw(maybe) else None for _ in VOLTS]
+    i = [draw(st.integers(0, 80)) / 8 if draw(maybe) else None for _ in AMPS]
+    pf = draw(st.sampled_from([1.0, 0.5, -0.75, 0.0])) if draw(maybe) else None
+    watts = abs(sum((a or 0) * (b or 0) for a, b in zip(u, i, strict=True)) * (pf or 0))
+    edge = draw(st.sampled_from([watts, watts / 1.05, watts / 0.95, watts + 20, watts - 20]))
+    imported = max(0, round(edge / 4) + draw(st.integers(-2, 2)))
+    exported = draw(st.integers(0, 3)) if draw(maybe) else None
+    return [*u, *i, pf, imported + (exported or 0) if draw(maybe) else None, exported]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(loads(), min_size=1, max_size=30), st.booleans())
+def test_power_mismatch_is_that_of_one_row_in_double_precision(rows, whole):
+    names = [*VOLTS, *AMPS, "power_factor", "import_wh", "export_wh"]
+    if whole:
+        rows = [[0 if value is None else value for value in row] for row in rows]
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    present = None if whole else {name: [value is not None for value in columns[name]] for name in names}
+    filled = {name: [2**31 - 1 if value is None else value for value in columns[name]] for name in names}
+    found = checks.power_mismatch(view(present, **filled), LIMITS)
+    assert found.tolist() == [scalar_mismatch(row[:3], row[3:6], *row[6:]) for row in rows]
+
+
+def test_power_mismatch_is_exact_at_its_limit():
+    """20 W at little power, 5 % at much: U I PF is 100 W + 20 W, and 1000 W + 50 W."""
+    found = view(
+        voltage_a_v=[240] * 4, current_a_a=[0.5, over(0.5), 4.375, over(4.375)], power_factor=[1] * 4,
+        import_wh=[25, 25, 250, 250],
+    )  # fmt: skip
+    assert checks.power_mismatch(found, LIMITS).tolist() == [0, 1, 0, 1]
+
+
+def test_power_is_not_judged_with_a_phase_half_known():
+    assert not checks.power_mismatch(
+        view(voltage_a_v=[230], current_a_a=[9], voltage_b_v=[230], power_factor=[1], import_wh=[0]), LIMITS
+    ).any()
+
+
+def test_a_forgotten_multiplier_or_unit_is_told_from_a_jump_in_load():
+    """U I PF is 4000 W; the energy says 100 W (multiplier 40), 160 W, 4 W (kWh for Wh), 160 kW (applied twice)."""
+    found = view(voltage_a_v=[250] * 4, current_a_a=[16] * 4, power_factor=[1] * 4, import_wh=[25, 40, 1, 40_000])
+    mismatch = checks.power_mismatch(found, LIMITS)
+    assert mismatch.tolist() == [1, 1, 1, 1]
+    assert checks.unit_mismatch(found, mismatch, LIMITS).tolist() == [0, 0, 1, 0]
+    rated = replace(found, multiplier=np.full(4, 40, np.float32))
+    assert checks.unit_mismatch(rated, mismatch, LIMITS).tolist() == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("watts", "fires"), [(4000 * 1.05, True), (4000 * 1.0501, False), (0, False)])
+def test_a_unit_is_suspected_within_five_percent_of_the_factor(watts, fires):
+    found = view(voltage_a_v=[250], current_a_a=[watts / 250], power_factor=[1], import_wh=[1])
+    assert checks.unit_mismatch(found, np.array([True]), LIMITS).tolist() == [fires]
+
+
+def test_a_clock_is_ahead_when_a_read_comes_a_minute_before_its_end():
+    lateness_us = np.array([0, -60_000_000, -60_000_001])
+    assert checks.clock_ahead(lateness_us, LIMITS).tolist() == [0, 0, 1]

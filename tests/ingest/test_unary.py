@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from ingest_world import HOME, INSTALLED_US, LATE_WINDOW_US, NOW_US, RETIRED_US, WORLD, checked, decoded, meters_of
 from oracle import US, Row
 
-from ingest.checks import Limits
 from ingest.unary import READS_MAX, batch_of_rows, events_of
 from meterwatch.batch import EventCode
 from meterwatch.channels import CHANNEL_BIT
+from meterwatch.check_profile import Limits
 from meterwatch.errors import Rejected
 from meterwatch.v1 import ingest_pb2 as pb
 

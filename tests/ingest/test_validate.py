@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,19 +20,21 @@ from ingest_world import (
     RETIRED_US,
     WORLD,
     checked,
+    decoded,
     kept,
+    message,
     reasons,
     registry,
 )
 from oracle import DAY_US, US, Row, judge
 
-from ingest.checks import Limits
 from ingest.decode import Columns
 from ingest.validate import validate
 from meterwatch import data
 from meterwatch.channels import CHANNELS, CURRENT, ENERGY, INTERVALS_S, VOLTAGE
+from meterwatch.check_profile import Limits
 from meterwatch.errors import Rejected
-from meterwatch.quality import Quality
+from meterwatch.quality import DAY_BITS, Quality
 from meterwatch.v1 import ingest_pb2 as pb
 
 R = pb.RowReason
@@ -295,6 +298,11 @@ def test_the_first_reason_in_the_order_of_checks_wins(first):
     assert reasons(checked([row])) == {0: ORDER[first][0]}
 
 
+def load(wh: int, watts: float) -> dict[str, object]:
+    """A quarter-hour of so much energy, and U I PF of so many watts."""
+    return {"import_wh": wh, "voltage_a_v": 250.0, "current_a_a": f32(watts / 125), "power_factor": 0.5}
+
+
 BITS = {
     Quality.SNAPPED: (Row("ONE", NOW_US + 1, {"import_wh": 1}), Row("ONE", NOW_US, {"import_wh": 1})),
     Quality.ABOVE_CONTRACT: (Row("NEW", NOW_US, {"import_wh": 3751}), Row("NEW", NOW_US, {"import_wh": 3750})),
@@ -308,12 +316,18 @@ BITS = {
         Row("ONE", NOW_US, {"voltage_a_v": around(138)[0], "current_a_a": f32(0.05)}),
         Row("ONE", NOW_US, {"voltage_a_v": 138.0, "current_a_a": 0.0}),
     ),
+    Quality.POWER_MISMATCH: (Row("ONE", NOW_US, load(0, 31.25)), Row("ONE", NOW_US, load(3, 31.25))),
+    Quality.UNIT_MISMATCH: (Row("ONE", NOW_US, load(1, 4000.0)), Row("ONE", NOW_US, load(1, 4250.0))),
+    Quality.CLOCK_DRIFT: (
+        Row("ONE", NOW_US + 120 * US, {"import_wh": 1}),
+        Row("ONE", NOW_US + 60 * US, {"import_wh": 1}),
+    ),
     Quality.SUPPLY_ON: (
         Row("ONE", NOW_US, {"voltage_a_v": 184.0}),
         Row("ONE", NOW_US, {"voltage_a_v": around(184)[0]}),
     ),
 }
-NOT_AT_INGEST = {Quality.POWER_MISMATCH: "V11 is not checked at ingest yet"}
+NOT_AT_INGEST = dict.fromkeys(DAY_BITS, "of the local day: tests/rules/test_day_checks.py")
 
 
 @pytest.mark.parametrize("bit", Quality, ids=lambda bit: bit.name)
@@ -321,7 +335,7 @@ def test_every_quality_bit_occurs_and_ends_at_its_boundary(bit):
     if bit in NOT_AT_INGEST:
         assert NOT_AT_INGEST[bit]
         return
-    (_, _, fires, _), (_, _, clean, _) = (kept(checked([row]))[0] for row in BITS[bit])
+    (_, _, fires, _), (_, _, clean, _) = (kept(checked([row], interval_of(row)))[0] for row in BITS[bit])
     assert fires & bit
     assert not clean & bit
 
@@ -415,13 +429,24 @@ def test_an_absent_signalling_nan_is_let_be():
     mask = np.array([1, 17], "<u4")
     channels = {"import_wh": np.ones(2, "<i4"), "voltage_a_v": values}
     columns = Columns(1, 900, np.arange(2, dtype="<u4"), np.full(2, NOW_US), channels, mask, None, b"")
-    batch = validate(columns, np.array([0, 1], np.int32), ["ONE", "THREE"], HOME, 1, WORLD, NOW_US, Limits())
+    batch = validate(columns, np.array([0, 1], np.int32), ["ONE", "THREE"], HOME, 1, WORLD, NOW_US, (Limits(),))
     assert [values for *_, values in kept(batch)] == [{"import_wh": 1}, {"import_wh": 1, "voltage_a_v": 0.0}]
 
 
 def test_an_ordered_batch_without_findings_is_not_copied():
     end_us = np.full(3, NOW_US)
     columns = Columns(1, 900, np.arange(3, dtype="<u4"), end_us, {"import_wh": np.ones(3, "<i4")}, None, None, b"")
-    batch = validate(columns, np.array([0, 1, 2], np.int32), ["ONE", "THREE", "X"], HOME, 1, WORLD, NOW_US, Limits())
+    batch = validate(columns, np.array([0, 1, 2], np.int32), ["ONE", "THREE", "X"], HOME, 1, WORLD, NOW_US, (Limits(),))
     assert batch.reads.channels["import_wh"] is columns.channels["import_wh"]
     assert batch.reads.end_us is end_us
+
+
+def test_each_class_of_meters_has_its_own_limits():
+    """ONE is single-phase and NOBODYS polyphase: with a contract factor of 1 for the former, only it is above."""
+    rows = [Row("ONE", NOW_US, {"import_wh": 2501}), Row("NOBODYS", NOW_US, {"import_wh": 1251})]
+    strict = replace(Limits(), contract_factor=1.0)
+    for by_class, above in (((Limits(),), [0, 0]), ((strict,), [1, 1]), ((strict, Limits(), Limits()), [1, 0])):
+        found = decoded(message(rows), ["ONE", "NOBODYS"])
+        slot = np.array([WORLD.slot_of[row.meter] for row in rows], np.int32)
+        batch = validate(found, slot, ["ONE", "NOBODYS"], HOME, 7, WORLD, NOW_US, by_class)
+        assert ((batch.reads.quality & Quality.ABOVE_CONTRACT) != 0).tolist() == above

@@ -79,6 +79,14 @@ def test_a_rule_profile_that_is_not_there(tmp_path: Path) -> None:
     assert "en50160" in sentence
 
 
+def test_a_profile_of_checks_that_is_not_there(tmp_path: Path) -> None:
+    ended = serve(tmp_path, DATABASE__URL="postgresql://me@127.0.0.1:1/x", SERVER__PORT="0", CHECKS__PROFILE="bogus")
+    assert ended.returncode == 78
+    (sentence,) = said(ended)
+    assert "checks.profile" in sentence
+    assert "lenient" in sentence
+
+
 def test_a_port_in_use(tmp_path: Path, cluster: EmbeddedCluster) -> None:
     with fresh_database(cluster) as dsn, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

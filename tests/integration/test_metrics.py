@@ -135,6 +135,38 @@ async def test_events_and_alarms_are_counted(service: tuple[Service, Callable[[]
     assert after["alarm_transitions_total{RAISED,OUTAGE}"] >= 1
 
 
+async def test_every_check_of_a_read_moves_its_counter(service: tuple[Service, Callable[[], Any]]) -> None:
+    """One read per check that fires at ingest; V10 needs a clock that does not follow the reads."""
+    running_service, scraped = service
+    good: dict[str, Any] = {"end_us": START_US, "import_wh": 10}
+    load = {"voltage_a_v": 250.0, "current_a_a": 16.0, "power_factor": 1.0}
+    rows: dict[str, dict[str, Any]] = {
+        "V01": {**good, "meter": "NOBODY"},
+        "V03": {**good, "end_us": START_US - STEP_US + 1},
+        "V04": {**good, "end_us": START_US + 400 * 96 * STEP_US},
+        "V05": {**good, "end_us": START_US - 2 * STEP_US, "import_wh": 1, **load},
+        "V06": {**good, "import_wh": -1},
+        "V09": {**good, "end_us": START_US - 3 * STEP_US, "device_status": 1},
+    }
+
+    def send_rows() -> None:
+        with HeadEnd(running_service.address, "HES-1", give_up_after_s=30) as head_end:
+            head_end.send_rows([{"meter": "M1", **row} for row in rows.values()])
+            head_end.flush()
+        for _ in range(2):
+            send(running_service.address, [10], start_us=START_US - 9 * STEP_US)
+
+    before = await scraped()
+    await asyncio.to_thread(send_rows)
+    after = await scraped()
+    moved = {
+        name.removeprefix("check_findings_total{").rstrip("}"): value - before[name]
+        for name, value in after.items()
+        if name.startswith("check_findings_total") and value != before[name]
+    }
+    assert moved == {**dict.fromkeys(rows, 1), "V11": 1, "V02": 1}
+
+
 async def test_streams_and_subscribers_are_shown_while_they_last(service: tuple[Service, Callable[[], Any]]) -> None:
     running_service, scraped = service
 

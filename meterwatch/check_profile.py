@@ -1,0 +1,113 @@
+"""The thresholds of validation, by name and by class of meter, with unit and source. A check holds no literal.
+
+Marks as in rules.profile: (std) a standard or a published practice, (ours) our choice, (check) from memory of one.
+`checks.profile` in the configuration chooses a profile; it holds from the start of the service, for what is judged from
+then on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Final
+
+US: Final = 1_000_000
+
+
+class MeterClass(IntEnum):
+    """Classes that thresholds are given for, from what the registry knows of a meter."""
+
+    SINGLE_PHASE = 0
+    POLYPHASE = 1
+    """Several phases, or unknown."""
+    TRANSFORMER_RATED = 2
+    """A multiplier other than 1: behind instrument transformers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Thresholds of the ingest-time checks."""
+
+    future_tolerance_us: int = 120 * US
+    """V04, practice of AMI head-ends: clocks are set once a day. (std)"""
+    snap_us: int = 5 * US
+    """V03: nearer to the grid than this is snapped and flagged, farther is quarantined. (ours)"""
+    capacity_factor: float = 1.2
+    """V06: 1.2 Imax Un phases dt. (ours)"""
+    voltage_factor: float = 1.5
+    """V06: 1.5 Un. (ours)"""
+    contract_factor: float = 3.0
+    """V07. (ours)"""
+    ahead_us: int = 60 * US
+    """V10: a read that comes more than this before its interval is over was stamped by a clock ahead. (ours)"""
+    power_share: float = 0.05
+    """V11: U I PF may differ from the mean power by this share of it. (ours)"""
+    power_floor_w: float = 20.0
+    """V11: and by this much in any case. (ours)"""
+    unit_factor: float = 1000.0
+    """V05: kWh for Wh. (ours)"""
+    unit_share: float = 0.05
+    """V05: how near to the factor the ratio of U I PF and power must be. (ours)"""
+    off_factor: float = 0.6
+    """SUPPLY_OFF below this share of Un (DL/T 698 terminals: 132 of 220 V). (check)"""
+    on_factor: float = 0.8
+    """SUPPLY_ON from this share of Un (DL/T 698 terminals: 176 of 220 V). (check)"""
+    off_current_a: float = 0.05
+    """SUPPLY_OFF needs a current below this: a meter that draws current has supply. (ours)"""
+
+
+@dataclass(frozen=True, slots=True)
+class DayLimits:
+    """Thresholds of the checks that need a local day."""
+
+    spike_ratio: float = 1.8
+    """V13: (P - P3) / P3 above this, P3 the third highest power of the day. (std practice)"""
+    spike_floor_kw: float = 2.0
+    """V13: and P above this: 0.5 kWh in 15 min. (std practice)"""
+    spike_floor_share: float = 0.0
+    """V13: and above this share of Imax x Un x phases. (std practice)"""
+    use_low: float = 0.3
+    """V15: energy of the day below this times the median of four same weekdays. (std practice)"""
+    use_high: float = 3.0
+    """V15: or above this times it. (std practice)"""
+    use_floor_wh: int = 1000
+    """V15: the greater of the two must be above this. (std practice)"""
+    stuck_s: int = 86_400
+    """V16: identical, not zero, for so long. (ours)"""
+    zero_s: int = 4 * 3600
+    """V16: zero for so long without a sign of an outage. (ours)"""
+    stuck_interval_s_max: int = 3600
+    """V16: longer intervals are too few in a day to be called stuck. (ours)"""
+    idle_current_share: float = 0.001
+    """V17: a current above this share of Imax is a load: 2 % of Ib, of a meter whose Imax is 20 Ib. (ours)"""
+    loaded_intervals: int = 4
+    """V17: so many intervals one after the other. (ours)"""
+
+
+_BY_CLASS: Final = (DayLimits(), DayLimits(), DayLimits(spike_floor_kw=0.0, spike_floor_share=0.2, use_floor_wh=10_000))
+
+
+@dataclass(frozen=True, slots=True)
+class CheckProfile:
+    """One named set of thresholds. Tuples are indexed by MeterClass; one element stands for every class."""
+
+    name: str = "default"
+    ingest: tuple[Limits, ...] = (Limits(),)
+    day: tuple[DayLimits, ...] = _BY_CLASS
+
+    def day_limits(self, meter_class: int) -> DayLimits:
+        """Of one class."""
+        return self.day[meter_class if len(self.day) > 1 else 0]
+
+
+DEFAULT: Final = CheckProfile()
+
+LENIENT: Final = CheckProfile(
+    name="lenient",
+    ingest=(Limits(power_share=0.25, power_floor_w=200.0),),
+    day=tuple(replace(limits, spike_ratio=4.0, use_low=0.1, use_high=10.0, zero_s=86_400) for limits in _BY_CLASS),
+)
+"""For households whose load jumps within an interval and that stand empty for days. (ours)"""
+
+CHECK_PROFILES: Final = {profile.name: profile for profile in (DEFAULT, LENIENT)}
+"""By name, as the configuration chooses them (checks.profile)."""
