@@ -31,8 +31,10 @@ from meterwatch.calls import Watch
 from meterwatch.check_profile import CHECK_PROFILES
 from meterwatch.clock import Clock, RealClock, ReplayClock, SimulatedClock
 from meterwatch.config import Config
+from meterwatch.day_marks import DayMarks
 from meterwatch.episodes import Verdict
 from meterwatch.errors import ConfigError, MeterwatchError, Overloaded, StorageUnavailable
+from meterwatch.judged_days import JudgedDays
 from meterwatch.memory import give_back
 from meterwatch.metrics import Metrics
 from meterwatch.pipeline import Pipeline
@@ -47,6 +49,7 @@ from storage.doubts import Doubts
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.history import History
 from storage.lease import Lease
+from storage.meter_days import DayStore
 from storage.migrate import migrate
 from storage.pool import new_pool
 from storage.registry import RegistryStore
@@ -76,6 +79,7 @@ class Service:
     desk: AlarmDesk
     core: asyncio.Task[None]
     metrics: Metrics
+    days: JudgedDays
     database: str = ""
     """Versions, edition and place of the database, for people."""
 
@@ -141,7 +145,8 @@ async def _serving(
     desk = await AlarmDesk.open(store, topology, clock, config.server.subscribers_max)
     profile = PROFILES[config.rules.profile]
     checks = CHECK_PROFILES[config.checks.profile]
-    rules = WiredRules(Engine(topology, profile), history, clock)
+    marks, day_store = DayMarks(topology), DayStore(pool)
+    rules = WiredRules(Engine(topology, profile), history, clock, marks)
     metrics = Metrics()
     reasons = {int(number): name.removeprefix("ROW_REASON_") for name, number in ingest_pb2.RowReason.items()}
     doubts = Doubts()
@@ -155,9 +160,11 @@ async def _serving(
         return pipeline.rules
 
     async def record(verdicts: list[Verdict], batch_ids: list[int]) -> None:
+        await marks.save(day_store.owe)
         await rules_in_place().record(desk, verdicts, batch_ids)
 
     pipeline = Pipeline(clock, list(writers), rules, record, history.last_acked, topology, metrics)
+    days = JudgedDays(day_store, marks, pipeline.topology, clock, checks, metrics, lambda: pipeline.waiting_rows)
     ready = [False]
     server, health = make_server(config.server, Watch(metrics))
     limits = StreamLimits(
@@ -177,6 +184,10 @@ async def _serving(
             "streams_open": ("Streams of head-ends open.", lambda: ingest.streams),
             "queue_rows": ("Rows validated and waiting for the database.", lambda: pipeline.waiting_rows),
             "subscribers": ("Subscribers to alarms.", lambda: desk.hub.subscribers),
+            "judged_days_behind_seconds": (
+                "How long ago the oldest local day ended that is not yet judged for all its meters; 0: none is owed.",
+                lambda: days.behind_s,
+            ),
         },
         counters={
             "careful_batches": (
@@ -188,11 +199,12 @@ async def _serving(
 
     async def registry_changed() -> None:
         fresh = await registry.load_topology(clock.now_us())
-        rebuilt = WiredRules(Engine(fresh, profile), history, clock)
+        rebuilt = WiredRules(Engine(fresh, profile), history, clock, marks)
         async with pipeline.paused():
             verdicts, _ = await rebuild(rebuilt, fresh, history, desk, clock)
             rebuilt.engine.silence.heard(*rules_in_place().engine.silence.last_heard())
             pipeline.replace(fresh, rebuilt)
+            await days.replace(fresh)
             desk.book.names = fresh
             await record(verdicts, [])
         await asyncio.to_thread(give_back)
@@ -207,11 +219,12 @@ async def _serving(
     await server.start()
     core: asyncio.Task[None] | None = None
     try:
+        await days.start()
         verdicts, owed = await rebuild(rules, topology, history, desk, clock)
         await record(verdicts, owed)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()))
         hearing = hear(rules_in_place, history, topology.slots, clock.now_us() - HEARD_US)
-        core = asyncio.create_task(_core(pipeline, lease, upkeep, hearing, cluster))
+        core = asyncio.create_task(_core(pipeline, lease, upkeep, cluster, hearing, days.run()))
         await asyncio.to_thread(give_back)
         pipeline.ready()
         ready[0] = True
@@ -220,7 +233,7 @@ async def _serving(
         await health.serving()
         _log.info("ready", address=address, meters=len(topology.slot_of), owed_batches=len(owed))
         async with metrics.serving(config.metrics.port):
-            yield Service(address, dsn, clock, pipeline, desk, core, metrics)
+            yield Service(address, dsn, clock, pipeline, desk, core, metrics, days)
     finally:
         ingest.drain()
         await health.draining()
@@ -241,15 +254,16 @@ async def _core(
     pipeline: Pipeline,
     lease: Lease,
     upkeep: Upkeep,
-    hearing: Coroutine[Any, Any, None],
     cluster: EmbeddedCluster | None,
+    *others: Coroutine[Any, Any, None],
 ) -> None:
     """What the service must not be without: if one of them ends, all end."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(pipeline.run())
         tasks.create_task(lease.hold())
         tasks.create_task(upkeep.run())
-        tasks.create_task(hearing)
+        for other in others:
+            tasks.create_task(other)
         if cluster is not None:
             tasks.create_task(_stays(cluster))
 

@@ -77,6 +77,8 @@ class Retention(BaseModel):
     events_days: int | None = Field(default=None, ge=1)
     loads_days: int | None = Field(default=None, ge=3)
     """The load of every transformer by quarter-hour; a start needs the last two days."""
+    meter_days: int | None = Field(default=None, ge=30)
+    """Meters by local day: energy, peak, findings; V15 needs the last four weeks."""
     quarantine_days: int | None = Field(default=365, ge=1)
     ledger_days: int | None = Field(default=60, ge=1)
     """The batch ledger: how long a batch sent again gets its old answer. Later its reads count as duplicates."""

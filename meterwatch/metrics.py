@@ -58,6 +58,12 @@ class Metrics:
         self.check_findings = self._counter(
             "check_findings", "Rows in which a check of validation found something, by check (V01 to V17).", "check"
         )
+        self.meter_days_judged = self._counter(
+            "meter_days_judged", "Meter-days judged, for the first time or again after a change.", "occasion"
+        )
+        self.day_steps_failed = self._counter("day_steps_failed", "Steps of judging days ended by an error of ours.")
+        for occasion in ("first", "again"):
+            self.meter_days_judged.labels(occasion)
         self.events = self._counter("events", "Events answered, by outcome.", "outcome")
         self.events_rejected = self._counter("events_rejected", "Events put into quarantine, by reason.", "reason")
         self.batches = self._counter("batches", "Batches of reads and events answered with an ack, by kind.", "kind")

@@ -18,6 +18,7 @@ from alarm.desk import AlarmDesk
 from meterwatch.alarms import AlarmState
 from meterwatch.batch import Events, ReadChange, Stored
 from meterwatch.clock import US, Clock
+from meterwatch.day_marks import DayMarks
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.stored_loads import restore
@@ -45,8 +46,9 @@ DAY_US: Final = 86_400 * US
 class WiredRules:
     """The engine with the history it may ask for."""
 
-    def __init__(self, engine: Engine, history: History, clock: Clock) -> None:
+    def __init__(self, engine: Engine, history: History, clock: Clock, marks: DayMarks | None = None) -> None:
         self.engine = engine
+        self._marks = marks
         self._history = history
         self._clock = clock
         self._put_off_s: float | None = None
@@ -60,9 +62,13 @@ class WiredRules:
             change = joined(mine)
             if change is not None:
                 self.engine.observe_reads(change, now_us, counted=counted)
+                if self._marks is not None:
+                    self._marks.observe_reads(change)
 
     def observe_events(self, events: Events, now_us: int) -> None:
         self.engine.observe_events(events, now_us)
+        if self._marks is not None:
+            self._marks.observe_events(events)
 
     async def evaluate(self, now_us: int) -> list[Verdict]:
         """Load what the engine wants, then evaluate (in a thread when it is much)."""

@@ -32,7 +32,8 @@ SLICE_ROWS: Final = 10_000
 """Rows of a plain table deleted in one transaction."""
 _BUSY: Final = (errors.LockNotAvailable, errors.DeadlockDetected, errors.QueryCanceled)
 _AHEAD: Final = (
-    ("reads", "end_at", 1), ("events", "at", 7), ("read_versions", "end_at", 7), ("transformer_loads", "window_end", 7)
+    ("reads", "end_at", 1), ("events", "at", 7), ("read_versions", "end_at", 7), ("transformer_loads", "window_end", 7),
+    ("meter_days", "day", 7),
 )  # fmt: skip
 _SENTINEL: Final = {
     "reads": "(end_at, received_at, slot, interval_s, quality, version) VALUES (%(at)s, %(at)s, -1, 1, 0, 0)",
@@ -43,6 +44,11 @@ _SENTINEL: Final = {
     ),
     "transformer_loads": (
         "(transformer_id, window_end, wh, varh, covered_weight_s, expected_weight_s) VALUES (-1, %(at)s, 0, 0, 0, 0)"
+    ),
+    "meter_days": (
+        "(slot, day, start_at, day_s, import_wh, export_wh, present, expected, estimated, covered_s, complete,"
+        " findings, tail_interval_s, tail_import_wh, tail_export_wh, tail_same_s, tail_loaded)"
+        " VALUES (-1, %(at)s, %(at)s, 0, 0, 0, 0, 0, 0, 0, false, 0, 0, 0, 0, 0, 0)"
     ),
 }
 
@@ -57,6 +63,8 @@ class Retention:
     events_days: int | None = None
     loads_days: int | None = None
     """transformer_loads: the load of every transformer by quarter-hour."""
+    meter_days: int | None = None
+    """meter_days: energy, peak and findings of every meter by local day."""
     quarantine_days: int | None = 365
     ledger_days: int | None = 60
     alarms_days: int | None = None
@@ -96,8 +104,9 @@ class Upkeep:
                 await connection.execute("RESET lock_timeout")
 
     async def _make_chunk(
-        self, connection: psycopg.AsyncConnection[Any], table: str, column: str, at: datetime
+        self, connection: psycopg.AsyncConnection[Any], table: str, column: str, now: datetime
     ) -> None:
+        at = now.date() if column == "day" else now
         name, key = sql.Identifier(table), "transformer_id" if table == "transformer_loads" else "slot"
         found = await connection.execute(
             "SELECT 1 FROM timescaledb_information.chunks"
@@ -131,6 +140,7 @@ class Upkeep:
             ("read_versions", keep.reads_days),
             ("events", keep.events_days),
             ("transformer_loads", keep.loads_days),
+            ("meter_days", keep.meter_days),
             ("quarantine", keep.quarantine_days),
         ):
             if (older := cut(days)) is not None:
@@ -143,7 +153,8 @@ class Upkeep:
 
     async def _drop_chunks(self, connection: psycopg.AsyncConnection[Any], table: str, older: datetime) -> None:
         try:
-            dropped = await (await connection.execute("SELECT drop_chunks(%s, %s)", (table, older))).fetchall()
+            before = older.date() if table == "meter_days" else older
+            dropped = await (await connection.execute("SELECT drop_chunks(%s, %s)", (table, before))).fetchall()
         except _BUSY as error:
             _log.info("chunks not dropped yet", table=table, error=type(error).__name__)
             return

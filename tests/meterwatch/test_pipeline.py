@@ -24,12 +24,18 @@ NONE = np.zeros(0, np.int32)
 REJECTS = Rejects(np.zeros(0, np.uint32), np.zeros(0, np.uint8), [])
 
 
+class Change(int):
+    """A change known by a number, without reads."""
+
+    quality = np.zeros(0, np.int32)
+
+
 def batch(seq: int, rows: int = 1, epoch: int = 1) -> Batch:
     return Batch(1, epoch, seq, b"d", Reads(NONE, NONE.astype(np.int64), 900, NONE, {}), REJECTS, 0, rows)
 
 
 def stored(seq: int, batch_id: int, *, replayed: bool = False) -> Stored:
-    change: Any = None if replayed else seq  # the rules below only write it down
+    change: Any = None if replayed else Change(seq)  # the rules below only write it down
     return Stored(seq, batch_id, 1, 0, 0, REJECTS.row, REJECTS.reason, replayed, False, change)
 
 
@@ -427,7 +433,7 @@ async def test_rules_on_a_replay_clock_live_by_what_is_stored_and_not_by_what_ha
     clock = ReplayClock(1)
     async with piped(clock=clock) as p:
         clock.saw(5_000)  # something arrived and waits
-        change: Any = SimpleNamespace(end_us=np.array([900, 1800]))
+        change: Any = SimpleNamespace(end_us=np.array([900, 1800]), quality=np.zeros(2, np.int32))
         p.writer._one = lambda epoch, seq: Stored(seq, seq, 1, 0, 0, REJECTS.row, REJECTS.reason, False, False, change)
         await p.pipeline.submit(batch(1))
         assert p.rules.asked_us[-1] == 1800

@@ -26,8 +26,8 @@ class Fixed(SimulatedClock):
 async def pool(dsn: str) -> AsyncIterator[psycopg_pool.AsyncConnectionPool[Any]]:
     with psycopg.connect(dsn) as connection:
         connection.execute(
-            "TRUNCATE reads, read_versions, events, quarantine, batches, alarms, alarm_log, alarm_actions, meter_links,"
-            " concentrators, head_ends"
+            "TRUNCATE meter_days, reads, read_versions, events, quarantine, batches, alarms, alarm_log, alarm_actions,"
+            " meter_links, concentrators, head_ends"
         )
         connection.execute("INSERT INTO head_ends (head_end, late_window_days) VALUES ('H', %s)", (LATE_DAYS,))
     async with psycopg_pool.AsyncConnectionPool(
@@ -81,7 +81,13 @@ async def test_the_chunks_of_the_days_to_come_are_there_and_empty(
 ) -> None:
     await upkeep(pool).once()
     with psycopg.connect(dsn) as connection:
-        for table, days in (("reads", AHEAD_DAYS), ("events", 7), ("read_versions", 7), ("transformer_loads", 7)):
+        for table, days in (
+            ("reads", AHEAD_DAYS),
+            ("events", 7),
+            ("read_versions", 7),
+            ("transformer_loads", 7),
+            ("meter_days", 7),
+        ):
             for ahead in (0, days):
                 at = NOW + timedelta(days=ahead)
                 found = connection.execute(
@@ -114,6 +120,23 @@ async def test_nothing_that_may_still_be_sent_again_is_dropped(
     with psycopg.connect(dsn) as connection:
         assert ages(connection, "reads", "end_at") == [LATE_DAYS, 1]
         assert ages(connection, "batches", "received_at") == [LATE_DAYS, 1]
+
+
+async def test_local_days_are_kept_as_long_as_told(dsn: str, pool: psycopg_pool.AsyncConnectionPool[Any]) -> None:
+    with psycopg.connect(dsn) as connection:
+        for age in (50, 500):
+            connection.execute(
+                "INSERT INTO meter_days (slot, day, start_at, day_s, import_wh, export_wh, present, expected,"
+                " estimated, covered_s, complete, findings, tail_interval_s, tail_import_wh, tail_export_wh,"
+                " tail_same_s, tail_loaded) VALUES (1, %s, %s, 86400, 0, 0, 0, 96, 0, 0, false, 0, 0, 0, 0, 0, 0)",
+                ((NOW - timedelta(days=age)).date(), NOW - timedelta(days=age)),
+            )
+    await upkeep(pool).once()
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT count(*) FROM meter_days").fetchone() == (2,)
+    await upkeep(pool, meter_days=100).once()
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT count(*) FROM meter_days").fetchone() == (1,)
 
 
 async def test_a_batch_that_is_not_evaluated_stays_however_old(

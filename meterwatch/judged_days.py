@@ -1,0 +1,259 @@
+"""Judges local days in the background: each meter once when its day is over, and again what has changed since.
+
+Two kinds of step take turns. A *pass* goes through the meters of a time zone for the oldest local day that is over,
+SLOTS_PER_STEP at a time; `local_day_passes` says how far it has come. What changes in a day after that is marked
+(meterwatch.day_marks) and judged again, with the day after it, which depends on how this one ended, and with the same
+weekday of the next four weeks if its energy changed. A step is one transaction of bounded size; between steps the job
+rests as long as the step took, and longer while reads wait for the database. An error of the database puts a step off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from meterwatch.check_profile import CheckProfile
+from meterwatch.clock import US, Clock
+from meterwatch.day_marks import DayMarks
+from meterwatch.errors import Overloaded, StorageUnavailable
+from meterwatch.local_days import LAST_DAY, day_of, day_starts_us
+from meterwatch.metrics import Metrics
+from meterwatch.quality import CHECK_OF, DAY_BITS
+from meterwatch.topology import Topology
+from rules.day_checks import WEEKS, DayReads, DaySums, Events, MeterDays, Tail, judge, powerless
+from storage.meter_days import DayStep, DayStore, Pass
+
+SLOTS_PER_STEP: Final = 1_000
+"""Meters judged in one transaction: some 100,000 reads, 10 MB."""
+SETTLE_US: Final = 900 * US
+"""A day is judged this long after its end; what comes later is judged again. (ours)"""
+EVERY_S: Final = 5.0
+REST_SHARE: Final = 1.0
+"""Rest after a step, as a share of the time it took: half of one core at most."""
+BUSY_REST_S: Final = 0.5
+"""And at least so long while reads wait for the database."""
+BUSY_ROWS: Final = 60_000
+Ints = NDArray[np.int64]
+Slots = NDArray[np.int32]
+_log = structlog.get_logger(__name__)
+
+
+class JudgedDays:
+    """See the module head. `run()` is a core task."""
+
+    def __init__(
+        self,
+        store: DayStore,
+        marks: DayMarks,
+        topology: Callable[[], Topology],
+        clock: Clock,
+        profile: CheckProfile,
+        metrics: Metrics,
+        waiting_rows: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._store = store
+        self._marks = marks
+        self._topology = topology
+        self._clock = clock
+        self._profile = profile
+        self._metrics = metrics
+        self._waiting_rows = waiting_rows
+        self._passes: dict[str, Pass] = {}
+
+    async def start(self) -> None:
+        """Know how far the passes have come, and mark what a crash left unevaluated. Before anything is evaluated."""
+        self._passes = await self._store.passes()
+        await self._open_new_zones()
+        for zone, at in self._passes.items():
+            self._marks.open_day[zone] = at.day + (at.next_slot > 0)
+        self._marks.observe(*await self._store.unjudged())
+        await self._marks.save(self._store.owe)
+
+    async def replace(self, topology: Topology) -> None:
+        """Go on with another registry snapshot; while nothing is evaluated."""
+        self._marks.replace(topology)
+        await self._open_new_zones()
+
+    async def _open_new_zones(self) -> None:
+        """The first day of a zone nobody lived in is today; durable before a read of it is evaluated."""
+        for zone in self._marks.zones:
+            if zone not in self._passes:
+                today = int(day_of(zone, np.array([self._clock.now_us()]))[0])
+                async with self._store.step() as step:
+                    await step.passed(zone, Pass(today, 0))
+                self._passes[zone] = Pass(today, 0)
+                self._marks.open_day[zone] = today
+
+    async def run(self) -> None:
+        """Judge until cancelled."""
+        while True:
+            began_s = time.monotonic()
+            worked = False
+            try:
+                worked = await self.once()
+            except (StorageUnavailable, Overloaded) as error:
+                _log.info("judging days put off", error=error.message)
+            except Exception as error:  # the task's boundary: the service serves without it
+                self._metrics.day_steps_failed.inc()
+                _log.error("judging days failed", error=repr(error))
+            rest_s = (time.monotonic() - began_s) * REST_SHARE if worked else EVERY_S
+            await asyncio.sleep(max(rest_s, BUSY_REST_S) if self._waiting_rows() > BUSY_ROWS else rest_s)
+
+    async def once(self) -> bool:
+        """One step of a pass for every zone that owes one, and one of what changed; False: there was nothing to do."""
+        worked = False
+        for zone in self._marks.zones:
+            worked |= await self._pass_step(zone)
+        return await self._again_step() or worked
+
+    @property
+    def behind_s(self) -> float:
+        """How long ago the oldest local day ended whose first judgement is not finished; 0: none has."""
+        now_us = self._clock.now_us()
+        ended_us = [int(day_starts_us(zone)[at.day + 1]) for zone, at in self._passes.items()]
+        return max([0.0, *((now_us - us) / US for us in ended_us)])
+
+    async def _pass_step(self, zone: str) -> bool:
+        at = self._passes[zone]
+        if at.day >= LAST_DAY or self._clock.now_us() < int(day_starts_us(zone)[at.day + 1]) + SETTLE_US:
+            return False
+        self._marks.open_day[zone] = at.day + 1
+        mine = np.flatnonzero(self._marks.zone_of == self._marks.zones.index(zone)).astype(np.int32)
+        slots = mine[mine >= at.next_slot][:SLOTS_PER_STEP]
+        done = Pass(at.day, int(slots[-1]) + 1) if len(slots) else Pass(at.day + 1, 0)
+        async with self._store.step() as step:
+            if len(slots):
+                await self._judge(step, at.day, slots)
+            await step.passed(zone, done)
+        self._passes[zone] = done
+        self._metrics.meter_days_judged.labels("first").inc(len(slots))
+        if not len(slots):
+            _log.info("local day judged", zone=zone, day=at.day, meters=len(mine))
+        return True
+
+    async def _again_step(self) -> bool:
+        day = await self._store.oldest_owed()
+        if day is None:
+            return False
+        ids, owed = await self._store.owed(day, SLOTS_PER_STEP)
+        slots = np.unique(owed[owed < len(self._marks.zone_of)])
+        self._marks.judging(day, slots)
+        open_day = np.array([self._marks.open_day[zone] for zone in self._marks.zones])
+        tomorrow = slots[day + 1 < open_day[self._marks.zone_of[slots]]]
+        async with self._store.step() as step:
+            changed = await self._judge(step, day, slots)
+            await self._judge(step, day + 1, tomorrow)
+            if len(changed):
+                await step.owe_later(changed, [day + 7 * week for week in range(1, WEEKS + 1)])
+            await step.paid(ids)
+        self._metrics.meter_days_judged.labels("again").inc(len(slots) + len(tomorrow))
+        return True
+
+    async def _judge(self, step: DayStep, day: int, slots: Slots) -> Slots:
+        """Judge one day of some meters and store what came of it; those whose energy is another than it was."""
+        topology = self._topology()
+        slots = slots[slots < topology.slots]
+        from_us, to_us = self._bounds(day, slots)
+        start_us = np.maximum(from_us, topology.installed_us[slots])
+        end_us = np.minimum(to_us, topology.retired_us[slots])
+        serving = start_us < end_us
+        slots, start_us, end_us = slots[serving], start_us[serving], end_us[serving]
+        if len(slots) == 0:
+            return slots
+        whole = (end_us - start_us) == (to_us - from_us)[serving]
+        stored = await step.stored(slots, [day, day - 1, *(day - 7 * week for week in range(1, WEEKS + 1))])
+        columns = await step.reads(slots, start_us, end_us)
+        events = await step.events(slots, start_us, end_us)
+        days = self._meter_days(topology, day, slots, start_us, end_us, whole, stored)
+        bits, sums, reads = await asyncio.to_thread(_judged, columns, events, days)
+        changed = np.flatnonzero(bits != reads.quality & DAY_BITS)
+        if len(changed):
+            version = columns[4].astype(np.int32)
+            await step.mark_reads(slots[reads.of[changed]], reads.end_us[changed], bits[changed], version[changed])
+        day_s = (end_us - start_us) // US
+        complete = whole & (sums.covered_s == day_s)
+        await step.store(day, slots, _table(start_us, day_s, complete, sums))
+        self._count(bits & ~reads.quality)
+        was_wh, was_complete = np.full(len(slots), -1, np.int64), np.zeros(len(slots), np.bool_)
+        mine = stored[1] == day
+        was_wh[stored[0][mine]], was_complete[stored[0][mine]] = stored[2][mine], stored[3][mine]
+        changed_slots: Slots = slots[(was_wh != sums.import_wh) | (was_complete != complete)]
+        return changed_slots
+
+    def _bounds(self, day: int, slots: Slots) -> tuple[Ints, Ints]:
+        zones = self._marks.zones
+        bounds = np.array([day_starts_us(zone)[day : day + 2] for zone in zones])[self._marks.zone_of[slots]]
+        return bounds[:, 0], bounds[:, 1]
+
+    def _meter_days(
+        self,
+        topology: Topology,
+        day: int,
+        slots: Slots,
+        start_us: Ints,
+        end_us: Ints,
+        whole: NDArray[np.bool_],
+        stored: list[NDArray[Any]],
+    ) -> MeterDays:
+        tail, weekday_wh = Tail.none(len(slots)), np.full((len(slots), WEEKS), -1, np.int64)
+        before = stored[1] == day - 1
+        for column, values in zip(
+            (tail.end_us, tail.interval_s, tail.import_wh, tail.export_wh, tail.same_s, tail.loaded),
+            stored[4:],
+            strict=True,
+        ):
+            column[stored[0][before]] = values[before]
+        for week in range(1, WEEKS + 1):
+            then = (stored[1] == day - 7 * week) & stored[3]
+            weekday_wh[stored[0][then], week - 1] = stored[2][then]
+        phases = np.bitwise_count(topology.phases[slots]).astype(np.float64)
+        phases[phases == 0] = 3
+        rated_a = topology.rated_a[slots].astype(np.float64)
+        return MeterDays(
+            start_us=start_us,
+            end_us=end_us,
+            whole=whole,
+            interval_s=topology.interval_s[slots].astype(np.int64),
+            rated_a=rated_a,
+            capacity_kw=rated_a * topology.nominal_v[slots] * phases / 1000,
+            meter_class=topology.meter_class[slots],
+            weekday_wh=weekday_wh,
+            tail=tail,
+            profile=self._profile,
+        )
+
+    def _count(self, fresh: NDArray[np.int32]) -> None:
+        for bit, check in CHECK_OF.items():
+            if bit & DAY_BITS:
+                self._metrics.check_findings.labels(check).inc(int(np.count_nonzero(fresh & bit)))
+
+
+def _judged(
+    columns: list[NDArray[Any]], events: list[NDArray[Any]], days: MeterDays
+) -> tuple[NDArray[np.int32], DaySums, DayReads]:
+    of, end_us, interval_s, quality, _, import_wh, export_wh, current_a, powered_down = columns
+    of, end_us, interval_s = of.astype(np.intp), end_us.astype(np.int64), interval_s.astype(np.int64)
+    quality = quality.astype(np.int32)
+    found = Events(events[0].astype(np.intp), events[1].astype(np.int64), events[2].astype(np.int16))
+    off = powerless(of, end_us - interval_s * US, end_us, quality, days.start_us, found) | powered_down.astype(np.bool_)
+    reads = DayReads(
+        of, end_us, interval_s, quality, import_wh.astype(np.int64), export_wh.astype(np.int64),
+        current_a.astype(np.float64), off,
+    )  # fmt: skip
+    return *judge(reads, days), reads
+
+
+def _table(start_us: Ints, day_s: Ints, complete: NDArray[np.bool_], sums: DaySums) -> list[Ints]:
+    """Columns of meter_days in their order."""
+    tail = sums.tail
+    return [
+        start_us, day_s, sums.import_wh, sums.export_wh, sums.peak_w, sums.peak_end_us, sums.present, sums.expected,
+        sums.estimated, sums.covered_s, complete.astype(np.int64), sums.findings.astype(np.int64), tail.end_us,
+        tail.interval_s, tail.import_wh, tail.export_wh, tail.same_s, tail.loaded,
+    ]  # fmt: skip
