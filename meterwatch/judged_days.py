@@ -36,9 +36,9 @@ SETTLE_US: Final = 900 * US
 EVERY_S: Final = 5.0
 REST_SHARE: Final = 1.0
 """Rest after a step, as a share of the time it took: half of one core at most."""
-BUSY_REST_S: Final = 0.5
-"""And at least so long while reads wait for the database."""
-BUSY_ROWS: Final = 60_000
+BUSY_REST_S: Final = 2.0
+"""And at least so long while more than BUSY_ROWS reads wait for the database: a tenth of one core."""
+BUSY_ROWS: Final = 20_000
 Ints = NDArray[np.int64]
 Slots = NDArray[np.int32]
 _log = structlog.get_logger(__name__)

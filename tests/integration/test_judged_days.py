@@ -23,7 +23,7 @@ from meterwatch.clock import ReplayClock
 from meterwatch.day_marks import DayMarks
 from meterwatch.judged_days import JudgedDays
 from meterwatch.metrics import Metrics
-from meterwatch.quality import DAY_BITS, ORIGIN_SHIFT, Origin, Quality
+from meterwatch.quality import CHECK_OF, DAY_BITS, Quality
 from storage.meter_days import DayStore
 from storage.registry import RegistryStore
 from storage.writer import Writer
@@ -66,8 +66,8 @@ class Plant:
         self.days = JudgedDays(store, self.marks, lambda: topology, self.clock, CheckProfile(), self.metrics)
         await self.days.start()
 
-    async def write(self, rows: list[Row], interval_s: int = 900, origin: Origin = Origin.MEASURED) -> Stored:
-        [stored] = self.writer.write([batch(next(self.seq), rows, interval_s, origin)], self.clock.now_us())
+    async def write(self, rows: list[Row], current_a: float = 0.0) -> Stored:
+        [stored] = self.writer.write([batch(next(self.seq), rows, current_a)], self.clock.now_us())
         return stored
 
     async def evaluate(self, stored: Stored) -> None:
@@ -101,15 +101,18 @@ class Plant:
         return self.sql("SELECT * FROM meter_days ORDER BY slot, day")
 
 
-def batch(seq: int, rows: list[Row], interval_s: int, origin: Origin) -> Batch:
+def batch(seq: int, rows: list[Row], current_a: float) -> Batch:
     unique = {(slot, end_us): wh for slot, end_us, wh in rows}
     key = sorted(unique)
     reads = Reads(
         np.array([slot for slot, _ in key], np.int32),
         np.array([end_us for _, end_us in key], np.int64),
-        interval_s,
-        np.full(len(key), int(origin) << ORIGIN_SHIFT, np.int32),
-        {"import_wh": np.array([unique[at] for at in key], np.int32)},
+        900,
+        np.zeros(len(key), np.int32),
+        {
+            "import_wh": np.array([unique[at] for at in key], np.int32),
+            "current_b_a": np.full(len(key), current_a, np.float32),
+        },
     )
     none = Rejects(np.zeros(0, np.uint32), np.zeros(0, np.uint8), [])
     return Batch(1, 1, seq, seq.to_bytes(16, "big"), reads, none, 0, len(key))
@@ -267,6 +270,43 @@ async def test_a_pass_goes_on_where_a_stop_left_it(dsn: str, monkeypatch: pytest
         ]  # fmt: skip
         assert world.days.behind_s > 0 or world.sql("SELECT min(day) FROM local_day_passes")[0][0] > date(2026, 1, 10)
         assert world.metrics.registry.get_sample_value("meterwatch_meter_days_judged_total", {"occasion": "again"}) == 1
+
+
+async def test_every_check_of_a_day_moves_its_counter_once(dsn: str) -> None:
+    """Five Mondays: on the last one a gap, a spike, zero under load, 4 h of zero, and unusual energy."""
+    async with plant(dsn, "2026-01-04T23:01") as world:
+        for monday in ("2026-01-04", "2026-01-11", "2026-01-18", "2026-01-25"):
+            await world.send(quarter_hours(1, f"{monday}T23:00", 96, 10))
+        last = quarter_hours(1, "2026-02-01T23:00", 96)
+        last[30] = (1, last[30][1], 2000)
+        last[60:76] = [(1, end_us, 0) for _, end_us, _ in last[60:76]]
+        await world.send(last[:10] + last[11:20] + last[24:])
+        await world.send([(1, end_us, 0) for _, end_us, _ in last[20:24]], current_a=5.0)
+        world.clock.resume(us("2026-02-03T00:00"))
+        await world.judge()
+        found = {
+            bit: [at for (_, at), word in world.words().items() if word & bit] for bit in CHECK_OF if bit & DAY_BITS
+        }
+        assert found == {
+            Quality.AFTER_GAP: [last[11][1]],
+            Quality.SPIKE: [last[30][1]],
+            Quality.UNUSUAL_USE: [last[95][1]],
+            Quality.STUCK: [last[75][1]],
+            Quality.ZERO_UNDER_LOAD: [last[23][1]],
+        }
+
+        def counted() -> dict[str, float | None]:
+            return {
+                CHECK_OF[bit]: world.metrics.registry.get_sample_value(
+                    "meterwatch_check_findings_total", {"check": CHECK_OF[bit]}
+                )
+                for bit in found
+            }
+
+        assert counted() == dict.fromkeys(("V12", "V13", "V15", "V16", "V17"), 1)
+        await world.send([(1, last[40][1], 101)])
+        await world.judge()
+        assert counted() == dict.fromkeys(("V12", "V13", "V15", "V16", "V17"), 1), "a finding that stays is no new one"
 
 
 steps = st.lists(
