@@ -203,8 +203,8 @@ async def _serving(
         async with pipeline.paused():
             verdicts, _ = await rebuild(rebuilt, fresh, history, desk, clock)
             rebuilt.engine.silence.heard(*rules_in_place().engine.silence.last_heard())
-            pipeline.replace(fresh, rebuilt)
             await days.replace(fresh)
+            pipeline.replace(fresh, rebuilt)
             desk.book.names = fresh
             await record(verdicts, [])
         await asyncio.to_thread(give_back)

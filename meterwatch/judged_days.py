@@ -107,6 +107,7 @@ class JudgedDays:
 
     async def once(self) -> bool:
         """One step of a pass for every zone that owes one, and one of what changed; False: there was nothing to do."""
+        await self._open_new_zones()
         worked = False
         for zone in self._marks.zones:
             worked |= await self._pass_step(zone)

@@ -21,10 +21,12 @@ from meterwatch.batch import Batch, Events, Reads, Rejects, Stored
 from meterwatch.check_profile import CheckProfile
 from meterwatch.clock import ReplayClock
 from meterwatch.day_marks import DayMarks
+from meterwatch.errors import StorageUnavailable
 from meterwatch.judged_days import JudgedDays
 from meterwatch.metrics import Metrics
 from meterwatch.quality import CHECK_OF, DAY_BITS, Quality
-from storage.meter_days import DayStore
+from storage import meter_days
+from storage.meter_days import DayStep, DayStore
 from storage.registry import RegistryStore
 from storage.writer import Writer
 
@@ -307,6 +309,63 @@ async def test_every_check_of_a_day_moves_its_counter_once(dsn: str) -> None:
         await world.send([(1, last[40][1], 101)])
         await world.judge()
         assert counted() == dict.fromkeys(("V12", "V13", "V15", "V16", "V17"), 1), "a finding that stays is no new one"
+
+
+async def test_a_step_gives_way_to_a_writer_and_comes_again(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.meter_days.LOCK_TIMEOUT", "50ms")
+    async with plant(dsn, "2026-01-10T23:01") as world:
+        rows = quarter_hours(1, "2026-01-10T23:00", 96)
+        await world.send(rows[1:])
+        world.clock.resume(us("2026-01-12T00:00"))
+        with psycopg.connect(dsn) as connection:
+            connection.execute("SELECT FROM reads FOR UPDATE")
+            with pytest.raises(StorageUnavailable):
+                await world.judge()
+        assert world.table() == []
+        await world.judge()
+        assert world.words() == {(1, rows[1][1]): Quality.AFTER_GAP}
+
+
+async def test_a_read_replaced_while_it_was_judged_keeps_no_old_finding(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with plant(dsn, "2026-01-10T23:01") as world:
+        rows = quarter_hours(1, "2026-01-10T23:00", 96)
+        rows[50] = (1, rows[50][1], 2000)
+        await world.send(rows)
+        world.clock.resume(us("2026-01-12T00:00"))
+        mark_reads = DayStep.mark_reads
+
+        async def corrected_first(step: DayStep, *arguments: Any) -> None:
+            monkeypatch.setattr(DayStep, "mark_reads", mark_reads)
+            await world.send([(1, rows[50][1], 100)])
+            await step.mark_reads(*arguments)
+
+        monkeypatch.setattr(DayStep, "mark_reads", corrected_first)
+        assert world.days is not None
+        assert await world.days._pass_step(BERLIN)  # without what it owes again
+        assert world.words() == {}
+        await world.judge()
+        assert world.words() == {}
+        assert world.sql("SELECT import_wh FROM meter_days WHERE slot = 1 AND day = '2026-01-11'") == [
+            (sum(row[2] for row in rows) - 1900,)
+        ]
+
+
+async def test_meter_days_are_looked_up_by_index_before_any_statistics(dsn: str) -> None:
+    async with plant(dsn, "2026-01-10T23:01") as world:
+        world.sql(
+            "INSERT INTO reads (end_at, received_at, slot, interval_s, quality, version)"
+            " SELECT timestamptz '2026-01-10 23:00Z' + make_interval(mins => 15 * k), now(), i, 900, 0, 1"
+            " FROM generate_series(1, 96) AS k, generate_series(0, 199) AS i"
+        )
+        start_us = np.full(100, us("2026-01-10T23:00"))
+        spans = meter_days._spans(np.arange(100, dtype=np.int32), start_us, start_us + 24 * HOUR_US)
+        async with DayStore(world.pool).step() as step:
+            cursor = await step._connection.execute("EXPLAIN " + meter_days._READS, spans)
+            plan = "\n".join(row[0] for row in await cursor.fetchall())
+        assert "Index Scan" in plan
+        assert "Seq Scan" not in plan
 
 
 steps = st.lists(
