@@ -320,7 +320,9 @@ def _rule_profile(config: Config) -> str | None:
 
 def _check_profile(config: Config) -> str | None:
     if config.checks.profile not in CHECK_PROFILES:
-        return f"checks.profile = '{config.checks.profile}' is not known; known are {', '.join(sorted(CHECK_PROFILES))}."
+        return (
+            f"checks.profile = '{config.checks.profile}' is not known; known are {', '.join(sorted(CHECK_PROFILES))}."
+        )
     return None
 
 
