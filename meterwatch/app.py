@@ -48,12 +48,13 @@ from storage.alarms import AlarmStore
 from storage.doubts import Doubts
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.history import History
+from storage.layout import Layout, open_table
 from storage.lease import Lease
 from storage.meter_days import DayStore
 from storage.migrate import migrate
 from storage.pool import new_pool
+from storage.reads_table import ReadsTable
 from storage.registry import RegistryStore
-from storage.seen import Seen
 from storage.service_reads import ReadsService
 from storage.service_registry import RegistryService
 from storage.settings import check_settings
@@ -118,10 +119,11 @@ async def running(config: Config, progress: Callable[[str], None] = lambda _: No
         settings = await asyncio.to_thread(check_settings, dsn)
         await asyncio.to_thread(migrate, dsn)
         lease = await Lease.acquire(dsn)
-        pool = new_pool(dsn)
         try:
-            async with pool, _serving(config, clock, dsn, pool, lease, cluster) as service:
-                service.database = _described(settings, dsn)
+            layout, table = await asyncio.to_thread(open_table, dsn, config.database.columnstore)
+            pool = new_pool(dsn)
+            async with pool, _serving(config, clock, dsn, pool, lease, cluster, layout, table) as service:
+                service.database = _described(settings, layout, dsn)
                 yield service
         finally:
             await lease.release()
@@ -138,8 +140,11 @@ async def _serving(
     pool: AsyncConnectionPool[Any],
     lease: Lease,
     cluster: EmbeddedCluster | None,
+    layout: Layout,
+    table: ReadsTable,
 ) -> AsyncIterator[Service]:
-    registry, history, store = RegistryStore(pool), History(pool), AlarmStore(pool)
+    columnar = layout is Layout.COLUMNSTORE
+    registry, history, store = RegistryStore(pool), History(pool, columnar=columnar), AlarmStore(pool)
     clock.resume(await history.newest_stored_us())
     topology = await registry.load_topology(clock.now_us())
     desk = await AlarmDesk.open(store, topology, clock, config.server.subscribers_max)
@@ -150,8 +155,7 @@ async def _serving(
     metrics = Metrics()
     reasons = {int(number): name.removeprefix("ROW_REASON_") for name, number in ingest_pb2.RowReason.items()}
     doubts = Doubts()
-    seen = Seen()
-    writers = [Writer(dsn, reasons, doubts, seen) for _ in range(config.database.copy_connections + 1)]
+    writers = [Writer(dsn, reasons, doubts, table) for _ in range(config.database.copy_connections + 1)]
 
     desk.published = metrics.published
 
@@ -222,7 +226,7 @@ async def _serving(
         await days.start()
         verdicts, owed = await rebuild(rules, topology, history, desk, clock)
         await record(verdicts, owed)
-        upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()))
+        upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=columnar)
         hearing = hear(rules_in_place, history, topology.slots, clock.now_us() - HEARD_US)
         core = asyncio.create_task(_core(pipeline, lease, upkeep, cluster, hearing, days.run()))
         await asyncio.to_thread(give_back)
@@ -283,11 +287,11 @@ async def _stays(cluster: EmbeddedCluster) -> None:
         await asyncio.sleep(CLUSTER_CHECK_S)
 
 
-def _described(settings: dict[str, str], dsn: str) -> str:
+def _described(settings: dict[str, str], layout: Layout, dsn: str) -> str:
     place = conninfo_to_dict(dsn)
     return (
-        f"TimescaleDB {settings['timescaledb_version']} ({settings['timescaledb_license']} edition) on PostgreSQL "
-        f"{settings['server_version'].split()[0]} at {place.get('host', '')}:{place.get('port', 5432)}/"
+        f"TimescaleDB {settings['timescaledb_version']} ({settings['timescaledb_license']} edition, {layout}) on "
+        f"PostgreSQL {settings['server_version'].split()[0]} at {place.get('host', '')}:{place.get('port', 5432)}/"
         f"{place.get('dbname', '')}"
     )
 

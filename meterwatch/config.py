@@ -57,12 +57,14 @@ class Database(BaseModel):
     """Where the reads live. url: an existing TimescaleDB; without it the embedded one.
 
     data_dir: of the embedded one; None: the place storage.embedded.data_dir() names.
+    columnstore: storage.layout says what each value comes to.
     """
 
     model_config = _SECTION
     url: SecretStr | None = None
     data_dir: Path | None = None
     copy_connections: int = Field(default=2, ge=1, le=64)
+    columnstore: Literal["auto", "on", "off"] = "auto"
 
 
 class Retention(BaseModel):

@@ -170,7 +170,7 @@ async def rebuild(
     engine = rules.engine
     open_alarms = [a for a in desk.book if a.state not in (AlarmState.NORMAL, AlarmState.RETRACTED)]
     onset_us = {a.asset_id: a.onset_us for a in open_alarms if a.rule == "OVERLOAD" and a.cleared_us is None}
-    async with load_view(history.pool, engine.overload.members.window_s) as view:
+    async with load_view(history.pool, engine.overload.members.window_s, columnar=history.columnar) as view:
         owed_batches = await restore(engine.overload, topology, view, history, onset_us, now_us, to_us)
     rules.counted = frozenset(owed.batch_id for owed in owed_batches)
     for alarm in open_alarms:

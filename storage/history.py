@@ -1,13 +1,14 @@
 """Stored reads and events as columns, for the rules to rebuild their state after a start.
 
 Promises: one call sees one snapshot; times are exact; no Python object per row; memory is bounded by one page.
-A page continues after the last (slot, end_at) of the one before, along the unique index. Refuses to know any rule.
+A page continues after the last (slot, end_at) of the one before, along the unique index. The columnstore has no such
+order: there a page is a span of slots, and meters are looked up together in one scan. Refuses to know any rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any, Final
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Final, LiteralString
 
 import numpy as np
 import psycopg
@@ -24,8 +25,12 @@ SLOTS_TOGETHER: Final = 2_000
 """Meters looked up by one query."""
 QUARTER_US: Final = 900_000_000
 """Most meters send a read so often; who sends more fills longer pages."""
+SPAN_ROWS: Final = 50_000
+"""Reads a span of slots is cut for in the columnstore."""
+COMPARED_TOGETHER: Final = 200
+"""A list of so many slots is compared with the spans of the compressed batches."""
 
-_PAGE = """
+_COLUMNS = """
 SELECT array_agg(slot), array_agg(end_at), array_agg(interval_s), array_agg(quality), array_agg(import_wh),
        array_agg(export_wh), array_agg(import_varh), array_agg(export_varh), array_agg(has_energy),
        array_agg(has_reactive)
@@ -34,9 +39,16 @@ FROM (SELECT slot, end_at, interval_s, quality, coalesce(import_wh, 0) AS import
              coalesce(import_varh, 0) AS import_varh, coalesce(export_varh, 0) AS export_varh,
              import_wh IS NOT NULL OR export_wh IS NOT NULL AS has_energy,
              import_varh IS NOT NULL OR export_varh IS NOT NULL AS has_reactive
-      FROM reads
+      FROM reads"""
+_PAGE = f"""{_COLUMNS}
       WHERE end_at >= %(first)s AND end_at < %(last)s AND (slot, end_at) > (%(slot)s, %(end)s)
       ORDER BY slot, end_at LIMIT %(rows)s) AS page"""
+_SPAN = f"""{_COLUMNS}
+      WHERE end_at >= %(first)s AND end_at < %(last)s AND slot >= %(low)s AND slot < %(high)s
+      ORDER BY slot, end_at) AS page"""
+_CHOSEN = f"""{_COLUMNS}
+      WHERE end_at >= %(first)s AND end_at < %(last)s AND slot = ANY(%(slots)s)
+      ORDER BY slot, end_at) AS page"""
 
 _OF_SLOTS = """
 SELECT array_agg(r.slot), array_agg(end_at), array_agg(interval_s), array_agg(quality),
@@ -71,6 +83,11 @@ SELECT array_agg(wanted.slot), array_agg(heard.end_at)
 FROM unnest(%s) AS wanted (slot) CROSS JOIN LATERAL (
     SELECT end_at FROM reads WHERE reads.slot = wanted.slot AND end_at >= %s ORDER BY end_at DESC LIMIT 1) AS heard"""
 
+_LAST_HEARD_SCANNED = """
+SELECT array_agg(slot), array_agg(end_at)
+FROM (SELECT slot, max(end_at) AS end_at FROM reads
+      WHERE slot BETWEEN %s AND %s AND end_at >= %s GROUP BY slot) AS heard"""
+
 _NEWEST_STORED = """
 SELECT max(at) FROM (SELECT max(received_at) AS at FROM batches UNION ALL
                      SELECT recorded_at FROM alarm_log WHERE seq = (SELECT seq FROM alarm_cursor)) AS stored"""
@@ -89,8 +106,11 @@ FROM (SELECT r.slot, min(r.end_at) AS at FROM batches b JOIN reads r ON r.end_at
 class History:
     """Reads what was committed. Every call takes one connection of the pool for its duration."""
 
-    def __init__(self, pool: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]]) -> None:
+    def __init__(
+        self, pool: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]], *, columnar: bool = False
+    ) -> None:
         self._pool = self.pool = pool
+        self.columnar = columnar
 
     async def reads_between(
         self, from_us: int, to_us: int, slots: NDArray[np.int32] | None
@@ -102,9 +122,12 @@ class History:
         with storage_faults():
             async with self._pool.connection() as connection, connection.transaction():
                 await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                found = (
-                    pages(connection, from_us, to_us) if slots is None else of_slots(connection, from_us, to_us, slots)
-                )
+                if self.columnar:
+                    found = spans(connection, from_us, to_us, slots)
+                elif slots is None:
+                    found = pages(connection, from_us, to_us)
+                else:
+                    found = of_slots(connection, from_us, to_us, slots)
                 async for change in found:
                     yield change
 
@@ -139,7 +162,15 @@ class History:
         return await self._moment(_NEWEST_END, (moment(before_us),))
 
     async def last_heard(self, slots: NDArray[np.int32], from_us: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Of these meters those with a read since from_us, and its latest interval end, us. One look-up per meter."""
+        """Of these meters those with a read since from_us, and its latest interval end, us.
+
+        Costs a look-up per meter, or one scan of the span they lie in.
+        """
+        if self.columnar and len(slots):
+            span = (int(slots.min()), int(slots.max()), moment(from_us))
+            slot, last_us = await self._columns(_LAST_HEARD_SCANNED, span)
+            mine = np.isin(slot, slots)
+            return _frozen(slot[mine], np.int32), _frozen(last_us[mine], np.int64)
         slot, last_us = await self._columns(_LAST_HEARD, (integers(slots), moment(from_us)))
         return _frozen(slot, np.int32), _frozen(last_us, np.int64)
 
@@ -203,6 +234,33 @@ async def pages(connection: psycopg.AsyncConnection[Any], from_us: int, to_us: i
             return
         parameters["slot"] = int(page[0][-1])
         parameters["end"] = moment(int(page[1][-1]))
+
+
+async def spans(
+    connection: psycopg.AsyncConnection[Any], from_us: int, to_us: int, slots: NDArray[np.int32] | None
+) -> AsyncIterator[ReadChange]:
+    """The same out of the columnstore: each page a scan of a span of slots, or of some slots together."""
+    box: dict[str, Any] = {"first": moment(from_us), "last": moment(to_us)}
+    queries: Iterator[tuple[LiteralString, dict[str, Any]]]
+    if slots is None:
+        row = await (
+            await connection.execute(
+                "SELECT min(slot), max(slot) FROM reads WHERE end_at >= %(first)s AND end_at < %(last)s", box
+            )
+        ).fetchone()
+        low, high = (0, -1) if row is None or row[0] is None else (int(row[0]), int(row[1]))
+        width = max(1, SPAN_ROWS // max(1, (to_us - from_us) // QUARTER_US))
+        queries = ((_SPAN, {"low": at, "high": at + width}) for at in range(low, high + 1, width))
+    else:
+        some = np.unique(slots)
+        queries = (
+            (_CHOSEN, {"slots": some[at : at + COMPARED_TOGETHER].tolist()})
+            for at in range(0, len(some), COMPARED_TOGETHER)
+        )
+    for query, part in queries:
+        [page] = await fetch_columns(connection, query, box | part)
+        for at in range(0, len(page[0]), PAGE_ROWS):
+            yield change_of_columns([column[at : at + PAGE_ROWS] for column in page])
 
 
 def change_of_columns(page: list[NDArray[Any]]) -> ReadChange:

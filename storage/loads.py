@@ -22,7 +22,7 @@ from meterwatch.batch import ReadChange
 from meterwatch.loads import LoadChange, Loads
 from storage.arrays import bigints, fetch_columns, integers, micros, moment, moments
 from storage.faults import storage_faults
-from storage.history import change_of_columns, pages
+from storage.history import change_of_columns, pages, spans
 from storage.snapshot import Connections, snapshot
 
 US: Final = 1_000_000
@@ -130,9 +130,10 @@ class Owed(NamedTuple):
 class LoadView:
     """One snapshot of what is stored."""
 
-    def __init__(self, connections: Connections, window_s: int) -> None:
+    def __init__(self, connections: Connections, window_s: int, *, columnar: bool) -> None:
         self._connections = connections
         self._connection = connections[0]
+        self._columnar = columnar
         self._window_s = window_s
 
     async def owed(self) -> list[Owed]:
@@ -223,7 +224,11 @@ class LoadView:
     ) -> AsyncIterator[ReadChange]:
         """Current reads of these meters that cover something of from_us..to_us; maybe more, of them and of others."""
         if len(slots) > SCAN_SHARE * all_slots:
-            async for change in pages(self._connection, from_us + 1, to_us + LONGEST_US):
+            range_us = from_us + 1, to_us + LONGEST_US
+            everybody = (
+                spans(self._connection, *range_us, None) if self._columnar else pages(self._connection, *range_us)
+            )
+            async for change in everybody:
                 yield change
             return
         for at in range(0, len(slots), SLOTS_TOGETHER):
@@ -243,8 +248,10 @@ _DAY_US: Final = 86_400 * US
 
 
 @asynccontextmanager
-async def load_view(pool: AsyncConnectionPool[Any], window_s: int) -> AsyncIterator[LoadView]:
+async def load_view(
+    pool: AsyncConnectionPool[Any], window_s: int, *, columnar: bool = False
+) -> AsyncIterator[LoadView]:
     """A snapshot for the duration of the context; takes READERS connections. Raises StorageUnavailable."""
     with storage_faults():
         async with snapshot(pool) as connections:
-            yield LoadView(connections, window_s)
+            yield LoadView(connections, window_s, columnar=columnar)

@@ -1,11 +1,13 @@
 """Which of some reads are stored, and are they the same: one query, compared as columns.
 
-The keys go to PostgreSQL as two arrays and what it has comes back as one array per column, so a row costs an index
-lookup and no Python object. Knows nothing of batches, versions or ranks.
+The keys go to PostgreSQL as two arrays and what it has comes back as one array per column, so a row costs no Python
+object. In rows a key costs an index lookup (`by_key`); in the columnstore the keys' box, their ends and the span of
+their slots, is read once (`by_box`). Knows nothing of batches, versions or ranks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -22,13 +24,17 @@ ABSENT, SAME, OTHER = 0, 1, 2
 
 _MASK: Final = " + ".join(f"(r.{name} IS NOT NULL)::integer * {bit}" for name, bit in CHANNEL_BIT.items())
 _VALUES: Final = ", ".join(f"coalesce(r.{name}, 0) AS {name}" for name in CHANNEL_NAMES)
-_PROBE: Final = f"""
+_FOUND: Final = f"""
 SELECT array_agg(n), array_agg(interval_s), array_agg(quality), array_agg(mask),
        {", ".join(f"array_agg({name})" for name in CHANNEL_NAMES)}
 FROM (SELECT k.n, r.interval_s, r.quality, {_MASK} AS mask, {_VALUES}
-      FROM unnest(%s::integer[], %s::timestamptz[]) WITH ORDINALITY AS k (slot, at, n)
+      FROM unnest(%s::integer[], %s::timestamptz[]) WITH ORDINALITY AS k (slot, at, n)"""
+BY_KEY: Final = f"""{_FOUND}
       LEFT JOIN reads r ON r.slot = k.slot AND r.end_at = k.at AND r.end_at BETWEEN %s AND %s
       WHERE coalesce(r.interval_s, 0) > 0) AS found"""
+BY_BOX: Final = f"""{_FOUND}
+      JOIN reads r ON r.slot = k.slot AND r.end_at = k.at
+      WHERE r.end_at BETWEEN %s AND %s AND r.slot BETWEEN %s AND %s) AS found"""
 
 PLAN: Final = (
     "SET LOCAL enable_hashjoin = off",
@@ -40,20 +46,44 @@ that the newer reads are not there; any other plan then compares every read with
 coalesce() keeps PostgreSQL from seeing that an inner join would do."""
 
 
-def probe(cursor: psycopg.Cursor[Any], reads: Reads, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+HASH_PLAN: Final = ("SET LOCAL enable_nestloop = off", "SET LOCAL enable_mergejoin = off")
+"""One scan of the box, whatever the statistics say."""
+Look = Callable[[psycopg.Cursor[Any], NDArray[np.int32], NDArray[np.int64]], list[NDArray[Any]]]
+
+
+def by_key(cursor: psycopg.Cursor[Any], slot: NDArray[np.int32], end_us: NDArray[np.int64]) -> list[NDArray[Any]]:
+    """The stored reads with these keys, each by an index lookup."""
+    return _ask(cursor, PLAN, BY_KEY, slot, end_us, ())
+
+
+def by_box(cursor: psycopg.Cursor[Any], slot: NDArray[np.int32], end_us: NDArray[np.int64]) -> list[NDArray[Any]]:
+    """The same out of the box around them."""
+    return _ask(cursor, HASH_PLAN, BY_BOX, slot, end_us, (int(slot.min()), int(slot.max())))
+
+
+def _ask(
+    cursor: psycopg.Cursor[Any],
+    plan: tuple[str, ...],
+    query: str,
+    slot: NDArray[np.int32],
+    end_us: NDArray[np.int64],
+    span: tuple[int, ...],
+) -> list[NDArray[Any]]:
+    cursor.execute("; ".join(plan))
+    with cursor.connection.cursor(binary=True) as binary:
+        box = (moment(int(end_us.min())), moment(int(end_us.max())), *span)
+        binary.execute(query, (integers(slot), moments(end_us), *box), prepare=False)
+        found = columns_of(binary)
+    cursor.execute("; ".join(setting.replace(" = off", " = on") for setting in plan))
+    return found
+
+
+def probe(cursor: psycopg.Cursor[Any], reads: Reads, rows: NDArray[np.intp], look: Look) -> NDArray[np.uint8]:
     """ABSENT, SAME or OTHER for each of `rows` of `reads`, inside the caller's transaction."""
     state = np.zeros(len(rows), np.uint8)
     if not len(rows):
         return state
-    slot, end_us = reads.slot[rows], reads.end_us[rows]
-    for setting in PLAN:
-        cursor.execute(setting)
-    with cursor.connection.cursor(binary=True) as binary:
-        binary.execute(
-            _PROBE,
-            (integers(slot), moments(end_us), moment(int(end_us.min())), moment(int(end_us.max()))),
-        )
-        found = columns_of(binary)
+    found = look(cursor, reads.slot[rows], reads.end_us[rows])
     if not len(found[0]):
         return state
     at = found[0] - 1  # ordinality counts from 1

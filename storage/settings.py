@@ -47,8 +47,13 @@ def check_settings(dsn: str) -> dict[str, str]:
         problems.append(f"synchronous_commit is {found.get('synchronous_commit')}; expected on or remote_apply")
     found["timescaledb_version"] = row[0] if row else ""
     found["timescaledb_license"] = license_row[0] if license_row and license_row[0] else ""
-    if row and tuple(int(part) for part in row[0].split(".")[:2]) < TIMESCALEDB_MIN:
+    if row and version_of(row[0]) < TIMESCALEDB_MIN:
         problems.append(f"TimescaleDB is {row[0]}; expected at least 2.11; run ALTER EXTENSION timescaledb UPDATE")
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """Major and minor of a version such as 2.29.2 or 2.22.0-dev."""
+    return tuple(int(part) for part in text.split(".")[:2])

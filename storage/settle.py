@@ -4,7 +4,8 @@
                                                                  -> absent: like all the rest, into one COPY
 
 Raises UniqueViolation if the hint missed a stored read, Race if somebody stored or changed one of them meanwhile; then
-the caller rolls back and settles each batch with every row looked up. Knows nothing of ledger and connections.
+the caller rolls back and settles each batch with every row looked up. StorageBroken if the database copied another
+number of rows than it was given. Knows nothing of ledger and connections.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import psycopg
 from numpy.typing import NDArray
 
 from meterwatch.batch import ReadChange, Reads
+from meterwatch.errors import StorageBroken
 from storage.changes import change_of, joined
-from storage.probe import ABSENT, OTHER, probe
+from storage.probe import ABSENT, OTHER
+from storage.reads_table import ReadsTable
 from storage.rows import HEADER, TRAILER, columns_of, encode, sent_of
-from storage.versions import supersede
 
 
 class Outcome(NamedTuple):
@@ -35,7 +37,11 @@ class Outcome(NamedTuple):
 
 
 def settle(
-    cursor: psycopg.Cursor[Any], batches: Sequence[Reads], suspects: Sequence[NDArray[np.bool_] | None], now_us: int
+    cursor: psycopg.Cursor[Any],
+    table: ReadsTable,
+    batches: Sequence[Reads],
+    suspects: Sequence[NDArray[np.bool_] | None],
+    now_us: int,
 ) -> list[Outcome]:
     """Store the reads; suspects: per batch the rows to look up first, None: none of them."""
     fresh: list[Reads] = []
@@ -45,16 +51,18 @@ def settle(
             fresh.append(reads)
             outcomes.append(Outcome(reads.rows, 0, 0, change_of(reads) if reads.rows else None))
         else:
-            new, outcome = _look_up(cursor, reads, suspect, now_us)
+            new, outcome = _look_up(cursor, table, reads, suspect, now_us)
             fresh.append(new)
             outcomes.append(outcome)
-    _copy(cursor, [reads for reads in fresh if reads.rows], now_us)
+    _copy(cursor, table, [reads for reads in fresh if reads.rows], now_us)
     return outcomes
 
 
-def _copy(cursor: psycopg.Cursor[Any], fresh: Sequence[Reads], now_us: int) -> None:
+def _copy(cursor: psycopg.Cursor[Any], table: ReadsTable, fresh: Sequence[Reads], now_us: int) -> None:
     if not fresh:
         return
+    rows = sum(reads.rows for reads in fresh)
+    table.before_copy(cursor, rows)
     sent = reduce(or_, map(sent_of, fresh))
     query = f"COPY reads ({', '.join(columns_of(sent))}) FROM STDIN (FORMAT BINARY)"
     with cursor.copy(query) as copy:
@@ -62,20 +70,22 @@ def _copy(cursor: psycopg.Cursor[Any], fresh: Sequence[Reads], now_us: int) -> N
         for reads in fresh:
             copy.write(encode(reads, now_us, sent))
         copy.write(TRAILER)
+    if cursor.rowcount != rows:
+        raise StorageBroken(f"{cursor.rowcount} reads copied, {rows} given")
 
 
 def _look_up(
-    cursor: psycopg.Cursor[Any], reads: Reads, suspect: NDArray[np.bool_], now_us: int
+    cursor: psycopg.Cursor[Any], table: ReadsTable, reads: Reads, suspect: NDArray[np.bool_], now_us: int
 ) -> tuple[Reads, Outcome]:
     rows = np.flatnonzero(suspect)
-    state = probe(cursor, reads, rows)
+    state = table.probe(cursor, reads, rows)
     new = ~suspect
     new[rows[state == ABSENT]] = True
     other = rows[state == OTHER]
     changes = [change_of(reads, np.flatnonzero(new))] if new.any() else []
     versions = 0
     if len(other):
-        settled = supersede(cursor, reads.take(other), now_us)
+        settled = table.supersede(cursor, reads.take(other), now_us)
         versions = len(settled.won) + settled.lost
         if settled.replaced is not None:
             changes += [change_of(reads, other[settled.won]), settled.replaced]

@@ -1,8 +1,11 @@
-"""Work the service owes its tables, in the background: chunks made before they are needed, old data dropped.
+"""Work the service owes its tables, in the background: chunks made before they are needed, old data dropped, and in
+the columnstore finished days packed.
 
 A chunk made inside a COPY costs that batch milliseconds and can deadlock with another COPY making the same one, so the
 chunks of the days to come are made ahead. The Apache edition has neither create_chunk() nor retention jobs: a row
-inserted and deleted in one transaction makes the chunk, drop_chunks() drops it.
+inserted and deleted in one transaction makes the chunk, drop_chunks() drops it. In the columnstore a day that has been
+over for PACK_AFTER is packed: its reads, compressed as they came, are brought into the order of meters, and what small
+batches and versions left in rows goes with them. Reads that come meanwhile are stored beside it.
 Promises: a step waits at most LOCK_TIMEOUT for a lock and is tried again later, so it never stalls ingestion; nothing
 younger than the longest late window of a head-end is dropped, whatever the configuration says; the batch ledger keeps
 what is not evaluated. Refuses to know rules and alarms beyond the age of their rows.
@@ -30,7 +33,14 @@ EVERY_S: Final = 600.0
 LOCK_TIMEOUT: Final = "2s"
 SLICE_ROWS: Final = 10_000
 """Rows of a plain table deleted in one transaction."""
-_BUSY: Final = (errors.LockNotAvailable, errors.DeadlockDetected, errors.QueryCanceled)
+PACK_AFTER: Final = timedelta(hours=36)
+PACK_AGAIN: Final = timedelta(days=7)
+"""Days that late reads keep coming to are packed again only so often."""
+_PACKABLE: Final = 2 | 8
+"""Bits of a chunk's status: some batches are in no order, some rows are not compressed."""
+_PACK_STEPS: Final = 2
+"""What is in rows goes into batches first, then the batches into order."""
+_BUSY: Final = (errors.LockNotAvailable, errors.DeadlockDetected, errors.QueryCanceled, errors.SerializationFailure)
 _AHEAD: Final = (
     ("reads", "end_at", 1), ("events", "at", 7), ("read_versions", "end_at", 7), ("transformer_loads", "window_end", 7),
     ("meter_days", "day", 7),
@@ -74,8 +84,12 @@ class Retention:
 class Upkeep:
     """Runs the steps every EVERY_S on one connection of the pool."""
 
-    def __init__(self, pool: AsyncConnectionPool[Any], clock: Clock, retention: Retention) -> None:
+    def __init__(
+        self, pool: AsyncConnectionPool[Any], clock: Clock, retention: Retention, *, packs: bool = False
+    ) -> None:
         self._pool = pool
+        self._packs = packs
+        self._packed: dict[str, datetime] = {}
         self._clock = clock
         self._retention = retention
         self.dropped: Callable[[str, int], None] = lambda table, count: None
@@ -100,6 +114,8 @@ class Upkeep:
                     for ahead in range(AHEAD_DAYS + 1 if days == 1 else 2):
                         await self._make_chunk(connection, table, column, now + timedelta(days=ahead * days))
                 await self._drop(connection, now)
+                if self._packs:
+                    await self._pack(connection, now)
             finally:
                 await connection.execute("RESET lock_timeout")
 
@@ -126,6 +142,40 @@ class Upkeep:
                 )
         except _BUSY as error:
             _log.info("chunk not made ahead", table=table, at=at.isoformat(), error=type(error).__name__)
+
+    async def _pack(self, connection: psycopg.AsyncConnection[Any], now: datetime) -> None:
+        """The oldest finished day that needs it; one a round, so that nothing else waits long for its turn."""
+        found = await (
+            await connection.execute(
+                "SELECT chunk, _timescaledb_functions.chunk_status(chunk) FROM ("
+                " SELECT format('%%I.%%I', chunk_schema, chunk_name)::regclass AS chunk, range_start"
+                " FROM timescaledb_information.chunks WHERE hypertable_name = 'reads' AND range_end < %s) AS finished"
+                " ORDER BY range_start",
+                (now - PACK_AFTER,),
+            )
+        ).fetchall()
+        self._packed = {name: at for name, at in self._packed.items() if now - at < PACK_AGAIN}
+        for name, status in found:
+            if name in self._packed or (status and not status & _PACKABLE):
+                continue
+            self._packed[name] = now
+            try:
+                for _ in range(_PACK_STEPS):
+                    await self._pack_step(connection, name)
+            except _BUSY as error:
+                _log.info("day not packed yet", chunk=name, error=type(error).__name__)
+                continue
+            _log.info("day packed", chunk=name)
+            return
+
+    async def _pack_step(self, connection: psycopg.AsyncConnection[Any], chunk: str) -> None:
+        async with connection.transaction():
+            await connection.execute("SET LOCAL statement_timeout = 0")
+            await connection.execute(
+                "SELECT compress_chunk(chunk, recompress => true) FROM (SELECT %s::regclass AS chunk) AS one"
+                " WHERE _timescaledb_functions.chunk_status(chunk) & %s <> %s",
+                (chunk, 1 | _PACKABLE, 1),
+            )
 
     async def _drop(self, connection: psycopg.AsyncConnection[Any], now: datetime) -> None:
         row = await (await connection.execute("SELECT coalesce(max(late_window_days), 45) FROM head_ends")).fetchone()

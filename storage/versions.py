@@ -2,11 +2,13 @@
 
 Few reads come here, so they go through a staging table and plain SQL that a reader can follow. Equal rank: the later
 arrival wins. A value that was current once and comes again is a duplicate. Runs inside the caller's transaction and
-locks the reads it decides on.
+locks the reads it decides on; in the columnstore, where rows cannot be locked, the caller holds them (storage.known)
+and says in which parts they are settled: each decompresses the batches in its box and no more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -29,25 +31,42 @@ _SAME: Final = (
 )
 _WITHIN: Final = "r.end_at BETWEEN %(first)s AND %(last)s"
 """Every join on `reads` says it: without it each row is looked up in every chunk there is."""
-_CURRENT: Final = f"""
+
+
+class _Statements(NamedTuple):
+    find: str
+    """Plan under which the stored reads are found."""
+    current: str
+    keep_old: str
+    set_new: str
+
+
+def _statements(find: str, span: str, lock: str) -> _Statements:
+    joined = f"r.slot = s.slot AND r.end_at = s.end_at AND s.row_no = ANY(%(rows)s) AND {_WITHIN}{span}"
+    return _Statements(
+        find,
+        f"""
 SELECT s.row_no, {_SAME} OR EXISTS (
            SELECT FROM read_versions r WHERE r.slot = s.slot AND r.end_at = s.end_at AND {_WITHIN} AND {_SAME}) AS same,
        s.quality, r.quality, r.interval_s, {", ".join(f"r.{name}" for name in ENERGY)}
-FROM staging s JOIN reads r ON r.slot = s.slot AND r.end_at = s.end_at
-WHERE {_WITHIN}
-ORDER BY s.slot, s.end_at FOR UPDATE OF r
-"""
-_KEEP_OLD: Final = f"""
+FROM staging s JOIN reads r ON {joined} ORDER BY s.slot, s.end_at {lock}
+""",
+        f"""
 INSERT INTO read_versions (superseded_at, {", ".join(COLUMNS)})
-SELECT s.received_at, {", ".join(f"r.{name}" for name in COLUMNS)}
-FROM staging s JOIN reads r ON r.slot = s.slot AND r.end_at = s.end_at
-WHERE s.row_no = ANY(%(rows)s) AND {_WITHIN}
-"""
-_SET_NEW: Final = f"""
+SELECT s.received_at, {", ".join(f"r.{name}" for name in COLUMNS)} FROM staging s JOIN reads r ON {joined}
+""",
+        f"""
 UPDATE reads r SET received_at = s.received_at, interval_s = s.interval_s, quality = s.quality, version = r.version + 1,
     {", ".join(f"{name} = s.{name}" for name in CHANNEL_NAMES)}
-FROM staging s WHERE r.slot = s.slot AND r.end_at = s.end_at AND s.row_no = ANY(%(rows)s) AND {_WITHIN}
-"""
+FROM staging s WHERE {joined}
+""",
+    )
+
+
+_LOOKED_UP: Final = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_nestloop = on"
+_SCANNED: Final = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = off; SET LOCAL enable_nestloop = off"
+BY_KEY: Final = _statements(_LOOKED_UP, span="", lock="FOR UPDATE OF r")
+BY_BOX: Final = _statements(_SCANNED, span=" AND r.slot BETWEEN %(low)s AND %(high)s", lock="")
 _KEEP_LOSER: Final = f"""
 INSERT INTO read_versions (superseded_at, {", ".join(COLUMNS)})
 SELECT s.received_at, {", ".join(f"s.{name}" for name in COLUMNS)} FROM staging s WHERE s.row_no = ANY(%s)
@@ -75,33 +94,57 @@ def create_staging(connection: psycopg.Connection[Any]) -> None:
     connection.execute("ALTER TABLE staging ADD row_no integer")
 
 
-def supersede(cursor: psycopg.Cursor[Any], reads: Reads, now_us: int) -> Versions:
-    """Settle `reads`, each of which is stored with other values; what neither won nor lost is a duplicate."""
+def supersede(
+    cursor: psycopg.Cursor[Any], reads: Reads, now_us: int, parts: Sequence[NDArray[np.intp]] | None = None
+) -> Versions:
+    """Settle `reads`, each of which is stored with other values; what neither won nor lost is a duplicate.
+
+    parts: the columnstore's, rows settled together; None: the reads are in rows.
+    """
     with cursor.copy(_COPY) as copy:
         copy.write(HEADER)
         copy.write(encode(reads, now_us, numbered=True))
         copy.write(TRAILER)
     cursor.execute("ANALYZE staging")
-    cursor.execute("SET LOCAL enable_hashjoin = off")
-    cursor.execute("SET LOCAL enable_mergejoin = off")
-    span: dict[str, Any] = {"first": moment(int(reads.end_us.min())), "last": moment(int(reads.end_us.max()))}
-    current = cursor.execute(_CURRENT, span).fetchall()
-    if len(current) != reads.rows:
+    winners: list[tuple[Any, ...]] = []
+    lost = 0
+    for part in [np.arange(reads.rows)] if parts is None else parts:
+        won_here, lost_here = _settle(cursor, reads, part, BY_KEY if parts is None else BY_BOX)
+        winners += won_here
+        lost += lost_here
+    cursor.execute("DELETE FROM staging")
+    won = np.array([row[0] for row in winners], np.intp)
+    return Versions(won, lost, _replaced(reads, winners) if winners else None)
+
+
+def _settle(
+    cursor: psycopg.Cursor[Any], reads: Reads, part: NDArray[np.intp], statements: _Statements
+) -> tuple[list[tuple[Any, ...]], int]:
+    """The winners among these rows, as `current` shows them, and how many lost. Plans see the box as constants."""
+    slot, end_us = reads.slot[part], reads.end_us[part]
+    box = {
+        "first": moment(int(end_us.min())),
+        "last": moment(int(end_us.max())),
+        "low": int(slot.min()),
+        "high": int(slot.max()),
+    }
+    cursor.execute(statements.find)
+    current = cursor.execute(statements.current, {**box, "rows": part.tolist()}, prepare=False).fetchall()
+    if len(current) != len(part):
         raise Race
     differing = [row for row in current if not row[1]]
     winners = [row for row in differing if _rank(row[2]) >= _rank(row[3])]
     losers = [row[0] for row in differing if _rank(row[2]) < _rank(row[3])]
     if winners:
-        numbers = [row[0] for row in winners]
-        cursor.execute(_KEEP_OLD, {"rows": numbers, **span})
-        cursor.execute(_SET_NEW, {"rows": numbers, **span})
-        if cursor.rowcount != len(numbers):
+        rows = {**box, "rows": [row[0] for row in winners]}
+        cursor.execute(statements.keep_old, rows, prepare=False)
+        cursor.execute(_LOOKED_UP)
+        cursor.execute(statements.set_new, rows, prepare=False)
+        if cursor.rowcount != len(winners):
             raise Race
     if losers:
         cursor.execute(_KEEP_LOSER, (losers,))
-    cursor.execute("DELETE FROM staging")
-    won = np.array([row[0] for row in winners], np.intp)
-    return Versions(won, len(losers), _replaced(reads, winners) if winners else None)
+    return winners, len(losers)
 
 
 def _replaced(reads: Reads, winners: list[tuple[Any, ...]]) -> ReadChange:

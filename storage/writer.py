@@ -1,7 +1,7 @@
 """The writer: validated batches into the database, each with ledger row, quarantine and reads in one transaction.
 
 Optimistic first: the ledger is asked, then all fresh batches of a group go down in one transaction with one COPY, and
-only reads that the hint (storage.seen) suspects are looked up before. A group in which the hint was wrong is written
+only reads that the table (storage.reads_table) suspects are looked up before. A group in which it was wrong is written
 again batch by batch with every read looked up. Blocking: call it from worker threads, one Writer (one connection) per
 thread.
 
@@ -30,7 +30,8 @@ from storage.doubts import Doubts
 from storage.events import NO_EVENTS, as_batch, store_events
 from storage.faults import fault_of
 from storage.ledger import EVENTS, READS
-from storage.seen import Seen
+from storage.reads_table import ReadsTable
+from storage.rowstore import Rowstore
 from storage.settle import settle
 from storage.versions import Race, create_staging
 
@@ -50,12 +51,12 @@ class Writer:
     """One connection that writes batches. Not thread-safe; reconnects by itself on the next call after a failure."""
 
     def __init__(
-        self, dsn: str, reasons: dict[int, str], doubts: Doubts | None = None, seen: Seen | None = None
+        self, dsn: str, reasons: dict[int, str], doubts: Doubts | None = None, table: ReadsTable | None = None
     ) -> None:
         self._dsn = dsn
         self._reasons = reasons
         self._doubts = Doubts() if doubts is None else doubts
-        self._seen = Seen() if seen is None else seen
+        self.table: ReadsTable = Rowstore() if table is None else table
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._busy = threading.Lock()
         self.careful_batches = 0
@@ -117,6 +118,7 @@ class Writer:
             try:
                 _widen(connection)
                 create_staging(connection)
+                self.table.opened(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -143,10 +145,10 @@ class Writer:
             if fresh:
                 try:
                     stored = self._optimistic(connection, [batch for _, batch in fresh], now_us)
-                    answers.update({i: s for (i, _), s in zip(fresh, stored, strict=True)})
+                    answers.update({i: done for (i, _), done in zip(fresh, stored, strict=True) if done is not None})
                 except (pg.UniqueViolation, Race, *_TRANSIENT):
-                    for i, batch in fresh:
-                        answers[i] = self._careful(connection, batch, now_us)
+                    pass
+                again = [(i, batch) for i, batch in fresh if i not in answers] + again
             for i, batch in again:
                 answers[i] = self._careful(connection, batch, now_us)
         except BaseException:
@@ -171,50 +173,52 @@ class Writer:
 
     def _optimistic(
         self, connection: psycopg.Connection[tuple[Any, ...]], group: list[Batch], now_us: int
+    ) -> list[Stored | None]:
+        """The answers; None for a batch that must be written by itself."""
+        answers: list[Stored | None] = [None] * len(group)
+        with self.table.taking(connection, [batch.reads for batch in group]) as suspects:
+            together = [i for i in range(len(group)) if i not in suspects.apart]
+            batches = [group[i] for i in together]
+            stored = self._commit(connection, batches, [suspects.rows[i] for i in together], now_us)
+        for i, done in zip(together, stored, strict=True):
+            answers[i] = done
+        return answers
+
+    def _commit(
+        self,
+        connection: psycopg.Connection[tuple[Any, ...]],
+        group: list[Batch],
+        suspects: Sequence[NDArray[np.bool_] | None],
+        now_us: int,
     ) -> list[Stored]:
         stored: list[Stored] = []
         try:
             with connection.transaction(), connection.cursor() as cursor:
-                stored = self._settle(cursor, group, [self._seen.ask(batch.reads) for batch in group], now_us)
+                self.table.begin(cursor)
+                outcomes = settle(cursor, self.table, [batch.reads for batch in group], suspects, now_us)
+                entries = [
+                    ledger.Entry(batch, one.accepted, one.versions, one.duplicates + batch.inner_duplicates, one.change)
+                    for batch, one in zip(group, outcomes, strict=True)
+                ]
+                stored = ledger.enter(cursor, READS, entries, now_us, self._reasons)
         except psycopg.Error:
             self._keep(group, stored)
             raise
         return stored
 
-    def _settle(
-        self,
-        cursor: ledger.Cursor,
-        group: list[Batch],
-        suspects: Sequence[NDArray[np.bool_] | None],
-        now_us: int,
-    ) -> list[Stored]:
-        outcomes = settle(cursor, [batch.reads for batch in group], suspects, now_us)
-        for batch in group:
-            self._seen.add(batch.reads)
-        entries = [
-            ledger.Entry(batch, done.accepted, done.versions, done.duplicates + batch.inner_duplicates, done.change)
-            for batch, done in zip(group, outcomes, strict=True)
-        ]
-        return ledger.enter(cursor, READS, entries, now_us, self._reasons)
-
     def _careful(self, connection: psycopg.Connection[tuple[Any, ...]], batch: Batch, now_us: int) -> Stored:
         self.careful_batches += 1
         for attempt in range(RETRIES_MAX):
-            done: list[Stored] = []
             try:
                 [known] = self._replays(connection, [batch])
                 if known is not None:
                     return known
                 everything = np.ones(batch.reads.rows, np.bool_) if batch.reads.rows else None
-                with connection.transaction(), connection.cursor() as cursor:
-                    done = self._settle(cursor, [batch], [everything], now_us)
-                return done[0]
+                with self.table.taking(connection, [batch.reads]):
+                    return self._commit(connection, [batch], [everything], now_us)[0]
             except (pg.UniqueViolation, Race, *_TRANSIENT):
                 if attempt == RETRIES_MAX - 1:
                     raise StorageUnavailable("the same reads keep arriving from elsewhere at once; try again") from None
-            except psycopg.Error:
-                self._keep([batch], done)
-                raise
         raise AssertionError("unreachable")
 
     def _keep(self, group: Sequence[Batch], stored: Sequence[Stored]) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import grpc
 import psycopg
+from databases import Databases
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from pydantic import SecretStr
@@ -27,7 +28,6 @@ from meterwatch.app import Service, running
 from meterwatch.config import Config, Database, Server
 from meterwatch.v1 import ingest_pb2 as pb
 from meterwatch.v1 import registry_pb2, registry_pb2_grpc
-from storage.embedded import EmbeddedCluster
 from storage.migrate import migrate
 
 ENOUGH_S = 60.0  # a limit for a hung test, not an expectation
@@ -72,7 +72,7 @@ def fresh_end_us() -> int:
 
 
 @contextmanager
-def fresh_database(cluster: EmbeddedCluster) -> Iterator[str]:
+def fresh_database(cluster: Databases) -> Iterator[str]:
     """URL of a migrated database that is dropped at the end."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     cluster.create_database(name)

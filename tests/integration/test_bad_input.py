@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from databases import Databases
 from served import (
     FOREIGN,
     HEAD_END,
@@ -30,7 +31,6 @@ from served import (
 
 from meterwatch.v1 import alarms_pb2, ingest_pb2, reads_pb2, registry_pb2
 from meterwatch.v1 import ingest_pb2 as pb
-from storage.embedded import EmbeddedCluster
 
 DAY_US = 86_400 * US
 NAN, INF = float("nan"), float("inf")
@@ -381,7 +381,7 @@ def test_of_two_streams_with_one_epoch_the_newer_wins(served: Served) -> None:
         goes_on(newer)
 
 
-def test_an_idle_stream_is_ended_and_may_come_again(cluster: EmbeddedCluster) -> None:
+def test_an_idle_stream_is_ended_and_may_come_again(cluster: Databases) -> None:
     with fresh_database(cluster) as dsn, serving(dsn, idle_timeout_s=0.3) as served:
         with served.stream() as raw:
             end = raw.end()
@@ -390,7 +390,7 @@ def test_an_idle_stream_is_ended_and_may_come_again(cluster: EmbeddedCluster) ->
         a_new_stream_goes_on(served)
 
 
-def test_a_stream_too_many_is_told_to_wait(cluster: EmbeddedCluster) -> None:
+def test_a_stream_too_many_is_told_to_wait(cluster: Databases) -> None:
     with (
         fresh_database(cluster) as dsn,
         serving(dsn, streams_max=1) as served,

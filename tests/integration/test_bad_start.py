@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from databases import Databases
 from served import HEAD_END, METERS, REGISTRY, Served, fresh_database, fresh_end_us, serving
 from typer.testing import CliRunner, Result
 
 from meterwatch.cli import app
-from storage.embedded import EmbeddedCluster
 
 SECRET = "hunter2"
 
@@ -87,7 +87,7 @@ def test_a_profile_of_checks_that_is_not_there(tmp_path: Path) -> None:
     assert "lenient" in sentence
 
 
-def test_a_port_in_use(tmp_path: Path, cluster: EmbeddedCluster) -> None:
+def test_a_port_in_use(tmp_path: Path, cluster: Databases) -> None:
     with fresh_database(cluster) as dsn, socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+from databases import Databases
 from served import ENOUGH_S, HEAD_END, METERS, STEP_S, US, Served, ended, fresh_database, goes_on, reads, serving
 
 from meterwatch.batch import EventCode
@@ -158,7 +159,7 @@ def test_nothing_is_acknowledged_and_nothing_lost_while_the_database_is_away(own
         listener.join(ENOUGH_S)
 
 
-def test_a_killed_connection_is_no_outage_for_long(cluster: EmbeddedCluster) -> None:
+def test_a_killed_connection_is_no_outage_for_long(cluster: Databases) -> None:
     with fresh_database(cluster) as dsn, serving(dsn) as served:
         with served.stream() as raw:
             goes_on(raw, 1)
@@ -176,7 +177,7 @@ def test_a_killed_connection_is_no_outage_for_long(cluster: EmbeddedCluster) -> 
         assert not served.service.core.done()
 
 
-def test_a_write_that_hangs_is_answered_at_its_deadline_and_settled_by_the_resend(cluster: EmbeddedCluster) -> None:
+def test_a_write_that_hangs_is_answered_at_its_deadline_and_settled_by_the_resend(cluster: Databases) -> None:
     with fresh_database(cluster) as dsn, serving(dsn, batch_deadline_s=0.5) as served:
         batch, epoch = reads(1), 77
         greeting = pb.Hello(head_end=HEAD_END, epoch=epoch)
@@ -200,7 +201,7 @@ def test_a_write_that_hangs_is_answered_at_its_deadline_and_settled_by_the_resen
         assert (answer.accepted, answer.replayed) == (1, True)
 
 
-def test_a_poison_batch_gets_an_incident_and_its_neighbours_their_acks(cluster: EmbeddedCluster) -> None:
+def test_a_poison_batch_gets_an_incident_and_its_neighbours_their_acks(cluster: Databases) -> None:
     """A row PostgreSQL refuses, whatever we think of it: here by a constraint nobody told us about."""
     with fresh_database(cluster) as dsn, serving(dsn) as served:
         with psycopg.connect(dsn, autocommit=True) as other:

@@ -16,6 +16,7 @@ import numpy as np
 import promises
 import psycopg
 import pytest
+from databases import Databases
 from promises import Heard, Journal, Recorder, listening
 from service_process import ENOUGH_S, ServiceProcess, import_grid, until
 
@@ -25,7 +26,6 @@ from meterwatch.client import HeadEnd
 from meterwatch.client.retry import Backoff
 from meterwatch.clock import US
 from meterwatch.demo import SHIFT_S, STEP_S, TRANSFORMER, Player
-from storage.embedded import EmbeddedCluster
 from storage.migrate import migrate
 
 pytestmark = pytest.mark.timeout(300)  # the two runs are one fixture; a busy machine takes a minute for them
@@ -45,7 +45,7 @@ DARK_STEPS = range(32, 36)
 OVERLOAD_STEPS = range(14, 44)
 
 
-def fresh_database(cluster: EmbeddedCluster) -> tuple[str, str]:
+def fresh_database(cluster: Databases) -> tuple[str, str]:
     name = f"kill_{uuid.uuid4().hex[:12]}"
     cluster.create_database(name)
     migrate(cluster.dsn_of(name))
@@ -174,7 +174,7 @@ class Sender(threading.Thread):
 
 
 @pytest.fixture(scope="module")
-def two_runs(cluster: EmbeddedCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Run]]:
+def two_runs(cluster: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Run]]:
     """The same hours without a crash, and with ten."""
     rng = random.Random(SEED)
     runs = []

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from databases import both_layouts, table_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg_pool import AsyncConnectionPool
@@ -28,10 +29,12 @@ from meterwatch.topology import Topology
 from meterwatch.wired_rules import WiredRules, hear, rebuild
 from rules.engine import Engine
 from storage.alarms import AlarmStore
+from storage.columnstore import Columnstore
 from storage.history import History
 from storage.registry import RegistryStore
 from storage.writer import Writer
 
+pytestmark = both_layouts
 US = 1_000_000
 W = 900
 START_US = 1_790_000_100 * US // (3600 * US) * (3600 * US)
@@ -68,7 +71,7 @@ class Plant:
 
     async def start(self, *, own: bool = True) -> None:
         """A start of the service (own), or a change of the registry under a running one."""
-        history = History(self.pool)
+        history = History(self.pool, columnar=isinstance(self.writer.table, Columnstore))
         topology: Topology = await RegistryStore(self.pool).load_topology(self.clock.now_us())
         if self.desk is None or own:
             self.desk = await AlarmDesk.open(AlarmStore(self.pool), topology, self.clock)
@@ -146,7 +149,7 @@ async def plant(dsn: str) -> AsyncIterator[Plant]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(SETUP)  # type: ignore[arg-type]
         connection.execute("UPDATE alarm_cursor SET seq = 0")
-    writer = Writer(dsn, {})
+    writer = Writer(dsn, {}, table=table_of(dsn))
     options = {"autocommit": True, "options": "-c TimeZone=UTC"}
     try:
         async with AsyncConnectionPool(dsn, min_size=1, max_size=4, open=False, kwargs=options) as pool:

@@ -7,6 +7,7 @@ import numpy as np
 import psycopg
 import psycopg_pool
 import pytest
+from databases import both_layouts
 from hypothesis import given
 from hypothesis import strategies as st
 from stored_world import T0_US, end_us, fill
@@ -16,6 +17,7 @@ from meterwatch.errors import StorageBroken, StorageUnavailable
 from storage.arrays import micros, moment
 from storage.faults import storage_faults
 from storage.history import History
+from storage.layout import Layout
 from storage.loads import load_view
 
 READS = [
@@ -29,10 +31,10 @@ EVENTS = [(4, T0_US + 1, 1), (2, T0_US, 5)]
 
 
 @pytest.fixture
-async def history(dsn: str) -> AsyncIterator[History]:
+async def history(dsn: str, layout: Layout) -> AsyncIterator[History]:
     fill(dsn, READS, EVENTS)
     async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=2, open=False) as pool:
-        yield History(pool)
+        yield History(pool, columnar=layout is Layout.COLUMNSTORE)
 
 
 async def flat(history: History, *arguments: Any) -> list[tuple[Any, ...]]:
@@ -52,6 +54,7 @@ EXPECTED = [
 ]
 
 
+@both_layouts
 @pytest.mark.parametrize("page_rows", [1, 2, 5, 100_000])
 async def test_pages_of_any_size_give_every_read_once(
     history: History, page_rows: int, monkeypatch: pytest.MonkeyPatch
@@ -60,11 +63,13 @@ async def test_pages_of_any_size_give_every_read_once(
     assert await flat(history, T0_US, end_us(2), None) == EXPECTED
 
 
+@both_layouts
 async def test_the_range_includes_its_start_and_not_its_end(history: History) -> None:
     assert await flat(history, T0_US, end_us(1), None) == [row for row in EXPECTED if row[1] == T0_US]
     assert await flat(history, T0_US + 1, end_us(1), None) == []
 
 
+@both_layouts
 async def test_slots_limit_reads_and_events(history: History) -> None:
     slots = np.array([2, 3], np.int32)
     assert await flat(history, T0_US, end_us(2), slots) == [row for row in EXPECTED if row[0] == 2]
@@ -72,6 +77,7 @@ async def test_slots_limit_reads_and_events(history: History) -> None:
     assert await flat(history, T0_US, end_us(2), slots[:0]) == []
 
 
+@both_layouts
 async def test_events_come_by_time_with_exact_microseconds(history: History) -> None:
     events = await history.events_between(0, end_us(2), None)
     assert events.at_us.tolist() == [T0_US, T0_US + 1]
@@ -81,18 +87,21 @@ async def test_events_come_by_time_with_exact_microseconds(history: History) -> 
     assert (await history.events_between(0, 1, None)).rows == 0
 
 
+@both_layouts
 async def test_supply_off_slots_are_those_of_zero_voltage_reads_and_power_fail_events(history: History) -> None:
     assert (await history.supply_off_slots(T0_US)).tolist() == [1, 4]
     assert (await history.supply_off_slots(T0_US + 2)).tolist() == [1]
     assert (await history.supply_off_slots(end_us(2))).tolist() == []
 
 
+@both_layouts
 async def test_last_heard_leaves_out_a_silent_meter(history: History) -> None:
     slot, last_us = await history.last_heard(np.arange(6, dtype=np.int32), T0_US)
     assert (slot.tolist(), last_us.tolist()) == ([1, 2, 4], [end_us(1)] * 3)
     assert len((await history.last_heard(np.arange(6, dtype=np.int32), end_us(2)))[0]) == 0
 
 
+@both_layouts
 async def test_batches_not_evaluated_come_oldest_first(history: History, dsn: str) -> None:
     with psycopg.connect(dsn) as connection:
         for seq, evaluated, first in ((1, True, moment(T0_US)), (2, False, moment(T0_US + 3)), (3, False, None)):
@@ -102,7 +111,7 @@ async def test_batches_not_evaluated_come_oldest_first(history: History, dsn: st
                 " VALUES (1, 1, 1, %s, '', '', 0, 0, 0, 0, 0, %s, %s, now(), %s)",
                 (seq, first, first, evaluated),
             )
-    async with load_view(history.pool, 900) as view:
+    async with load_view(history.pool, 900, columnar=history.columnar) as view:
         found = await view.owed()
     assert [(one.first_end_us, one.last_end_us) for one in found] == [(T0_US + 3, T0_US + 3), (0, 0)]
     assert found[0][0] < found[1][0]
@@ -143,6 +152,7 @@ VALUES (1, %s, 1, 1, '', '', 1, 1, 0, 0, 0, %s, %s, %s, %s)
 """
 
 
+@both_layouts
 @pytest.mark.parametrize("evaluated", [False, True])
 async def test_who_is_off_in_owed_batches_is_found_however_old(dsn: str, history: History, evaluated: bool) -> None:
     with psycopg.connect(dsn) as connection:
@@ -155,6 +165,7 @@ async def test_who_is_off_in_owed_batches_is_found_however_old(dsn: str, history
     assert sorted(zip(slot.tolist(), at_us.tolist(), strict=True)) == expected
 
 
+@both_layouts
 async def test_the_newest_stored_time_and_end_are_known_and_zero_if_there_is_none(dsn: str, history: History) -> None:
     assert await history.newest_end_us(end_us(1) + 1) == end_us(1)
     assert await history.newest_end_us(end_us(1)) == end_us(0)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from databases import both_layouts, table_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,9 +17,9 @@ from meterwatch.batch import Batch, Reads, Rejects
 from meterwatch.channels import CHANNEL_BIT
 from meterwatch.quality import ORIGIN_RANK, ORIGIN_SHIFT, Origin
 from storage.arrays import integers, moment, moments
-from storage.probe import _PROBE, ABSENT, OTHER, PLAN, SAME, probe
-from storage.seen import Seen
-from storage.versions import _CURRENT, _KEEP_OLD, _SET_NEW, create_staging
+from storage.probe import ABSENT, BY_KEY, OTHER, PLAN, SAME
+from storage.versions import BY_KEY as BY_KEY_SETTLED
+from storage.versions import create_staging
 from storage.writer import Writer
 
 NOW_US = 1_767_225_600_000_000
@@ -39,7 +40,7 @@ batches = st.dictionaries(st.tuples(st.integers(0, 3), st.integers(0, 2)), value
 
 @pytest.fixture
 def writer(dsn: str) -> Iterator[Writer]:
-    made = Writer(dsn, {}, seen=Seen())
+    made = Writer(dsn, {}, table=table_of(dsn))
     yield made
     made.close()
 
@@ -96,6 +97,7 @@ class Oracle:
         return accepted, versions, duplicates
 
 
+@both_layouts
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(batches, min_size=1, max_size=5), st.booleans())
 def test_tables_and_counts_are_those_of_the_scalar_rules(
@@ -103,11 +105,11 @@ def test_tables_and_counts_are_those_of_the_scalar_rules(
 ) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("TRUNCATE reads, read_versions, batches")
-        writer._seen = Seen()
+        writer.table = table_of(dsn)
         oracle = Oracle()
         for seq, rows in enumerate(sent, 1):
             if forget:
-                writer._seen = Seen()  # as after a restart
+                writer.table = table_of(dsn)  # as after a restart
             reads = reads_of(rows)
             [done] = writer.write([Batch(1, 1, seq, b"%d" % seq, reads, NO_REJECTS, 0, reads.rows)], NOW_US)
             assert (done.accepted, done.versions, done.duplicates) == oracle.take(rows)
@@ -120,6 +122,7 @@ def test_tables_and_counts_are_those_of_the_scalar_rules(
         assert beside == (len(oracle.beside),)
 
 
+@both_layouts
 def test_a_probe_tells_absent_same_and_other(writer: Writer, dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("TRUNCATE reads, read_versions, batches")
@@ -134,7 +137,7 @@ def test_a_probe_tells_absent_same_and_other(writer: Writer, dsn: str) -> None:
             (3, 1): (3, 230.0, None, Origin.MEASURED),
         }
         with connection.transaction(), connection.cursor() as cursor:
-            state = probe(cursor, reads_of(asked), np.arange(5))
+            state = writer.table.probe(cursor, reads_of(asked), np.arange(5))
     assert state.tolist() == [SAME, OTHER, OTHER, OTHER, ABSENT]
 
 
@@ -158,14 +161,14 @@ def test_statistics_from_before_the_newer_reads_do_not_change_how_a_probe_looks_
         with connection.transaction():
             for setting in PLAN:
                 connection.execute(setting)
-            plan = "\n".join(row[0] for row in connection.execute("EXPLAIN " + _PROBE, arguments))
+            plan = "\n".join(row[0] for row in connection.execute("EXPLAIN " + BY_KEY, arguments))
     outer, inner = plan.index("Function Scan on k"), plan.index("Index Scan using")
     assert outer < inner
     assert "Join Filter" not in plan
     assert "(slot = k.slot) AND (end_at = k.at)" in plan
 
 
-@pytest.mark.parametrize("statement", [_CURRENT, _KEEP_OLD, _SET_NEW])
+@pytest.mark.parametrize("statement", [BY_KEY_SETTLED.current, BY_KEY_SETTLED.keep_old, BY_KEY_SETTLED.set_new])
 def test_a_correction_is_looked_up_in_the_chunks_of_its_time_only(dsn: str, statement: str) -> None:
     day_us = 86_400_000_000
     with psycopg.connect(dsn) as connection:

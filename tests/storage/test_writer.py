@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from databases import both_layouts, table_of
 
 from meterwatch.batch import Batch, Column, Reads, Rejects
 from meterwatch.quality import ORIGIN_SHIFT, Origin
 from storage.writer import Writer
 
+pytestmark = both_layouts
 NOW_US = 1_767_225_600_000_000
 HOUR_US = 3_600_000_000
 
@@ -22,7 +24,7 @@ def writer(dsn: str) -> Iterator[Writer]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         for table in ("reads", "read_versions", "batches", "quarantine"):
             connection.execute(f"TRUNCATE {table}")  # type: ignore[arg-type]
-    made = Writer(dsn, {1: "UNKNOWN_METER"})
+    made = Writer(dsn, {1: "UNKNOWN_METER"}, table=table_of(dsn))
     yield made
     made.close()
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from databases import both_layouts, table_of
 from psycopg import errors as pg
 from psycopg.errors import lookup
 
@@ -56,7 +57,7 @@ def writer(dsn: str) -> Iterator[Writer]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         for table in ("reads", "read_versions", "batches", "quarantine", "events"):
             connection.execute(f"TRUNCATE {table}")  # type: ignore[arg-type]
-    made = Writer(dsn, {1: "UNKNOWN_METER"})
+    made = Writer(dsn, {1: "UNKNOWN_METER"}, table=table_of(dsn))
     yield made
     made.close()
 
@@ -93,6 +94,7 @@ def break_commits(monkeypatch: pytest.MonkeyPatch, error: Exception, nth: int = 
     monkeypatch.setattr(psycopg.Connection, "transaction", transaction)
 
 
+@both_layouts
 def test_a_commit_of_unknown_outcome_is_settled_by_the_resend_with_its_change(
     writer: Writer, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +111,7 @@ def test_a_commit_of_unknown_outcome_is_settled_by_the_resend_with_its_change(
     assert count(dsn, "reads") == 3
 
 
+@both_layouts
 def test_a_commit_that_failed_is_simply_written_again(
     writer: Writer, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,10 +125,10 @@ def test_a_commit_that_failed_is_simply_written_again(
 
 
 def test_batches_committed_before_their_group_failed_keep_their_change(
-    writer: Writer, monkeypatch: pytest.MonkeyPatch
+    writer: Writer, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer.write([batch(1, [10])], NOW_US)
-    monkeypatch.setattr("storage.seen.Seen.ask", lambda *_: None)  # as after a restart
+    writer.table = table_of(dsn)  # as after a restart
     known = batch(1, [10]).reads
     group = [Batch(1, 8, 1, b"again", known, NO_REJECTS, 0, 1), batch(2, [30]), batch(3, [40])]
     break_commits(monkeypatch, pg.AdminShutdown("gone"), nth=4, committed=False)  # 1: group; 2, 3: done; 4: breaks
@@ -136,6 +139,7 @@ def test_batches_committed_before_their_group_failed_keep_their_change(
     assert [s.change.import_wh.tolist() for s in again if s.change] == [[30], [40]]
 
 
+@both_layouts
 def test_events_of_an_unknown_commit_keep_what_was_new(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     events = Events(np.array([1, 2], np.int32), np.full(2, NOW_US, np.int64), np.ones(2, np.int16))
     group = [EventBatch(1, 7, 1, b"d", events, NO_REJECTS, 2)]
@@ -148,6 +152,7 @@ def test_events_of_an_unknown_commit_keep_what_was_new(writer: Writer, monkeypat
     assert (stored.accepted, stored.replayed, fresh.rows) == (2, True, 0)
 
 
+@both_layouts
 def test_after_a_poison_batch_the_writer_goes_on(writer: Writer, dsn: str) -> None:
     poison = batch(1, [1])
     rejects = Rejects(np.array([0], np.uint32), np.array([1], np.uint8), [b"no json"])
@@ -160,6 +165,7 @@ def test_after_a_poison_batch_the_writer_goes_on(writer: Writer, dsn: str) -> No
     assert writer.write([batch(2, [5])], NOW_US)[0].accepted == 1
 
 
+@both_layouts
 def test_rows_that_do_not_add_up_are_refused_and_nothing_is_stored(writer: Writer, dsn: str) -> None:
     good = batch(1, [1])
     with pytest.raises(StorageBroken):
@@ -168,6 +174,7 @@ def test_rows_that_do_not_add_up_are_refused_and_nothing_is_stored(writer: Write
     assert writer.write([good], NOW_US)[0].accepted == 1
 
 
+@both_layouts
 def test_a_killed_backend_costs_one_answer(writer: Writer, dsn: str) -> None:
     writer.write([batch(1, [1])], NOW_US)
     with psycopg.connect(dsn, autocommit=True) as other:
