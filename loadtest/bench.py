@@ -20,7 +20,7 @@ from typing import Any, Final
 import orjson
 from rich.console import Console
 
-from loadtest import report
+from loadtest import bench_columnstore, report
 from loadtest.arms import Arms, Calendar, Figure
 from loadtest.bench_alarms import fan_out
 from loadtest.bench_backlog import catch_up
@@ -39,7 +39,7 @@ from loadtest.scale import measure as measure_scale
 START: Final = datetime(2026, 1, 5, tzinfo=UTC)
 BUSY_SHARE: Final = 0.1
 """Above this share of the CPU used by others, rates say little and CPU-seconds are the figures to read."""
-GROUPS: Final = ("copy", "taxes", "catchup", "alarms", "fanout", "rules", "queries", "scale")
+GROUPS: Final = ("copy", "taxes", "catchup", "alarms", "fanout", "rules", "queries", "scale", "columnstore")
 """In this order; `scale` is start and memory at a million meters."""
 
 TARGETS: Final[dict[str, tuple[float, float, str]]] = {
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
     result = run(TINY if options.tiny else FULL, options.database, _printer(console), options.only)
-    report.show(Console(width=140), result["figures"], TARGETS)
+    report.show(Console(width=140), result["figures"], TARGETS, bench_columnstore.MISSING)
     share = result["figures"].get("others_cpu_share", 0.0)
     if share > BUSY_SHARE:
         console.print(f"Others used {share:.0%} of the CPU meanwhile: trust the CPU-seconds, not the rates.")
@@ -175,6 +175,10 @@ def run(
     if "scale" in only:
         at_scale, about["scale"] = measure_scale(size.scale, database_url, say)
         figures |= at_scale
+    if "columnstore" in only and database_url is not None and bench_columnstore.can(database_url):
+        compared, found = bench_columnstore.compare(fleet, size.rounds, size.intervals, database_url, say)
+        runs += compared
+        figures |= found
     return {**about, "figures": figures, "runs": [_described(one) for one in runs]}
 
 

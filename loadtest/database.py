@@ -15,9 +15,9 @@ from loadtest.cpu import parent_of
 from loadtest.fleet import Fleet
 
 _SIZE: Final = """
-SELECT coalesce(sum(pg_total_relation_size(format('%%I.%%I', chunk_schema, chunk_name)::regclass)), 0)::bigint,
-       coalesce(sum(pg_relation_size(format('%%I.%%I', chunk_schema, chunk_name)::regclass)), 0)::bigint
-FROM timescaledb_information.chunks WHERE hypertable_name = 'reads' AND range_start = %s
+SELECT coalesce(sum(total_bytes), 0)::bigint, coalesce(sum(table_bytes + toast_bytes), 0)::bigint
+FROM timescaledb_information.chunks JOIN chunks_detailed_size('reads') USING (chunk_schema, chunk_name)
+WHERE hypertable_name = 'reads' AND range_start = %s
 """
 _SUM_LOADS: Final = """
 INSERT INTO transformer_loads (transformer_id, window_end, wh, varh, covered_weight_s, expected_weight_s)

@@ -44,8 +44,16 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
-def show(console: Console, figures: Mapping[str, float], targets: Mapping[str, tuple[float, float, str]]) -> None:
-    """Print the figures beside what they should reach; targets: key -> (reach, stretch, meaning)."""
+def show(
+    console: Console,
+    figures: Mapping[str, float],
+    targets: Mapping[str, tuple[float, float, str]],
+    missing: Mapping[str, str] | None = None,
+) -> None:
+    """Print the figures beside what they should reach; targets: key -> (reach, stretch, meaning).
+
+    missing: key -> why it was not measured.
+    """
     table = Table(box=None, pad_edge=False)
     for name, justify in (("key", "left"), ("measured", "right"), ("reach", "right"), ("stretch", "right")):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
@@ -53,6 +61,9 @@ def show(console: Console, figures: Mapping[str, float], targets: Mapping[str, t
     for key, value in figures.items():
         reach, stretch, meaning = targets.get(key, (None, None, ""))
         table.add_row(key, _number(value), _number(reach), _number(stretch), meaning)
+    for key, why in (missing or {}).items():
+        if key not in figures:
+            table.add_row(key, "-", "", "", why)
     console.print(table)
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from databases import compresses
+from rich.console import Console
 
-from loadtest import bench
+from loadtest import bench, bench_columnstore, report
 from loadtest.copy_arm import columns_of, rows_of
 from loadtest.cpu import machine_s, process_s, rss_mb, tree_s
 from loadtest.fleet import INTERVAL_S, METERS_PER_TRANSFORMER, ONE_PHASE, THREE_PHASE, Fleet
@@ -72,6 +74,19 @@ def test_a_group_that_does_not_exist_is_refused(capsys):
     with pytest.raises(SystemExit):
         bench.main(["--only", "copy,speed"])
     assert "'speed' is none of copy, taxes" in capsys.readouterr().err
+
+
+def test_rows_and_columnstore_are_compared_where_there_is_one_and_else_the_table_says_what_is_missing(dsn):
+    if compresses(dsn):
+        said: list[str] = []
+        runs, figures = bench_columnstore.compare(FLEET, 1, 1, dsn, said.append)
+        assert set(bench_columnstore.MISSING) <= set(figures)
+        assert {run.arm for run in runs} >= {"rowstore", "columnstore", "rowstore late", "columnstore late"}
+        assert figures["columnstore_bytes_per_read"] > 0
+    assert bench_columnstore.can(dsn) == compresses(dsn)
+    console = Console(record=True, width=140)
+    report.show(console, {}, {}, bench_columnstore.MISSING)
+    assert "needs the community edition" in console.export_text()
 
 
 @pytest.mark.parametrize("channels", [ONE_PHASE, THREE_PHASE], ids=["3", "12"])
