@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from psycopg_pool import AsyncConnectionPool
 
 from meterwatch import judged_days
-from meterwatch.batch import Batch, Events, Reads, Rejects, Stored
+from meterwatch.batch import Batch, EventBatch, Events, Reads, Rejects, Stored
 from meterwatch.check_profile import CheckProfile
 from meterwatch.clock import ReplayClock
 from meterwatch.day_marks import DayMarks
@@ -214,11 +214,10 @@ async def test_zero_in_an_outage_is_not_stuck_and_an_event_may_come_later(dsn: s
         stuck = {(1, rows[i][1]): Quality.STUCK for i in range(35, 60)}
         assert world.words() == stuck
         at_us = np.array([rows[20][1] - 1, rows[59][1]])
-        _, fresh = world.writer.write_events(
-            1, 1, 1, b"e" * 16,
-            Events(np.array([1, 1], np.int32), at_us, np.array([1, 2], np.int16)),
-            Rejects(np.zeros(0, np.uint32), np.zeros(0, np.uint8), []), 2, world.clock.now_us(),
-        )  # fmt: skip
+        events = Events(np.array([1, 1], np.int32), at_us, np.array([1, 2], np.int16))
+        none = Rejects(np.zeros(0, np.uint32), np.zeros(0, np.uint8), [])
+        request = EventBatch(1, 1, 1, b"e" * 16, events, none, 2)
+        [(_, fresh)] = world.writer.write_events([request], world.clock.now_us())
         assert world.marks is not None
         world.marks.observe_events(fresh)
         await world.marks.save(DayStore(world.pool).owe)
