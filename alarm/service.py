@@ -24,7 +24,6 @@ from alarm.wire import (
     RESPONSE_BYTES_MAX,
     Encoder,
     alarm_to_wire,
-    check_text,
     coalesced_to_wire,
     filter_of,
     transition_to_wire,
@@ -33,6 +32,7 @@ from meterwatch.alarms import Alarm, AlarmFilter, Transition
 from meterwatch.clock import Clock
 from meterwatch.errors import Missing, Rejected
 from meterwatch.status import abort, abort_with
+from meterwatch.texts import check_text
 from meterwatch.v1 import alarms_pb2 as pb
 
 SNAPSHOT_ALARMS_MAX: Final = 500

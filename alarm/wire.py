@@ -14,6 +14,7 @@ from alarm.hub import Coalesced
 from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, AlarmType, Transition
 from meterwatch.episodes import Severity
 from meterwatch.errors import Rejected
+from meterwatch.texts import check_text
 from meterwatch.v1 import alarms_pb2 as pb
 
 TYPES_MAX: Final = 64
@@ -151,14 +152,3 @@ def filter_of(message: pb.AlarmFilter) -> AlarmFilter:
         severity_min=Severity(message.severity_min or Severity.LOW),
         states=frozenset(STATE_OF_WIRE[value] for value in message.state),
     )
-
-
-def check_text(field: str, text: str, chars_min: int, chars_max: int) -> None:
-    """Rejected unless the text has an allowed length and no NUL, which PostgreSQL cannot store."""
-    if not chars_min <= len(text) <= chars_max:
-        raise Rejected(
-            "TEXT_LENGTH",
-            f"{field} has {len(text)} characters; {chars_min} to {chars_max} are allowed; shorten or give it",
-        )
-    if "\0" in text:
-        raise Rejected("TEXT_NUL", f"{field} contains a NUL character; remove it")

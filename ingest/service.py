@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 
 from ingest.decode import ID, parse
+from ingest.edits import edit
 from ingest.ports import Pipeline
 from ingest.session import CREDITS_MAX, Session, StreamLimits, ack_of, head_end_of
 from ingest.unary import batch_of_rows, events_of
@@ -123,6 +124,9 @@ class IngestService:
                 ),
                 "SendReads": grpc.unary_unary_rpc_method_handler(
                     self.send_reads, None, pb.SendReadsResponse.SerializeToString
+                ),
+                "EditReads": grpc.unary_unary_rpc_method_handler(
+                    self.edit_reads, None, pb.EditReadsResponse.SerializeToString
                 ),
             },
         )
@@ -356,6 +360,20 @@ class IngestService:
             if response.HasField("nack"):
                 raise Rejected(response.nack.reason, response.nack.message)
             return pb.SendReadsResponse(ack=response.ack)
+        except TimeoutError:
+            await self._too_slow(context)
+        except Exception as error:
+            await abort(context, error)
+
+    async def edit_reads(self, data: bytes, context: Any) -> pb.EditReadsResponse:
+        """Ingest.EditReads."""
+        try:
+            self._pipeline.check_ready()
+            _limit(data, UNARY_BYTES_MAX)
+            request = _parse_as(pb.EditReadsRequest, data)
+            digest = hashlib.blake2b(data, digest_size=16).digest()
+            async with asyncio.timeout(self._limits.batch_deadline_s):
+                return await edit(self._pipeline, request, digest, self._checks)
         except TimeoutError:
             await self._too_slow(context)
         except Exception as error:

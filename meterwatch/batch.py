@@ -55,6 +55,17 @@ class Rejects:
 
 
 @dataclass(frozen=True, slots=True)
+class Edit:
+    """Who put the reads of a batch in by hand, and why."""
+
+    action_id: str
+    operator: str
+    reason: str
+    expected_version: NDArray[np.int64]
+    """Per read, the version of the stored one that was looked at; 0: any."""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """A validated batch with its key, as storage takes it."""
 
@@ -67,6 +78,8 @@ class Batch:
     inner_duplicates: int
     """Rows equal to an earlier row of the same batch; counted, not stored."""
     rows_sent: int
+    edit: Edit | None = None
+    """None: from a head-end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from meterwatch import failpoints
 from meterwatch.batch import Batch, EventBatch, Events, Stored
 from meterwatch.clock import Clock
 from meterwatch.episodes import Verdict
-from meterwatch.errors import Overloaded, StorageUnavailable
+from meterwatch.errors import Overloaded, Rejected, Stale, StorageUnavailable
 from meterwatch.hearing import Hearing
 from meterwatch.metrics import Metrics
 from meterwatch.topology import Topology
@@ -280,6 +280,9 @@ class Pipeline:
             _fail([item.answer for item in group], error)
         except Exception as error:
             if len(group) == 1:
+                if isinstance(error, Stale | Rejected):  # an edit's editor decided on something old: no failure of ours
+                    _fail([group[0].answer], error)
+                    return
                 self.metrics.groups_failed.inc()
                 _log.error("batch not stored", key=group[0].key, error=repr(error))
                 _fail([group[0].answer], error)

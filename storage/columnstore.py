@@ -39,6 +39,8 @@ _UNLIMITED: Final = "timescaledb.max_tuples_decompressed_per_dml_transaction"
 class Columnstore:
     """A ReadsTable."""
 
+    locks = False
+
     def __init__(self, known: Known, fence: Fence, *, direct: bool) -> None:
         self._known = known
         self._fence = fence
@@ -94,8 +96,8 @@ class Columnstore:
             state[part] = probe(cursor, reads, rows[part], by_box)
         return state
 
-    def supersede(self, cursor: Cursor, reads: Reads, now_us: int) -> Versions:
-        return supersede(cursor, reads, now_us, _clusters(reads))
+    def supersede(self, cursor: Cursor, reads: Reads, now_us: int, *, insist: bool = False) -> Versions:
+        return supersede(cursor, reads, now_us, _clusters(reads), insist=insist)
 
     def before_copy(self, cursor: Cursor, rows: int) -> None:
         if self._direct and rows >= DIRECT_ROWS_MIN:

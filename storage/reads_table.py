@@ -32,6 +32,10 @@ class Suspects(NamedTuple):
 class ReadsTable(Protocol):
     """Shared by the writers of a service. Safe to use from many threads."""
 
+    @property
+    def locks(self) -> bool:
+        """Stored reads can be locked row by row. If not, `taking` keeps the other writers from them."""
+
     def opened(self, connection: Connection) -> None:
         """Prepare a writer's new connection."""
 
@@ -44,7 +48,7 @@ class ReadsTable(Protocol):
     def probe(self, cursor: Cursor, reads: Reads, rows: NDArray[Any]) -> NDArray[Any]:
         """ABSENT, SAME or OTHER (storage.probe) for each of `rows`."""
 
-    def supersede(self, cursor: Cursor, reads: Reads, now_us: int) -> Versions:
+    def supersede(self, cursor: Cursor, reads: Reads, now_us: int, *, insist: bool = False) -> Versions:
         """Settle reads that are stored with other values (storage.versions)."""
 
     def before_copy(self, cursor: Cursor, rows: int) -> None:

@@ -18,6 +18,8 @@ from storage.versions import Versions, supersede
 class Rowstore:
     """A ReadsTable. seen: the hint; a fresh one knows nothing."""
 
+    locks = True
+
     def __init__(self, seen: Seen | None = None) -> None:
         self._seen = Seen() if seen is None else seen
 
@@ -36,8 +38,8 @@ class Rowstore:
     def probe(self, cursor: Cursor, reads: Reads, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
         return probe(cursor, reads, rows, by_key)
 
-    def supersede(self, cursor: Cursor, reads: Reads, now_us: int) -> Versions:
-        return supersede(cursor, reads, now_us)
+    def supersede(self, cursor: Cursor, reads: Reads, now_us: int, *, insist: bool = False) -> Versions:
+        return supersede(cursor, reads, now_us, insist=insist)
 
     def before_copy(self, cursor: Cursor, rows: int) -> None:
         pass

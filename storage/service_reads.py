@@ -3,13 +3,14 @@
 A question becomes a list of stretches (meter, from, to): one per meter asked for, or one per membership in the
 transformer, so that a meter that moved answers for the time it was there. Stretches are fetched a few at a time, in
 order, in one snapshot; a chunk is sent when the next rows would not fit. A client that reads slowly slows the query.
-Promises: CHUNK_ROWS at most in a message and about as many in memory; absent values have their mask bit 0.
+Promises: CHUNK_ROWS at most in a message (the versions of one read stay together) and about as many in memory; absent
+values have their mask bit 0. What was known at a moment comes from the SQL function that people use too.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, LiteralString, NamedTuple
 
 import grpc
 import numpy as np
@@ -30,8 +31,8 @@ METERS_MAX: Final = 1000
 TO_US_MAX: Final = 7_258_118_400_000_000  # 2200-01-01
 STRETCHES_MAX: Final = 64  # fetched by one query; fewer when they are long
 
-_COLUMNS: Final = ("end_us", "interval_s", "channel_mask", "quality", "received_us", "version")
-_WIRE: Final = dict(zip(_COLUMNS, ("<i8", "<u4", "<u4", "<u4", "<i8", "<u4"), strict=True)) | {
+_COLUMNS: Final = ("end_us", "interval_s", "channel_mask", "quality", "received_us", "version", "superseded_us")
+_WIRE: Final = dict(zip(_COLUMNS, ("<i8", "<u4", "<u4", "<u4", "<i8", "<u4", "<i8"), strict=True)) | {
     channel.name: channel.dtype.str for channel in CHANNELS
 }
 
@@ -51,12 +52,22 @@ class _Piece(NamedTuple):
     rows: int
 
 
-def _query() -> sql.Composed:
-    """Per stretch, its first %(rows)s reads as one row of arrays.
+_NOW: Final = "reads"
+_AS_OF: Final = "reads_as_of(%(as_of)s)"
+_EVER: Final = "read_history"
+
+
+def _query(source: LiteralString) -> sql.Composed:
+    """Per stretch, its first %(rows)s reads as one row of arrays; of read_history with all versions of the last one.
 
     from and until bound all stretches once more, as constants: only by them the planner leaves out the chunks of other
     days, of which it would otherwise plan every one.
     """
+    every = source == _EVER
+    superseded = sql.SQL("coalesce(r.superseded_at, to_timestamp(0))" if every else "NULL::timestamptz")
+    limit = sql.SQL("FETCH FIRST (%(rows)s) ROWS WITH TIES" if every else "LIMIT %(rows)s")
+    told = sql.SQL("array_agg(superseded)" if every else "NULL::timestamptz[]")
+    inside = sql.SQL("ORDER BY end_at, received_at, superseded, version" if every else "")
     values = [sql.Identifier(channel.name) for channel in CHANNELS]
     present = sql.SQL(" | ").join(
         sql.SQL("((r.{} IS NOT NULL)::integer << {})").format(value, sql.Literal(i)) for i, value in enumerate(values)
@@ -67,14 +78,24 @@ def _query() -> sql.Composed:
         "SELECT found.* FROM unnest(%(slots)s::integer[], %(first)s::timestamptz[], %(last)s::timestamptz[])"
         " WITH ORDINALITY AS stretch (slot, first, last, place) CROSS JOIN LATERAL ("
         "SELECT array_agg(end_at), array_agg(interval_s), array_agg(mask), array_agg(quality), array_agg(received_at),"
-        " array_agg(version::integer), {outer} FROM (SELECT r.end_at, r.interval_s, {present} AS mask, r.quality,"
-        " r.received_at, r.version, {inner} FROM reads r WHERE r.slot = stretch.slot AND r.end_at >= stretch.first"
-        " AND r.end_at < stretch.last AND r.end_at >= %(from)s AND r.end_at < %(until)s"
-        " ORDER BY r.end_at LIMIT %(rows)s) AS page) AS found ORDER BY stretch.place"
-    ).format(outer=outer, present=present, inner=inner)
+        " array_agg(version::integer), {told}, {outer} FROM (SELECT * FROM (SELECT r.end_at, r.interval_s,"
+        " {present} AS mask, r.quality, r.received_at, r.version, {superseded} AS superseded, {inner} FROM {source} r"
+        " WHERE r.slot = stretch.slot AND r.end_at >= stretch.first AND r.end_at < stretch.last"
+        " AND r.end_at >= %(from)s AND r.end_at < %(until)s ORDER BY r.end_at {limit}) AS page {inside}) AS page)"
+        " AS found ORDER BY stretch.place"
+    ).format(
+        told=told,
+        outer=outer,
+        present=present,
+        superseded=superseded,
+        inner=inner,
+        source=sql.SQL(source),
+        limit=limit,
+        inside=inside,
+    )
 
 
-_FETCH: Final = _query()
+_FETCH: Final = {source: _query(source) for source in (_NOW, _AS_OF, _EVER)}
 
 
 class ReadsService(reads_pb2_grpc.ReadsServicer):
@@ -95,7 +116,7 @@ class ReadsService(reads_pb2_grpc.ReadsServicer):
                     stretches, unknown = await _stretches(connection, request)
                     if unknown:
                         await status.abort_with(context, grpc.StatusCode.NOT_FOUND, "UNKNOWN_ASSET", unknown)
-                    async for pieces in _chunks(connection, stretches):
+                    async for pieces in _chunks(connection, stretches, request):
                         yield encode(pieces)
         except MeterwatchError as error:
             await status.abort(context, error)
@@ -114,6 +135,10 @@ def _wrong(request: reads_pb2.QueryRequest) -> str:
             f"from_us {request.from_us} and to_us {request.to_us} arrived; 0 <= from_us < to_us <= {TO_US_MAX} was"
             " expected, in microseconds since 1970; correct the range"
         )
+    if not 0 <= request.as_of_us <= TO_US_MAX:
+        return f"as_of_us {request.as_of_us} arrived; 0 to {TO_US_MAX} was expected, in microseconds since 1970"
+    if request.all_versions and request.as_of_us:
+        return "all_versions and as_of_us arrived; one of the two was expected; leave one out"
     return ""
 
 
@@ -156,10 +181,12 @@ async def _stretches(
     return sorted(Stretch(meter_of[s], s, a, b) for s, a, b in rows if a < b), ""
 
 
-async def _chunks(connection: psycopg.AsyncConnection[Any], stretches: list[Stretch]) -> AsyncIterator[list[_Piece]]:
+async def _chunks(
+    connection: psycopg.AsyncConnection[Any], stretches: list[Stretch], request: reads_pb2.QueryRequest
+) -> AsyncIterator[list[_Piece]]:
     held: list[_Piece] = []
     held_rows = 0
-    async for piece in _pieces(connection, stretches):
+    async for piece in _pieces(connection, stretches, request):
         if held_rows + piece.rows > CHUNK_ROWS:
             yield held
             held, held_rows = [], 0
@@ -169,20 +196,24 @@ async def _chunks(connection: psycopg.AsyncConnection[Any], stretches: list[Stre
         yield held
 
 
-async def _pieces(connection: psycopg.AsyncConnection[Any], stretches: list[Stretch]) -> AsyncIterator[_Piece]:
+async def _pieces(
+    connection: psycopg.AsyncConnection[Any], stretches: list[Stretch], request: reads_pb2.QueryRequest
+) -> AsyncIterator[_Piece]:
     """Non-empty pieces in order. The first stretch cut off by the row limit ends its round; the rest comes again."""
+    query = _FETCH[_EVER if request.all_versions else _AS_OF if request.as_of_us else _NOW]
     left = stretches[::-1]
     together = STRETCHES_MAX
     while left:
         round_ = [left.pop() for _ in range(min(together, len(left)))]
         rows_max = CHUNK_ROWS // together
-        found = await fetch_columns(connection, _FETCH, _parameters(round_, rows_max), prepare=False)
+        parameters = _parameters(round_, rows_max) | {"as_of": moment(request.as_of_us)}
+        found = await fetch_columns(connection, query, parameters, prepare=False)
         together = min(together * 2, STRETCHES_MAX)
         for place, (stretch, columns) in enumerate(zip(round_, found, strict=True)):
             rows = len(columns[0])
             if rows:
                 yield _Piece(stretch.meter, dict(zip(_WIRE, columns, strict=True)), rows)
-            if rows == rows_max:
+            if rows >= rows_max:
                 left.extend(round_[:place:-1])
                 left.append(stretch._replace(from_us=int(columns[0][-1]) + 1))
                 together = max(1, together // 8)
@@ -211,7 +242,8 @@ def encode(pieces: list[_Piece]) -> reads_pb2.QueryResponse:
     )
     for name, wire in _WIRE.items():
         column = np.concatenate([piece.columns[name] for piece in pieces])
-        packed += _packed(name, column.astype(wire, copy=False))
+        if len(column):  # else nobody asked for it
+            packed += _packed(name, column.astype(wire, copy=False))
     response = reads_pb2.QueryResponse.FromString(packed)
     response.meter.extend(meters)
     return response

@@ -42,8 +42,10 @@ def settle(
     batches: Sequence[Reads],
     suspects: Sequence[NDArray[np.bool_] | None],
     now_us: int,
+    *,
+    insist: bool = False,
 ) -> list[Outcome]:
-    """Store the reads; suspects: per batch the rows to look up first, None: none of them."""
+    """Store the reads; suspects: per batch the rows to look up first, None: none of them. insist: see supersede."""
     fresh: list[Reads] = []
     outcomes: list[Outcome] = []
     for reads, suspect in zip(batches, suspects, strict=True):
@@ -51,7 +53,7 @@ def settle(
             fresh.append(reads)
             outcomes.append(Outcome(reads.rows, 0, 0, change_of(reads) if reads.rows else None))
         else:
-            new, outcome = _look_up(cursor, table, reads, suspect, now_us)
+            new, outcome = _look_up(cursor, table, reads, suspect, now_us, insist)
             fresh.append(new)
             outcomes.append(outcome)
     _copy(cursor, table, [reads for reads in fresh if reads.rows], now_us)
@@ -75,7 +77,12 @@ def _copy(cursor: psycopg.Cursor[Any], table: ReadsTable, fresh: Sequence[Reads]
 
 
 def _look_up(
-    cursor: psycopg.Cursor[Any], table: ReadsTable, reads: Reads, suspect: NDArray[np.bool_], now_us: int
+    cursor: psycopg.Cursor[Any],
+    table: ReadsTable,
+    reads: Reads,
+    suspect: NDArray[np.bool_],
+    now_us: int,
+    insist: bool,
 ) -> tuple[Reads, Outcome]:
     rows = np.flatnonzero(suspect)
     state = table.probe(cursor, reads, rows)
@@ -85,7 +92,7 @@ def _look_up(
     changes = [change_of(reads, np.flatnonzero(new))] if new.any() else []
     versions = 0
     if len(other):
-        settled = table.supersede(cursor, reads.take(other), now_us)
+        settled = table.supersede(cursor, reads.take(other), now_us, insist=insist)
         versions = len(settled.won) + settled.lost
         if settled.replaced is not None:
             changes += [change_of(reads, other[settled.won]), settled.replaced]

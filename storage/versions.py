@@ -46,8 +46,9 @@ def _statements(find: str, span: str, lock: str) -> _Statements:
     return _Statements(
         find,
         f"""
-SELECT s.row_no, {_SAME} OR EXISTS (
-           SELECT FROM read_versions r WHERE r.slot = s.slot AND r.end_at = s.end_at AND {_WITHIN} AND {_SAME}) AS same,
+SELECT s.row_no,
+       {_SAME} OR (%(again)s AND EXISTS (SELECT FROM read_versions r WHERE r.slot = s.slot AND r.end_at = s.end_at
+                                           AND {_WITHIN} AND {_SAME})) AS same,
        s.quality, r.quality, r.interval_s, {", ".join(f"r.{name}" for name in ENERGY)}
 FROM staging s JOIN reads r ON {joined} ORDER BY s.slot, s.end_at {lock}
 """,
@@ -69,7 +70,8 @@ BY_KEY: Final = _statements(_LOOKED_UP, span="", lock="FOR UPDATE OF r")
 BY_BOX: Final = _statements(_SCANNED, span=" AND r.slot BETWEEN %(low)s AND %(high)s", lock="")
 _KEEP_LOSER: Final = f"""
 INSERT INTO read_versions (superseded_at, {", ".join(COLUMNS)})
-SELECT s.received_at, {", ".join(f"s.{name}" for name in COLUMNS)} FROM staging s WHERE s.row_no = ANY(%s)
+SELECT s.received_at, {", ".join("0" if name == "version" else f"s.{name}" for name in COLUMNS)}
+FROM staging s WHERE s.row_no = ANY(%s)
 """
 
 
@@ -95,11 +97,17 @@ def create_staging(connection: psycopg.Connection[Any]) -> None:
 
 
 def supersede(
-    cursor: psycopg.Cursor[Any], reads: Reads, now_us: int, parts: Sequence[NDArray[np.intp]] | None = None
+    cursor: psycopg.Cursor[Any],
+    reads: Reads,
+    now_us: int,
+    parts: Sequence[NDArray[np.intp]] | None = None,
+    *,
+    insist: bool = False,
 ) -> Versions:
     """Settle `reads`, each of which is stored with other values; what neither won nor lost is a duplicate.
 
-    parts: the columnstore's, rows settled together; None: the reads are in rows.
+    parts: the columnstore's, rows settled together; None: the reads are in rows. insist: a value that was current once is
+    meant to be so again (an edit), not one that comes a second time.
     """
     with cursor.copy(_COPY) as copy:
         copy.write(HEADER)
@@ -109,7 +117,7 @@ def supersede(
     winners: list[tuple[Any, ...]] = []
     lost = 0
     for part in [np.arange(reads.rows)] if parts is None else parts:
-        won_here, lost_here = _settle(cursor, reads, part, BY_KEY if parts is None else BY_BOX)
+        won_here, lost_here = _settle(cursor, reads, part, BY_KEY if parts is None else BY_BOX, insist)
         winners += won_here
         lost += lost_here
     cursor.execute("DELETE FROM staging")
@@ -118,7 +126,7 @@ def supersede(
 
 
 def _settle(
-    cursor: psycopg.Cursor[Any], reads: Reads, part: NDArray[np.intp], statements: _Statements
+    cursor: psycopg.Cursor[Any], reads: Reads, part: NDArray[np.intp], statements: _Statements, insist: bool
 ) -> tuple[list[tuple[Any, ...]], int]:
     """The winners among these rows, as `current` shows them, and how many lost. Plans see the box as constants."""
     slot, end_us = reads.slot[part], reads.end_us[part]
@@ -127,6 +135,7 @@ def _settle(
         "last": moment(int(end_us.max())),
         "low": int(slot.min()),
         "high": int(slot.max()),
+        "again": not insist,
     }
     cursor.execute(statements.find)
     current = cursor.execute(statements.current, {**box, "rows": part.tolist()}, prepare=False).fetchall()

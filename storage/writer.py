@@ -25,7 +25,7 @@ from psycopg.pq import TransactionStatus
 
 from meterwatch.batch import Batch, EventBatch, Events, Stored
 from meterwatch.errors import StorageUnavailable
-from storage import ledger
+from storage import edits, ledger
 from storage.doubts import Doubts
 from storage.events import NO_EVENTS, as_batch, store_events
 from storage.faults import fault_of
@@ -134,7 +134,7 @@ class Writer:
         try:
             for i, (batch, known) in enumerate(zip(group, self._replays(connection, group), strict=True)):
                 key = (batch.head_end_id, batch.epoch, batch.seq)
-                if key in keys:
+                if key in keys or batch.edit is not None:
                     again.append((i, batch))
                     continue
                 keys.add(key)
@@ -195,7 +195,13 @@ class Writer:
         try:
             with connection.transaction(), connection.cursor() as cursor:
                 self.table.begin(cursor)
-                outcomes = settle(cursor, self.table, [batch.reads for batch in group], suspects, now_us)
+                before = [edits.look(cursor, batch, lock=self.table.locks) for batch in group]
+                insist = any(batch.edit for batch in group)
+                outcomes = settle(
+                    cursor, self.table, [batch.reads for batch in group], suspects, now_us, insist=insist
+                )
+                for batch, was in zip(group, before, strict=True):
+                    edits.record(cursor, batch, was, now_us)
                 entries = [
                     ledger.Entry(batch, one.accepted, one.versions, one.duplicates + batch.inner_duplicates, one.change)
                     for batch, one in zip(group, outcomes, strict=True)
@@ -207,7 +213,7 @@ class Writer:
         return stored
 
     def _careful(self, connection: psycopg.Connection[tuple[Any, ...]], batch: Batch, now_us: int) -> Stored:
-        self.careful_batches += 1
+        self.careful_batches += batch.edit is None
         for attempt in range(RETRIES_MAX):
             try:
                 [known] = self._replays(connection, [batch])

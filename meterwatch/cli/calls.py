@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2
 from meterwatch import client
 from meterwatch.client import RegistryFile, Unreachable
 from meterwatch.client.retry import failure_of, open_channel
-from meterwatch.v1 import alarms_pb2, registry_pb2
+from meterwatch.v1 import alarms_pb2, ingest_pb2, reads_pb2, registry_pb2
 
 DEADLINE_S: Final = 60.0
 REACH_S: Final = 20.0
@@ -89,6 +89,23 @@ def acknowledge(address: str, alarm_id: str, version: int, operator: str, note: 
     )
     with calling(address) as call:
         return call("Alarms/Acknowledge", request, alarms_pb2.AcknowledgeResponse).alarm
+
+
+def query_reads(address: str, request: reads_pb2.QueryRequest) -> Iterator[Any]:
+    """Stored reads, chunk by chunk."""
+    with calling(address), open_channel(address) as channel:
+        yield from channel.unary_stream(
+            "/meterwatch.v1.Reads/Query",
+            request_serializer=reads_pb2.QueryRequest.SerializeToString,
+            response_deserializer=reads_pb2.QueryResponse.FromString,
+        )(request)
+
+
+def edit_reads(address: str, request: ingest_pb2.EditReadsRequest, action_id: str | None) -> Any:
+    """Edit reads by hand; the EditReadsResponse. action_id None: a new one."""
+    request.action_id = action_id or str(uuid.uuid4())
+    with calling(address) as call:
+        return call("Ingest/EditReads", request, ingest_pb2.EditReadsResponse)
 
 
 def list_assets(address: str, kind: str, parent: str = "") -> Iterator[Any]:

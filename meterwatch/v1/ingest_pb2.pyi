@@ -918,3 +918,79 @@ class SendReadsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SendReadsResponse: _TypeAlias = SendReadsResponse  # noqa: Y015
+
+@_typing.final
+class EditReadsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_ID_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    INTERVAL_S_FIELD_NUMBER: _builtins.int
+    READ_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    action_id: _builtins.str
+    """Chosen by the caller, 1 to 64 characters. The same request again gets the same answer; another one with this id is
+    refused.
+    """
+    operator: _builtins.str
+    """Who does it, 1 to 128 characters."""
+    reason: _builtins.str
+    """Why, 1 to 2000 characters."""
+    interval_s: _builtins.int
+    """Length of the interval of every read. Unit: seconds."""
+    @_builtins.property
+    def read(self) -> _containers.RepeatedCompositeFieldContainer[Global___Read]:
+        """The reads as they are to be, at most 1000. A channel that is absent here is absent afterwards."""
+
+    @_builtins.property
+    def expected_version(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Version of the stored read that was looked at, one per read; 0: any, or none stored. Empty: any. Refused if it is
+        another by now. Unit: none.
+        """
+
+    def __init__(
+        self,
+        *,
+        action_id: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        interval_s: _builtins.int = ...,
+        read: _abc.Iterable[Global___Read] | None = ...,
+        expected_version: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_id", b"action_id", "expected_version", b"expected_version", "interval_s", b"interval_s", "operator", b"operator", "read", b"read", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EditReadsRequest: _TypeAlias = EditReadsRequest  # noqa: Y015
+
+@_typing.final
+class EditReadsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EDITED_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    edited: _builtins.int
+    """Reads that are current now and were not before. Unit: reads."""
+    unchanged: _builtins.int
+    """Reads that an edit had made so already. Unit: reads."""
+    replayed: _builtins.bool
+    """True if this request was answered before."""
+    def __init__(
+        self,
+        *,
+        edited: _builtins.int = ...,
+        unchanged: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "replayed", b"replayed", "unchanged", b"unchanged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EditReadsResponse: _TypeAlias = EditReadsResponse  # noqa: Y015

@@ -49,6 +49,11 @@ class IngestStub:
                 request_serializer=meterwatch_dot_v1_dot_ingest__pb2.SendReadsRequest.SerializeToString,
                 response_deserializer=meterwatch_dot_v1_dot_ingest__pb2.SendReadsResponse.FromString,
                 _registered_method=True)
+        self.EditReads = channel.unary_unary(
+                '/meterwatch.v1.Ingest/EditReads',
+                request_serializer=meterwatch_dot_v1_dot_ingest__pb2.EditReadsRequest.SerializeToString,
+                response_deserializer=meterwatch_dot_v1_dot_ingest__pb2.EditReadsResponse.FromString,
+                _registered_method=True)
 
 
 class IngestServicer:
@@ -77,6 +82,15 @@ class IngestServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EditReads(self, request, context):
+        """Values put in by hand, over what is stored or where nothing is: all of them or none. Answered when they are
+        committed, with who and why in read_edits, and evaluated. No later read of a head-end replaces them, unless it is
+        sent as edited by hand itself. At most 262144 bytes a request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IngestServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +108,11 @@ def add_IngestServicer_to_server(servicer, server):
                     servicer.SendReads,
                     request_deserializer=meterwatch_dot_v1_dot_ingest__pb2.SendReadsRequest.FromString,
                     response_serializer=meterwatch_dot_v1_dot_ingest__pb2.SendReadsResponse.SerializeToString,
+            ),
+            'EditReads': grpc.unary_unary_rpc_method_handler(
+                    servicer.EditReads,
+                    request_deserializer=meterwatch_dot_v1_dot_ingest__pb2.EditReadsRequest.FromString,
+                    response_serializer=meterwatch_dot_v1_dot_ingest__pb2.EditReadsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -177,6 +196,33 @@ class Ingest:
             '/meterwatch.v1.Ingest/SendReads',
             meterwatch_dot_v1_dot_ingest__pb2.SendReadsRequest.SerializeToString,
             meterwatch_dot_v1_dot_ingest__pb2.SendReadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EditReads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterwatch.v1.Ingest/EditReads',
+            meterwatch_dot_v1_dot_ingest__pb2.EditReadsRequest.SerializeToString,
+            meterwatch_dot_v1_dot_ingest__pb2.EditReadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,11 @@ class IngestStub:
     """
     SendReads: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.SendReadsRequest, _ingest_pb2.SendReadsResponse]
     """A few reads, one message per read, for trying things by hand. At most 262144 bytes a request."""
+    EditReads: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.EditReadsRequest, _ingest_pb2.EditReadsResponse]
+    """Values put in by hand, over what is stored or where nothing is: all of them or none. Answered when they are
+    committed, with who and why in read_edits, and evaluated. No later read of a head-end replaces them, unless it is
+    sent as edited by hand itself. At most 262144 bytes a request.
+    """
 
 @_typing.type_check_only
 class IngestAsyncStub(IngestStub):
@@ -60,6 +65,11 @@ class IngestAsyncStub(IngestStub):
     """
     SendReads: _aio.UnaryUnaryMultiCallable[_ingest_pb2.SendReadsRequest, _ingest_pb2.SendReadsResponse]  # type: ignore[assignment]
     """A few reads, one message per read, for trying things by hand. At most 262144 bytes a request."""
+    EditReads: _aio.UnaryUnaryMultiCallable[_ingest_pb2.EditReadsRequest, _ingest_pb2.EditReadsResponse]  # type: ignore[assignment]
+    """Values put in by hand, over what is stored or where nothing is: all of them or none. Answered when they are
+    committed, with who and why in read_edits, and evaluated. No later read of a head-end replaces them, unless it is
+    sent as edited by hand itself. At most 262144 bytes a request.
+    """
 
 class IngestServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -89,5 +99,16 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_pb2.SendReadsResponse, _abc.Awaitable[_ingest_pb2.SendReadsResponse]]:
         """A few reads, one message per read, for trying things by hand. At most 262144 bytes a request."""
+
+    @_abc_1.abstractmethod
+    def EditReads(
+        self,
+        request: _ingest_pb2.EditReadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_pb2.EditReadsResponse, _abc.Awaitable[_ingest_pb2.EditReadsResponse]]:
+        """Values put in by hand, over what is stored or where nothing is: all of them or none. Answered when they are
+        committed, with who and why in read_edits, and evaluated. No later read of a head-end replaces them, unless it is
+        sent as edited by hand itself. At most 262144 bytes a request.
+        """
 
 def add_IngestServicer_to_server(servicer: IngestServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

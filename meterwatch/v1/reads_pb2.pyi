@@ -26,12 +26,20 @@ class QueryRequest(_message.Message):
     TRANSFORMER_FIELD_NUMBER: _builtins.int
     FROM_US_FIELD_NUMBER: _builtins.int
     TO_US_FIELD_NUMBER: _builtins.int
+    AS_OF_US_FIELD_NUMBER: _builtins.int
+    ALL_VERSIONS_FIELD_NUMBER: _builtins.int
     transformer: _builtins.str
     """Name of a transformer."""
     from_us: _builtins.int
     """First interval end wanted. Unit: microseconds since 1970-01-01 UTC."""
     to_us: _builtins.int
     """Interval ends before this. Unit: microseconds since 1970-01-01 UTC."""
+    as_of_us: _builtins.int
+    """What the service knew at this moment of its clock: the version that was current then. 0: what it knows now. Unit:
+    microseconds since 1970-01-01 UTC.
+    """
+    all_versions: _builtins.bool
+    """Every version of each read in the order of their receipt, also those that never were current. Not with as_of_us."""
     @_builtins.property
     def meter(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Meter numbers; at most 1000. Give these or transformer."""
@@ -43,10 +51,12 @@ class QueryRequest(_message.Message):
         transformer: _builtins.str = ...,
         from_us: _builtins.int = ...,
         to_us: _builtins.int = ...,
+        as_of_us: _builtins.int = ...,
+        all_versions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_us", b"from_us", "meter", b"meter", "to_us", b"to_us", "transformer", b"transformer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_versions", b"all_versions", "as_of_us", b"as_of_us", "from_us", b"from_us", "meter", b"meter", "to_us", b"to_us", "transformer", b"transformer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -66,6 +76,7 @@ class QueryResponse(_message.Message):
     QUALITY_FIELD_NUMBER: _builtins.int
     RECEIVED_US_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_US_FIELD_NUMBER: _builtins.int
     IMPORT_WH_FIELD_NUMBER: _builtins.int
     EXPORT_WH_FIELD_NUMBER: _builtins.int
     IMPORT_VARH_FIELD_NUMBER: _builtins.int
@@ -108,7 +119,13 @@ class QueryResponse(_message.Message):
 
     @_builtins.property
     def version(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Version, from 1. Unit: none."""
+        """Version, from 1; 0: never was current, because a better one was stored already. Unit: none."""
+
+    @_builtins.property
+    def superseded_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """With all_versions only: when another version became current, 0 if this one is; received_us if it never was. Unit:
+        microseconds since 1970-01-01 UTC.
+        """
 
     @_builtins.property
     def import_wh(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -169,6 +186,7 @@ class QueryResponse(_message.Message):
         quality: _abc.Iterable[_builtins.int] | None = ...,
         received_us: _abc.Iterable[_builtins.int] | None = ...,
         version: _abc.Iterable[_builtins.int] | None = ...,
+        superseded_us: _abc.Iterable[_builtins.int] | None = ...,
         import_wh: _abc.Iterable[_builtins.int] | None = ...,
         export_wh: _abc.Iterable[_builtins.int] | None = ...,
         import_varh: _abc.Iterable[_builtins.int] | None = ...,
@@ -184,7 +202,7 @@ class QueryResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_mask", b"channel_mask", "current_a_a", b"current_a_a", "current_b_a", b"current_b_a", "current_c_a", b"current_c_a", "device_status", b"device_status", "end_us", b"end_us", "export_varh", b"export_varh", "export_wh", b"export_wh", "import_varh", b"import_varh", "import_wh", b"import_wh", "interval_s", b"interval_s", "meter", b"meter", "meter_index", b"meter_index", "power_factor", b"power_factor", "quality", b"quality", "received_us", b"received_us", "version", b"version", "voltage_a_v", b"voltage_a_v", "voltage_b_v", b"voltage_b_v", "voltage_c_v", b"voltage_c_v"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_mask", b"channel_mask", "current_a_a", b"current_a_a", "current_b_a", b"current_b_a", "current_c_a", b"current_c_a", "device_status", b"device_status", "end_us", b"end_us", "export_varh", b"export_varh", "export_wh", b"export_wh", "import_varh", b"import_varh", "import_wh", b"import_wh", "interval_s", b"interval_s", "meter", b"meter", "meter_index", b"meter_index", "power_factor", b"power_factor", "quality", b"quality", "received_us", b"received_us", "superseded_us", b"superseded_us", "version", b"version", "voltage_a_v", b"voltage_a_v", "voltage_b_v", b"voltage_b_v", "voltage_c_v", b"voltage_c_v"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

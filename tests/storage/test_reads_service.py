@@ -14,7 +14,8 @@ from stored_world import T0_US, end_us, fill
 import storage.service_reads
 from meterwatch.channels import CHANNEL_BIT
 from meterwatch.v1 import reads_pb2, reads_pb2_grpc
-from storage.service_reads import _FETCH, ReadsService, Stretch, _parameters
+from storage.arrays import moment
+from storage.service_reads import _FETCH, _NOW, ReadsService, Stretch, _parameters
 
 STEPS = 40
 READS = [
@@ -84,7 +85,7 @@ async def test_the_plan_of_a_question_leaves_out_the_chunks_of_other_days(stub: 
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         plans = []
         for some in (stretches[:1], stretches):
-            cursor = await connection.execute(sql.SQL("EXPLAIN ") + _FETCH, _parameters(some, 100), prepare=False)
+            cursor = await connection.execute(sql.SQL("EXPLAIN ") + _FETCH[_NOW], _parameters(some, 100), prepare=False)
             plans.append(
                 {chunk for (line,) in await cursor.fetchall() for chunk in re.findall(r"_hyper_\d+_\d+_chunk ", line)}
             )
@@ -93,6 +94,50 @@ async def test_the_plan_of_a_question_leaves_out_the_chunks_of_other_days(stub: 
 
 async def test_a_range_without_reads_is_an_empty_stream(stub: Any) -> None:
     assert await ask(stub, meter=["M-a"], from_us=0, to_us=T0_US) == []
+
+
+CHANGED = (1, 3)
+"""slot and step of the read that two later versions follow, and one that never was current."""
+
+
+@pytest.mark.parametrize("chunk_rows", [64, 10_000])
+async def test_what_was_known_then_and_every_version_come_back(
+    stub: Any, dsn: str, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage.service_reads, "CHUNK_ROWS", chunk_rows)
+    slot, step = CHANGED
+    first = end_us(step) + 7
+    with psycopg.connect(dsn) as connection:
+        connection.execute("TRUNCATE read_versions")
+        for version, received, superseded, wh in ((1, 0, 10, 1), (2, 10, 20, 2), (0, 15, 15, 9)):
+            connection.execute(
+                "INSERT INTO read_versions (slot, end_at, received_at, superseded_at, interval_s, quality, version,"
+                " import_wh) VALUES (%s, %s, %s, %s, 900, 0, %s, %s)",
+                (slot, moment(end_us(step)), moment(first + received), moment(first + superseded), version, wh),
+            )
+        connection.execute(
+            "UPDATE reads SET received_at = %s, version = 3, import_wh = 3 WHERE slot = %s AND end_at = %s",
+            (moment(first + 20), slot, moment(end_us(step))),
+        )
+
+    async def versions(**fields: Any) -> list[Any]:
+        found: list[Any] = []
+        request = reads_pb2.QueryRequest(
+            **({"from_us": T0_US, "to_us": end_us(STEPS), "meter": ["M-c", "M-b"]} | fields)
+        )
+        async for chunk in stub.Query(request):
+            superseded = chunk.superseded_us or [None] * len(chunk.end_us)
+            rows = zip(chunk.meter_index, chunk.end_us, chunk.version, chunk.import_wh, superseded, strict=True)
+            found += [row[1:] for row in rows if (chunk.meter[row[0]], row[1]) == ("M-c", end_us(step))]
+        return [row[1:] for row in found]
+
+    assert await versions() == [(3, 3, None)]
+    for known_us, expected in ((-1, []), (0, [(1, 1, None)]), (9, [(1, 1, None)]), (10, [(2, 2, None)]),
+                               (19, [(2, 2, None)]), (20, [(3, 3, None)])):  # fmt: skip
+        assert await versions(as_of_us=first + known_us) == expected
+    assert await versions(all_versions=True) == [
+        (1, 1, first + 10), (2, 2, first + 20), (0, 9, first + 15), (3, 3, 0),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("fields", [{"meter": ["M-a", "M-x"]}, {"transformer": "M-x"}])
@@ -113,6 +158,8 @@ async def test_an_unknown_asset_is_not_found_by_name(stub: Any, fields: Any) -> 
         {"meter": ["M-a"], "from_us": -1},
         {"meter": ["M-a"], "to_us": 1 << 62},
         {"transformer": "a\0b"},
+        {"meter": ["M-a"], "as_of_us": -1},
+        {"meter": ["M-a"], "as_of_us": 1, "all_versions": True},
     ],
 )
 async def test_a_question_outside_its_limits_is_an_invalid_argument(stub: Any, fields: Any) -> None:

@@ -179,7 +179,12 @@ def test_a_correction_is_looked_up_in_the_chunks_of_its_time_only(dsn: str, stat
             [(moment(NOW_US - day * day_us),) for day in range(30)],
         )
         create_staging(connection)
-        span = {"rows": [1], "first": moment(NOW_US - 10 * day_us), "last": moment(NOW_US - 10 * day_us + STEP_US)}
+        span = {
+            "rows": [1],
+            "again": True,
+            "first": moment(NOW_US - 10 * day_us),
+            "last": moment(NOW_US - 10 * day_us + STEP_US),
+        }
         plan = str(connection.execute(f"EXPLAIN {statement}", span).fetchall())
         connection.rollback()
     assert len(set(re.findall(r" on (_hyper_1_\d+_chunk)", plan))) == 1, plan
