@@ -68,6 +68,7 @@ NEXT: Final[dict[tuple[AlarmState, Input], AlarmState]] = {
     (_S.NORMAL, _I.REOPEN): _S.UNACK_ACTIVE,
     (_S.NORMAL, _I.ESCALATE): _S.NORMAL,
     (_S.NORMAL, _I.SUPPRESS): _S.NORMAL,
+    (_S.NORMAL, _I.RELEASE): _S.NORMAL,
     (_S.NORMAL, _I.RETRACT): _S.RETRACTED,
     (_S.SUPPRESSED, _I.RELEASE): _S.UNACK_ACTIVE,
     (_S.SUPPRESSED, _I.CLOSE): _S.NORMAL,
@@ -133,7 +134,8 @@ class Book:
                 retracted += [
                     _draft(alarm, TransitionKind.RETRACTED, state=NEXT[alarm.state, Input.RETRACT]) for alarm in gone
                 ]
-        parents = {(d.alarm.rule, d.alarm.asset_kind, d.alarm.asset_id): d.alarm.alarm_id for d in raised}
+        risen = [a for a, _ in matched if a.state is AlarmState.RETRACTED] + [draft.alarm for draft in raised]
+        parents = {(a.rule, a.asset_kind, a.asset_id): a.alarm_id for a in risen}
         followed = [_follow(alarm, episode, self._parent_id(alarm, episode, parents)) for alarm, episode in matched]
         return raised + [draft for draft in followed if draft is not None] + retracted
 
@@ -270,11 +272,11 @@ def _over_if_old(episode: Episode, now_us: int) -> Episode:
 
 def _follow(alarm: Alarm, episode: Episode, parent_id: str | None) -> Draft | None:
     """What a matched episode changes, or None."""
-    inputs = _inputs(alarm, episode)
+    inputs = _inputs(alarm, episode, parent_id)
     state, kind = alarm.state, None
     for given in inputs:
         after = NEXT[state, given]
-        if after is not state and kind is None:
+        if kind is None and (after is not state or given in (Input.SUPPRESS, Input.RELEASE)):
             kind = KIND[given]
         state = after
     if kind is None:
@@ -300,17 +302,22 @@ def _follow(alarm: Alarm, episode: Episode, parent_id: str | None) -> Draft | No
     )
 
 
-def _inputs(alarm: Alarm, episode: Episode) -> list[Input]:
-    """The inputs of the state machine, in the order in which they happen."""
+def _inputs(alarm: Alarm, episode: Episode, parent_id: str | None) -> list[Input]:
+    """The inputs of the state machine, in the order in which they happen.
+
+    What is over is folded too, and comes out again: a root may be known, or be known not to have been, after its end.
+    """
     inputs = []
-    retracted, suppressed = alarm.state is AlarmState.RETRACTED, alarm.state is AlarmState.SUPPRESSED
+    retracted = alarm.state is AlarmState.RETRACTED
     closed = episode.cleared_us is not None
     was_open = alarm.cleared_us is None
     if retracted or (not was_open and not closed):
         inputs.append(Input.REOPEN)
-    if episode.parent is not None and not suppressed:
+    lasts = bool(inputs) or alarm.state is not AlarmState.NORMAL
+    folded = alarm.state is AlarmState.SUPPRESSED or (not inputs and alarm.parent_id is not None)
+    if episode.parent is not None and not folded and (lasts or parent_id is not None):
         inputs.append(Input.SUPPRESS)
-    if episode.parent is None and suppressed:
+    if episode.parent is None and folded:
         inputs.append(Input.RELEASE)
     if closed and (was_open or retracted):
         inputs.append(Input.CLOSE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from alarm_cases import at, episode, names, verdict
 from hypothesis import given
@@ -158,6 +160,23 @@ def test_a_suppressed_alarm_that_clears_needs_nobody() -> None:
     assert step(book, over) == []
 
 
+def test_what_is_over_comes_out_from_under_a_root_that_never_was_and_goes_under_one_known_late() -> None:
+    book = Book([], names())
+    step(book, verdict(episode(10)))
+    root = verdict(episode(9), kind="feeder")
+    folded = verdict(episode(10, 20, parent=("feeder", 0)))
+    step(book, root, verdict(episode(10, parent=("feeder", 0))))
+    step(book, root, folded)
+    drafts = step(book, verdict(kind="feeder"), verdict(episode(10, 20)))
+    assert kinds(drafts) == ["UNSUPPRESSED", "RETRACTED"]
+    assert (drafts[0].alarm.state, drafts[0].alarm.parent_id) == (AlarmState.NORMAL, None)
+    assert step(book, verdict(kind="feeder"), verdict(episode(10, 20))) == []
+    drafts = step(book, root, folded)
+    assert kinds(drafts) == ["REOPENED", "SUPPRESSED"]
+    assert drafts[1].alarm.parent_id == drafts[0].alarm.alarm_id
+    assert step(book, root, folded) == []
+
+
 def test_the_onset_of_another_alarms_first_verdict_makes_a_new_id() -> None:
     book = Book([], names())
     first = step(book, verdict(episode(10)))[0].alarm
@@ -218,3 +237,28 @@ def test_after_any_history_the_last_verdict_again_makes_nothing(history: list) -
             assert draft.alarm.version == versions.get(draft.alarm.alarm_id, 0) + 1
         assert step(book, stated, minute=60) == []
         assert step(Book(list(book), names()), stated, minute=60) == []
+
+
+def standing(book: Book) -> set[tuple[object, ...]]:
+    """Alarms that are not retracted and speak for themselves, as the law of event time sees them."""
+    return {
+        (a.asset_kind, a.asset_id, a.onset_us, a.raised_us, a.cleared_us, a.severity)
+        for a in book
+        if a.state is not AlarmState.RETRACTED and a.parent_id is None
+    }
+
+
+@given(st.lists(st.tuples(shapes, st.booleans(), st.none() | st.integers(0, 9)), min_size=1, max_size=8))
+def test_whatever_was_told_before_the_last_verdicts_alone_decide_what_stands(history: list) -> None:  # type: ignore[type-arg]
+    book = Book([], names())
+    for shape, last_open, root_minute in history:
+        stated = disjoint(shape, last_open)
+        if root_minute is None:
+            episodes = tuple(replace(one, parent=None) for one in stated.episodes)
+            verdicts = (verdict(kind="feeder"), replace(stated, episodes=episodes))
+        else:
+            verdicts = (verdict(episode(root_minute), kind="feeder"), stated)
+        step(book, *verdicts, minute=60)
+        fresh = Book([], names())
+        step(fresh, *verdicts, minute=60)
+        assert standing(book) == standing(fresh)
