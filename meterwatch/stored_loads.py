@@ -9,7 +9,7 @@ The next commit stores both. All is one snapshot, so such a batch must not be ad
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ from storage.loads import LoadView, Owed
 
 RING_US: Final = 48 * 3600 * US
 """How far back from the newest load the ring of the overload rule is filled."""
+LOOK_BACK_US: Final = 48 * 3600 * US
+"""How far before the ring a transformer is followed that is not at rest where the ring begins. (ours)"""
 DAY_US: Final = 86_400 * US
 Ints = NDArray[np.int64]
 
@@ -33,16 +35,25 @@ async def restore(
     topology: Topology,
     view: LoadView,
     history: History,
-    onset_us: dict[int, int],
+    alarms: list[Told],
     now_us: int,
     to_us: int,
 ) -> list[Owed]:
     """Fill the ring with windows up to to_us; return the batches that are counted in it and not evaluated.
 
-    onset_us: of the transformers with an open alarm; one older than the ring is followed from there. The ring ends with
-    the newest load, however long we were away.
+    alarms: known of this rule. A transformer whose alarm reaches into the ring from before it is followed from its
+    onset, one that is loaded where the ring begins from LOOK_BACK_US earlier: else the rules would know less than what
+    was told. The ring ends with the newest load, however long we were away.
     """
-    return await _Restore(overload, topology, view).run(history, onset_us, now_us, to_us)
+    return await _Restore(overload, topology, view).run(history, alarms, now_us, to_us)
+
+
+class Told(NamedTuple):
+    """An alarm of a transformer, as far as the ring is concerned."""
+
+    transformer: int
+    onset_us: int
+    cleared_us: int | None
 
 
 class _Restore:
@@ -53,14 +64,19 @@ class _Restore:
         self._n = len(topology.transformer)
         self._window_us = overload.window_us
 
-    async def run(self, history: History, onset_us: dict[int, int], now_us: int, to_us: int) -> list[Owed]:
+    async def run(self, history: History, alarms: list[Told], now_us: int, to_us: int) -> list[Owed]:
         view, overload = self._view, self._overload
         newest_load_us = await view.newest_end_us(to_us)
         newest_us = newest_load_us or await history.newest_end_us(to_us)
         ring_us = min(newest_us or now_us, now_us) - RING_US
         digest = await view.members(self._n)
         stale = np.flatnonzero(digest != overload.members.digest())
-        await self._follow({t: us for t, us in onset_us.items() if us < ring_us}, digest, ring_us)
+        first = joined([cells async for cells in view.loads(ring_us, ring_us + self._window_us)], self._n)
+        onset_us = dict.fromkeys(overload.restless(first).tolist(), ring_us - LOOK_BACK_US)
+        for told in alarms:
+            if told.onset_us < ring_us and (told.cleared_us is None or told.cleared_us >= ring_us):
+                onset_us[told.transformer] = min(told.onset_us, onset_us.get(told.transformer, told.onset_us))
+        await self._follow(onset_us, digest, ring_us)
 
         if newest_load_us:
             overload.begin(overload.window_of(newest_load_us))

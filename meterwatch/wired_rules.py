@@ -21,7 +21,7 @@ from meterwatch.clock import US, Clock
 from meterwatch.day_marks import DayMarks
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, StorageUnavailable
-from meterwatch.stored_loads import restore
+from meterwatch.stored_loads import Told, restore
 from meterwatch.topology import Topology
 from rules.engine import LOOKBACK_S, MARGIN_S, Engine, Wanted
 from storage.changes import joined
@@ -169,18 +169,19 @@ async def rebuild(
     to_us = now_us + AHEAD_US
     engine = rules.engine
     open_alarms = [a for a in desk.book if a.state not in (AlarmState.NORMAL, AlarmState.RETRACTED)]
-    onset_us = {a.asset_id: a.onset_us for a in open_alarms if a.rule == "OVERLOAD" and a.cleared_us is None}
+    overloads = [a for a in desk.book if a.rule == "OVERLOAD" and a.state is not AlarmState.RETRACTED]
+    told = [Told(a.asset_id, a.onset_us, a.cleared_us) for a in overloads]
     async with load_view(history.pool, engine.overload.members.window_s, columnar=history.columnar) as view:
-        owed_batches = await restore(engine.overload, topology, view, history, onset_us, now_us, to_us)
+        owed_batches = await restore(engine.overload, topology, view, history, told, now_us, to_us)
     rules.counted = frozenset(owed.batch_id for owed in owed_batches)
     for alarm in open_alarms:
         if alarm.rule == "COMM_LOSS" and alarm.cleared_us is None:
             engine.silence.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us, alarm.raised_us)
         if alarm.rule == "OUTAGE" and alarm.cleared_us is None:
             engine.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us - MARGIN_S * US)
-    told = engine.silence.told_slots()
-    for at in range(0, len(told), HEARD_TOGETHER):
-        engine.silence.heard(*await history.last_heard(told[at : at + HEARD_TOGETHER], now_us - HEARD_US))
+    silent = engine.silence.told_slots()
+    for at in range(0, len(silent), HEARD_TOGETHER):
+        engine.silence.heard(*await history.last_heard(silent[at : at + HEARD_TOGETHER], now_us - HEARD_US))
     owed, owed_us = await history.owed_off()
     for day in np.unique(owed_us // DAY_US):
         mine = owed_us // DAY_US == day

@@ -13,6 +13,7 @@ the one Topology given; a registry change means a new Overload and a rebuild.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,7 +77,7 @@ class Overload:
         self._told = np.ones(n, np.bool_)
         """Its last verdict named an episode; at first nobody knows what was told before."""
         self.older_than_ring = 0
-        """Reads that no verdict heeds, because their windows had left the ring."""
+        """Cells that no verdict heeds, because their windows had left the ring."""
         self._added: list[Loads] = []
         self._added_cells = self._added_reads = 0
         self._full = False
@@ -140,7 +141,7 @@ class Overload:
             self._near_closed = {
                 transformer: kept
                 for transformer, spans in self._near_closed.items()
-                if (kept := [span for span in spans if span.cleared is not None and span.cleared >= self.tail])
+                if (kept := _since(spans, min(self.tail, int(self._touched_from[transformer]))))
             }
             if self._head == head:
                 return
@@ -162,9 +163,20 @@ class Overload:
             self._added = [joined(self._added, self._n)]
             self._added_cells = len(self._added[0])
             self._full = self._added_cells > UNSAVED_CELLS_MAX
-        self.begin(int(last.max()))
-        if int(last.min()) < self.tail:
-            self.older_than_ring += int(np.count_nonzero(last < self.tail))
+        first, newest = int(cells.window[0]), int(cells.window[-1])
+        if newest - first < self._profile.ring_windows:
+            self._add(cells)
+        else:  # days of reads at once, in the order of their time
+            for window in range(first, newest + 1, self._profile.ring_windows // 2):
+                part = slice(*np.searchsorted(cells.window, (window, window + self._profile.ring_windows // 2)))
+                if part.start < part.stop:
+                    self._add(cells.take(part))
+
+    def _add(self, cells: Loads) -> None:
+        """Cells by rising window, of less time than the ring holds."""
+        self.begin(int(cells.window[-1]))
+        if int(cells.window[0]) < self.tail:
+            self.older_than_ring += int(np.count_nonzero(cells.window < self.tail))
         at, cells = self._touch(cells)
         for ring, sums in self._rings(cells):
             ring[at] += sums
@@ -193,6 +205,14 @@ class Overload:
         at, cells = self._touch(cells)
         for ring, sums in self._rings(cells):
             ring[at] = sums
+        np.maximum(self._touched_from, self.tail, out=self._touched_from)  # what was stored before is no news
+
+    def restless(self, cells: Loads) -> Ints:
+        """Transformers that may have a level latched or held before these cells, of one window each."""
+        rated, expected = self._rated_vah[cells.transformer], self.members.expected_of(cells)
+        low = np.hypot(cells.wh, cells.varh) * self._profile.loss_factor < rated * self._profile.levels[0].clear_pu
+        calm = low & (cells.covered >= expected * self._profile.coverage_min)
+        return cells.transformer[~calm & (rated > 0)]
 
     def recount(self, cells: Loads, transformers: Ints) -> None:
         """Set cells to what was counted anew in the stored reads; the next commit stores them so. Once, after a start.
@@ -289,8 +309,10 @@ class Overload:
         closed = self._fold(state, stale, self.tail, self._checkpoint)
         self._near.put(stale, state)
         for transformer in stale.tolist():
-            self._near_closed.pop(transformer, None)
-        self._near_closed.update(closed)
+            over = [span for span in self._near_closed.pop(transformer, ()) if _end(span) < self.tail]
+            over += closed.get(transformer, ())
+            if over:
+                self._near_closed[transformer] = over
         self._near_stale[stale] = False
 
     # Verdicts out
@@ -300,8 +322,8 @@ class Overload:
 
         A transformer without an episode gets one only to take back what was told of it: most transformers are calm most
         of the time, and a verdict on each cost more than the sums. Windows that end after `now_us` wait for a later
-        call. from_us is 1 us after the start of the ring: an episode that ended with the window before it has left the
-        verdict.
+        call. from_us is 1 us after the start of the ring, or of the first window changed since the last call, if that
+        has left the ring meanwhile: an episode that ended with the window before it has left the verdict.
         """
         if self._head < 0:
             return []
@@ -309,12 +331,13 @@ class Overload:
         stop = min(self._head + 1, now_us // window_us)
         index = np.flatnonzero(self._touched_from < stop)
         self._settle()
+        since = np.minimum(self._touched_from[index], self.tail)
         waiting = self._touched_to[index] >= stop
         self._touched_from[index] = np.where(waiting, stop, NEVER)
         self._touched_to[index[~waiting]] = -1
 
-        from_us = self.tail * window_us + 1
-        spans = self._spans(index[~self._calm(index, stop)], stop)
+        restless = ~self._calm(index, stop)
+        spans = self._spans(index[restless], since[restless], stop)
         load, coverage = self._load(np.array(list(spans), np.int64), self.tail, max(stop, self.tail + 1))
         episodes = {
             transformer: tuple(self._episode(transformer, span, load[:, i], coverage[:, i]) for span in known)
@@ -324,7 +347,10 @@ class Overload:
         told[np.searchsorted(index, np.array(list(spans), np.int64))] = True
         self._told[index] = False
         self._told[list(spans)] = True
-        return [Verdict(RULE, "transformer", t, from_us, episodes.get(t, ())) for t in index[told].tolist()]
+        return [
+            Verdict(RULE, "transformer", t, first * window_us + 1, episodes.get(t, ()))
+            for t, first in zip(index[told].tolist(), since[told].tolist(), strict=True)
+        ]
 
     def _calm(self, index: Ints, stop: int) -> Bools:
         """True where no episode is known: none ended lately, no level is latched or held, nothing since reaches one."""
@@ -335,15 +361,15 @@ class Overload:
         calm: Bools = ~(reached.any(axis=0) | held | ended)
         return calm
 
-    def _spans(self, index: Ints, stop: int) -> dict[int, list[Span]]:
-        """The episodes known of these transformers, of those that have one."""
+    def _spans(self, index: Ints, since: Ints, stop: int) -> dict[int, list[Span]]:
+        """The episodes known of these transformers, each from its window of `since` on, of those that have one."""
         state = self._near.take(index)
         recent = self._fold(state, index, self._checkpoint, stop)
         open_now = (state.latched.any(axis=1) & (state.raised >= 0)).tolist()
         top = top_level(state.latched).tolist()
         spans: dict[int, list[Span]] = {}
         for i, transformer in enumerate(index.tolist()):
-            known = [*self._near_closed.get(transformer, ()), *recent.get(transformer, ())]
+            known = _since(self._near_closed.get(transformer, ()), int(since[i])) + recent.get(transformer, [])
             if open_now[i]:
                 known.append(span_of(state, i, top[i], None))
             if known:
@@ -353,13 +379,13 @@ class Overload:
     def _episode(self, transformer: int, span: Span, load: Floats, coverage: Floats) -> Episode:
         """Dress an episode for people. load, coverage: its transformer's windows from the tail to now."""
         profile, window_us = self._profile, self._profile.window_s * US
-        end = len(load) if span.cleared is None else span.cleared + 1 - self.tail
+        end = len(load) if span.cleared is None else max(span.cleared + 1 - self.tail, 0)
         b, share = load[:end].tolist(), coverage[:end].tolist()
         seen = np.flatnonzero(coverage[:end] >= profile.coverage_min)
         newest = int(seen[-1]) if len(seen) else 0
         shown = [
             {"end_us": (self.tail + i + 1) * window_us, "b": round(b[i], 4), "coverage": round(share[i], 4)}
-            for i in range(max(0, newest - EVIDENCE_WINDOWS_MAX + 1, span.onset - self.tail), newest + 1)
+            for i in range(max(0, newest - EVIDENCE_WINDOWS_MAX + 1, span.onset - self.tail), min(newest + 1, end))
         ]
         level = profile.levels[span.level]
         name, rated = self._topology.transformer[transformer], float(self._topology.rated_kva[transformer])
@@ -378,7 +404,7 @@ class Overload:
             "rated_kva": rated,
             "worst_level": profile.levels[span.worst].name,
             "members": int(self._members[transformer]),
-            "coverage": round(share[newest], 4),
+            **({"coverage": round(share[newest], 4)} if share else {}),
             "coverage_min": profile.coverage_min,
             "raise_pu": level.raise_pu,
             "hold_s": level.hold_s,
@@ -388,6 +414,15 @@ class Overload:
         }
         raised_us = (span.raised + 1) * window_us
         return Episode(onset_us, raised_us, cleared_us, level.severity, level.name, summary, evidence)
+
+
+def _end(span: Span) -> int:
+    return NEVER if span.cleared is None else span.cleared
+
+
+def _since(spans: Sequence[Span], window: int) -> list[Span]:
+    """Those that ended in that window or later."""
+    return [span for span in spans if _end(span) >= window]
 
 
 def _clock(stamp_us: int) -> str:

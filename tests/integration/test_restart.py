@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -72,3 +72,47 @@ async def test_an_overload_older_than_the_ring_keeps_its_onset_over_a_restart(ds
         [(alarm_id, _, state, *_, onset_at, raised_at, cleared_at)] = alarms(dsn)
     assert (alarm_id, state, onset_at, raised_at) == (before[0][0], "RTN_UNACK", before[0][5], before[0][6])
     assert cleared_at is not None
+
+
+def load(*parts: tuple[int, float]) -> list[int]:
+    """Wh of each of the 13 meters per quarter-hour: (quarter-hours, b) one after the other; 160 kVA, factor 0.95."""
+    return [round(b * 160 * 250 * 0.95 / 13) for count, b in parts for _ in range(count)]
+
+
+def send_curve(address: str, curve: list[int], first: int) -> None:
+    with (data.GRID / "meters.csv").open() as file:
+        meters = [row["meter"] for row in csv.DictReader(file) if row["transformer"] == TRANSFORMER]
+    with HeadEnd(address, "HES-1") as head_end:
+        for step, wh in enumerate(curve[first:], first + 1):
+            end_us = np.full(len(meters), START_US + step * STEP_US)
+            wh_each = np.full(len(meters), wh, np.int32)
+            head_end.send_columns(meters, np.arange(len(meters), dtype=np.uint32), end_us, 900, import_wh=wh_each)
+        head_end.flush()
+
+
+async def test_a_restart_changes_no_alarm_that_ended_in_the_ring_and_began_before_it(dsn: str) -> None:
+    """Heavy load that latched before the ring dates the alarm; the ring alone would date it later, or take it back."""
+    curve = load((16, 0.5), (40, 0.85), (12, 1.1), (8, 0.5), (170, 0.3), (10, 0.85), (190, 0.78), (12, 1.1), (40, 0.3))
+    config = Config(
+        server=Server(port=0),
+        database=Database(url=SecretStr(dsn)),
+        clock=ClockSection(mode="replay", start=START),
+    )
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("TRUNCATE reads, batches, alarms, alarm_log, transformer_loads, transformer_members")
+        connection.execute("UPDATE alarm_cursor SET seq = 0")
+    async with running(config) as service:
+        await asyncio.to_thread(import_grid, service.address)
+        await asyncio.to_thread(send_curve, service.address, curve[:250], 0)
+        before = alarms(dsn)
+    [(*_, onset_at, raised_at, cleared_at)] = before
+    ring_at = START + timedelta(minutes=15 * (250 - 192))
+    assert onset_at < ring_at < raised_at < cleared_at
+    async with running(config) as service:
+        assert alarms(dsn) == before
+        await asyncio.to_thread(send_curve, service.address, curve[:440], 250)
+        assert alarms(dsn) == before
+    async with running(config) as service:  # heavy for longer than the ring, and no alarm yet
+        await asyncio.to_thread(send_curve, service.address, curve, 440)
+        [_, second] = alarms(dsn)
+    assert second[5] == START + timedelta(minutes=15 * (250 - 4))

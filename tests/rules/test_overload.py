@@ -233,7 +233,7 @@ def test_a_restart_says_what_the_live_rule_said(runs: list[list[float | None]], 
         return
     fresh = Overload(tree(), QUICK)
     for first in range(0, len(stored), 50):
-        fresh.observe(change(stored[first : first + 50]), now)
+        fresh.restore(fresh.members.cells(change(stored[first : first + 50]))[0])
     assert [verdict for verdict in fresh.judge(now) if verdict.episodes] == [v for v in said if v.episodes]
 
 
@@ -367,6 +367,30 @@ def test_reads_older_than_the_ring_are_counted_and_ignored() -> None:
     assert rule.judge(now_after(193)) == []
     with pytest.raises(KeyError, match="the windows of the ring"):
         rule.load(START)
+
+
+@settings(max_examples=30)
+@given(each=st.lists(st.tuples(load_runs, load_runs, load_runs), min_size=1, max_size=2), seed=st.integers(0, 2**32))
+def test_what_began_and_ended_between_two_judgements_is_told_however_far_the_ring_has_gone(
+    each: list[tuple[list[float | None], ...]], seed: int
+) -> None:
+    """A file is read faster than it is judged: days may pass between two judgements, and within one batch."""
+    runs = [[b for part in parts for b in part] for parts in each]
+    rule, now = Overload(tree(len(runs), len(runs)), QUICK), now_after(600)
+    rows = sorted((row for slot, loads in enumerate(runs) for row in rows_of(loads, slot)), key=lambda row: row[1])
+    split = np.random.default_rng(seed).integers(0, len(rows) + 1)
+    for part in (rows[:split], rows[split:]):
+        if part:
+            rule.observe(change(part), now)
+    assert rule.older_than_ring == 0
+    said = {verdict.asset_id: verdict for verdict in rule.judge(now)}
+    for transformer, loads in enumerate(runs):
+        episodes = said[transformer].episodes if transformer in said else ()
+        assert spoken(episodes) == oracle(loads, QUICK)
+        if said.get(transformer) is not None:
+            first = next((i for i, b in enumerate(loads) if b is not None), 0)
+            assert said[transformer].from_us <= START_US + first * WINDOW_US + 1
+    assert all(not verdict.episodes for verdict in rule.judge(now))
 
 
 def test_an_episode_that_outlasts_the_ring_keeps_its_onset() -> None:
