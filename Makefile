@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test check bench bench-peers lock clean
+.PHONY: help setup demo serve test law check bench bench-peers lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ serve: setup ## start the service with its own database; Ctrl-C stops both
 
 test: setup ## all tests
 	@$(BIN)/python -m pytest
+
+law: setup ## the law of event time in full: many ways to send, one result; BAMBERG=FILE.parquet for the whole file
+	@METERWATCH_LAW_LONG=1 $(if $(BAMBERG),METERWATCH_BAMBERG='$(BAMBERG)') $(BIN)/python -m pytest tests/integration/test_law.py -q -s -p no:cacheprovider -o log_cli=false
 
 check: ## lint, format, types, layout, freshness of generated code and pages
 	@tools/setup.sh python

@@ -1,0 +1,385 @@
+"""The law of event time: the same reads and events, however they come, leave the same reads and the same alarms.
+
+This module is what is told (a story), what must not depend on the telling (three hashes), and how it is sent. The hash
+of the *reads* covers meter, interval, channels and the quality word of every current read; that of the *values* the
+same of every version ever stored; that of the *alarms* rule, asset, onset, raised, cleared, severity and level of every
+alarm that stands by itself. Outside the law, because they say how it was told: the clock of the service in any column,
+the number of a version, the quality bits LATE and BACKFILL, alarms that were retracted or folded into a parent, the
+transitions, the state (history pages nobody), and `alarm_id`, which keeps the onset first told. Two values of one rank
+for one read are outside too: the one stored later is current by definition. COMM_LOSS follows the clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+
+from loadtest.plan import Plan
+from loadtest.scenarios import Knobs
+from loadtest.world import INTERVAL_S, World
+from meterwatch.channels import CHANNEL_BIT, CHANNEL_NAMES, VOLTAGE
+from meterwatch.client import HeadEnd, RegistryFile
+from meterwatch.client.retry import Backoff
+from meterwatch.clock import US
+from meterwatch.quality import Origin, Quality
+from meterwatch.v1.ingest_pb2 import IngestRequest, SendEventsRequest
+
+Rows = NDArray[np.intp]
+Stamps = NDArray[np.int64]
+HEAD_ENDS = ("H-0", "H-1", "H-2", "H-3")
+BATCH_ROWS = 5_000
+BATCH_ROWS_MAX = 30_000
+DAY_US = 86_400 * US
+STEP_US = 3600 * US
+"""Told in this much event time at once: events first, then reads. What is late is late by at most so much more."""
+ARRIVAL = Quality.LATE | Quality.BACKFILL
+
+
+@dataclass(frozen=True)
+class Story:
+    """Reads, each (meter, end_us) once, and events. No meter belongs to a head-end."""
+
+    name: str
+    registry: list[RegistryFile]
+    meter: list[str]
+    meter_index: NDArray[np.uint32]
+    end_us: Stamps
+    channels: dict[str, NDArray[Any]]
+    mask: NDArray[np.uint32]
+    event_meter: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    event_us: Stamps = field(default_factory=lambda: np.zeros(0, np.int64))
+    event_code: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+
+    @property
+    def start_us(self) -> int:
+        return int(self.end_us.min()) - INTERVAL_S * US
+
+
+STEPS_APART = 12
+TOGETHER_S = 300.0
+"""A limit for a hung test."""
+
+
+class Part(NamedTuple):
+    """Rows sent together, and how."""
+
+    reads: Rows
+    events: Rows
+    batch_rows: int = BATCH_ROWS
+    wrong: bool = False
+    """As other values of lower or equal rank."""
+    origin: Origin = Origin.MEASURED
+    after_acks: bool = False
+    """Not before all that was sent is acknowledged: batches under way together are stored in any order."""
+
+
+NONE: Rows = np.zeros(0, np.intp)
+Way = Iterable[Part]
+
+
+def _by_step(reads_at_us: Stamps, events_at_us: Stamps) -> Iterator[tuple[Rows, Rows]]:
+    """Reads and events by the time at which they come, in steps of STEP_US."""
+    read_step, event_step = reads_at_us // STEP_US, events_at_us // STEP_US
+    read_order, event_order = (np.argsort(at, kind="stable") for at in (reads_at_us, events_at_us))
+    for step in np.unique(np.concatenate([read_step, event_step])).tolist():
+        reads, events = (
+            order[slice(*np.searchsorted(of[order], [step, step + 1]))]
+            for order, of in ((read_order, read_step), (event_order, event_step))
+        )
+        yield reads, events
+
+
+def in_order(story: Story) -> Iterator[Part]:
+    """As it happened."""
+    for reads, events in _by_step(story.end_us - 1, story.event_us):
+        yield Part(reads, events)
+
+
+def shuffled(story: Story, seed: int, *, times: int = 1, any_batch: bool = False) -> Iterator[Part]:
+    """Each read and event up to 24 h late, every one of its copies on its own."""
+    rng = np.random.default_rng(seed)
+    reads, events = np.tile(np.arange(len(story.end_us)), times), np.tile(np.arange(len(story.event_us)), times)
+    reads_at = story.end_us[reads] + rng.integers(0, DAY_US, len(reads))
+    events_at = story.event_us[events] + rng.integers(0, DAY_US, len(events))
+    for mine, told in _by_step(reads_at, events_at):
+        left = rng.permutation(reads[mine])
+        if not any_batch:
+            yield Part(left, events[told])
+            continue
+        yield Part(NONE, events[told])
+        while len(left):
+            rows = int(np.exp(rng.uniform(0, np.log(BATCH_ROWS_MAX + 1))))
+            yield Part(left[:rows], NONE, rows)
+            left = left[rows:]
+
+
+def again(story: Story, times: int) -> Iterator[Part]:
+    """In order, each step several times."""
+    for part in in_order(story):
+        for _ in range(times):
+            yield part
+
+
+def corrected(
+    story: Story, seed: int, *, wrong_first: bool = True, origin: Origin = Origin.MEASURED, lag_us: int = DAY_US // 2
+) -> Iterator[Part]:
+    """A third of the reads comes with a wrong value and, half a day apart, with the right one of `origin`."""
+    rng = np.random.default_rng(seed)
+    doubtful = rng.random(len(story.end_us)) < 1 / 3
+    sure, unsure = np.flatnonzero(~doubtful), np.flatnonzero(doubtful)
+    both = np.concatenate([sure, unsure, unsure])
+    second = np.repeat([False, False, True], [len(sure), len(unsure), len(unsure)])
+    wrong = np.repeat([False, wrong_first, not wrong_first], [len(sure), len(unsure), len(unsure)])
+    at_us = story.end_us[both] - 1 + second * lag_us
+    for rows, events in _by_step(at_us, story.event_us):
+        yield Part(NONE, events)
+        for lie in (True, False):
+            mine = both[rows[wrong[rows] == lie]]
+            yield Part(mine[~doubtful[mine]], NONE)
+            in_turn = not lie and origin is Origin.MEASURED
+            origin_now = Origin.MEASURED if lie else origin
+            yield Part(mine[doubtful[mine]], NONE, wrong=lie, origin=origin_now, after_acks=in_turn)
+
+
+def shared_out(story: Story, seed: int) -> list[Iterator[Part]]:
+    """One way for each of the head-ends: every read goes to one of them, every fourth to a second one too.
+
+    Nobody runs away by more than half a day: what is older than the ring of the loads is judged by nobody.
+    """
+    rng = np.random.default_rng(seed)
+    together = threading.Barrier(len(HEAD_ENDS), timeout=TOGETHER_S)
+    of = rng.integers(0, len(HEAD_ENDS), len(story.end_us))
+    also = np.where(rng.random(len(of)) < 0.25, (of + 1) % len(HEAD_ENDS), of)
+
+    def mine(one: int) -> Iterator[Part]:
+        order = np.random.default_rng((seed, one))
+        for number, (reads, events) in enumerate(_by_step(story.end_us - 1, story.event_us)):
+            own = reads[(of[reads] == one) | (also[reads] == one)]
+            if number % STEPS_APART == 0:
+                together.wait()
+            told = events if one == 0 else NONE
+            yield Part(
+                order.permutation(own), told, int(order.integers(500, 10_000)), after_acks=number % STEPS_APART == 0
+            )
+
+    return [mine(one) for one in range(len(HEAD_ENDS))]
+
+
+def values_of(story: Story, part: Part) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint32]]:
+    """What is sent for the reads of a part: channels and mask."""
+    channels = {name: values[part.reads] for name, values in story.channels.items()}
+    if part.wrong:  # three times the energy, and one meter in eight without supply
+        channels["import_wh"] = channels["import_wh"] * 3 + 1
+        dark = story.meter_index[part.reads] % 8 == 0
+        for name in [n for n in channels if n in VOLTAGE or n.startswith("current")]:
+            channels[name] = np.where(dark, np.float32(0), channels[name])
+    return channels, story.mask[part.reads]
+
+
+def send(address: str, story: Story, way: Way, head_end: str = HEAD_ENDS[0], progress: Progress | None = None) -> None:
+    """Send a story in one way; returns when all of it is acknowledged. A call of the client makes one batch."""
+    with HeadEnd(address, head_end, 1, batch_rows=BATCH_ROWS_MAX, backoff=Backoff(0.05, 0.2)) as client:
+        for part in way:
+            if len(part.events) or part.after_acks:
+                client.flush()  # events go by another call, so that they come after the reads before them
+            if len(part.events):
+                names = [story.meter[i] for i in story.event_meter[part.events]]
+                client.send_events(names, story.event_us[part.events], story.event_code[part.events])
+            channels, mask = values_of(story, part)
+            origin = np.full(len(part.reads), int(part.origin), np.uint32)
+            for at in range(0, len(part.reads), part.batch_rows):
+                rows = slice(at, at + part.batch_rows)
+                client.send_columns(
+                    story.meter,
+                    story.meter_index[part.reads[rows]],
+                    story.end_us[part.reads[rows]],
+                    INTERVAL_S,
+                    mask=mask[rows],
+                    origin=origin[rows] if part.origin else None,
+                    **{name: values[rows] for name, values in channels.items()},
+                )
+            if progress is not None:
+                progress.sent(len(part.reads))
+        client.flush()
+
+
+class Progress:
+    """Says how far a way has come, every few seconds of reads."""
+
+    def __init__(self, what: str, total: int, every: int = 500_000) -> None:
+        self._what, self._total, self._every = what, total, every
+        self._sent = 0
+        self._lock = threading.Lock()
+
+    def sent(self, rows: int) -> None:
+        with self._lock:
+            before, self._sent = self._sent, self._sent + rows
+            if before // self._every < self._sent // self._every:
+                print(f"    {self._what}: {self._sent:,} of about {self._total:,} reads sent", flush=True)
+
+
+class Hashes(NamedTuple):
+    """What the law is about, 16 hex digits each, and how many alarms there are."""
+
+    reads: str
+    values: str
+    alarms: str
+    rows: int
+    standing: tuple[tuple[Any, ...], ...]
+    """The alarms themselves, to see what differs."""
+
+
+_VALUE = f"meter, end_at, v.interval_s, quality & ~{int(ARRIVAL)}, {', '.join(CHANNEL_NAMES)}"
+_READS = "SELECT count(*), coalesce(sum(hashtextextended(r::text, 0)::numeric), 0) FROM (SELECT {} {} FROM {}) AS r"
+_ALARMS = """
+SELECT rule, asset_kind, asset, onset_at, raised_at, cleared_at, severity, level FROM alarms
+WHERE rule <> 'COMM_LOSS' AND state <> 'RETRACTED' AND parent_id IS NULL ORDER BY 1, 2, 3, 4, 5"""
+
+
+def alarms_of(connection: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
+    """The alarms under the law."""
+    return connection.execute(_ALARMS).fetchall()
+
+
+def hashes_of(dsn: str) -> Hashes:
+    """The hashes of a database in which nothing is under way."""
+    with psycopg.connect(dsn, options="-c TimeZone=UTC") as connection:
+        counts: list[int] = []
+        found: list[str] = []
+        for distinct, table in (("", "reads"), ("DISTINCT", "read_history")):
+            query = _READS.format(distinct, _VALUE, f"{table} AS v JOIN meters USING (slot)")
+            row = connection.execute(query.encode()).fetchone()
+            assert row is not None
+            counts.append(row[0])
+            found.append(_short(row))
+        alarms = alarms_of(connection)
+    return Hashes(*found, _short(alarms), counts[0], tuple(alarms))
+
+
+def _short(thing: Any) -> str:
+    return hashlib.sha256(repr(thing).encode()).hexdigest()[:16]
+
+
+def table(told: dict[str, Hashes]) -> str:
+    """The hashes of all ways, for people."""
+    width = max(map(len, told))
+    head = f"{'way':{width}}  {'reads':16}  {'values':16}  {'alarms':16}  {'rows':>9}  alarms"
+    return "\n".join(
+        [
+            head,
+            *(
+                f"{name:{width}}  {h.reads}  {h.values}  {h.alarms}  {h.rows:9,}  {len(h.standing)}"
+                for name, h in told.items()
+            ),
+        ]
+    )
+
+
+METER_COLUMNS = (
+    "meter,transformer,phases,nominal_v,rated_a,contract_kw,multiplier,interval_s,installed_on,terminal_type,comm_mode,"
+    "concentrator,head_end"
+)
+
+
+def head_ends() -> RegistryFile:
+    rows = ["head_end,time_zone,late_window_days", *(f"{name},UTC,60" for name in HEAD_ENDS)]
+    return RegistryFile("head_ends", "head_ends.csv", "\n".join(rows).encode())
+
+
+def households(meter: list[str], meter_index: NDArray[np.uint32], end_s: Stamps, wh: Stamps, rated_kva: int) -> Story:
+    """Real reads of households, twenty to a transformer so small that some are overloaded in the evening."""
+    stations = range((len(meter) + 19) // 20)
+    files = {
+        "feeders": ["feeder,substation,district,ampacity_a", "F1,S1,CH,400"],
+        "transformers": [
+            "transformer,feeder,rated_kva,winding,district",
+            *(f"T{i},F1,{rated_kva},Dyn11,CH" for i in stations),
+        ],
+        "meters": [
+            METER_COLUMNS,
+            *(f"{name},T{i // 20},ABC,230,80,,1,900,2018-01-01,,,," for i, name in enumerate(meter)),
+        ],
+    }
+    registry = [RegistryFile(kind, f"{kind}.csv", "\n".join(lines).encode()) for kind, lines in files.items()]
+    order = np.lexsort((meter_index, end_s))
+    mask = np.full(len(order), CHANNEL_BIT["import_wh"], np.uint32)
+    channels = {"import_wh": wh[order].astype(np.int32)}
+    return Story("households", [head_ends(), *registry], meter, meter_index[order], end_s[order] * US, channels, mask)
+
+
+def town_day(meters: int, intervals: int, seed: int = 5, start_us: int = 1_770_076_800_000_000) -> Story:
+    """A day of a simulated town: a feeder, transformers and meters cut, overloads, lost reads, spurious last gasps."""
+    knobs = Knobs(
+        intervals=intervals, streams=1, paced=False, gasp_probability=0.6, feeders_out_share=0.1, transformers_out=2,
+        meters_out=3, momentary_transformers=2, flapping_meters=2, hot_transformers_share=0.1,
+        spurious_events_per_1000_meters=2, late_gasp_share=0.05,
+    )  # fmt: skip
+    plan = Plan(World(meters, 1, seed, knobs.three_phase_share), knobs, start_us)
+    names = plan.dictionary(0)[:-1]
+    index_of = {name: i for i, name in enumerate(names)}
+    reads: list[dict[str, NDArray[Any]]] = []
+    events: list[NDArray[np.int64]] = []
+    for message in plan.messages(0):
+        if message.kind == "events":
+            told = SendEventsRequest.FromString(message.request)
+            slot = np.array([index_of[told.meter[i]] for i in told.meter_index])
+            events.append(np.stack([slot, np.array(told.at_us, np.int64), np.array(told.code, np.int64)]))
+            continue
+        batch = IngestRequest.FromString(message.request).batch
+        columns = {
+            "meter": np.array(batch.meter_index),
+            "end": np.array(batch.stamp_us),
+            "mask": np.array(batch.channel_mask),
+        }
+        for name in CHANNEL_NAMES:
+            if len(getattr(batch, name)):
+                columns[name] = np.array(getattr(batch, name))
+        reads.append(columns)
+    column = {name: np.concatenate([one[name] for one in reads]) for name in reads[0]}
+    order = np.lexsort((column["meter"], column["end"]))
+    event = np.unique(np.concatenate(events, axis=1), axis=1)
+    event = event[:, np.argsort(event[1], kind="stable")]
+    return Story(
+        "town",
+        [head_ends(), *_unowned(plan.world.registry())],
+        names,
+        column.pop("meter")[order].astype(np.uint32),
+        column.pop("end")[order],
+        {name: column[name][order] for name in CHANNEL_NAMES if name in column},
+        column["mask"][order],
+        event[0].astype(np.uint32),
+        event[1],
+        event[2].astype(np.uint32),
+    )
+
+
+def _unowned(registry: Iterable[tuple[str, bytes]]) -> Iterator[RegistryFile]:
+    """The registry of a load test in which any head-end may send for any meter."""
+    for kind, text in registry:
+        if kind == "head_ends":
+            continue
+        yield RegistryFile(kind, f"{kind}.csv", text.replace(b",LT-0", b","))
+
+
+def differing(told: dict[str, Hashes], of: Sequence[str], column: str) -> list[str]:
+    """What differs between these ways, as lines; nothing if the law holds."""
+    first = told[of[0]]
+    found = [name for name in of if getattr(told[name], column) != getattr(first, column)]
+    lines = [f"{name}: {getattr(told[name], column)} instead of {getattr(first, column)}" for name in found]
+    if column == "alarms":
+        for name in found:
+            own, others = set(told[name].standing), set(first.standing)
+            lines += [f"  {name}, not {of[0]}: {_line(alarm)}" for alarm in sorted(own - others, key=str)]
+            lines += [f"  {of[0]}, not {name}: {_line(alarm)}" for alarm in sorted(others - own, key=str)]
+    return lines
+
+
+def _line(alarm: tuple[Any, ...]) -> str:
+    return " ".join(f"{value:%m-%d %H:%M:%S}" if hasattr(value, "hour") else str(value) for value in alarm)
