@@ -33,6 +33,7 @@ from loadtest.driver import Driver
 from loadtest.fleet import Fleet
 from loadtest.load import Load
 from loadtest.local import LocalService
+from loadtest.replayed import replay_mreads_per_s
 from loadtest.scale import MILLION, Scale
 from loadtest.scale import measure as measure_scale
 
@@ -160,6 +161,9 @@ def run(
         about["register_s"] = service.register(fleet)
         say(f"{size.meters:,} meters registered in {about['register_s']:.1f} s")
         runs, figures = _sending(size, fleet, calendar, service, database, say, only)
+        if "rules" in only and calendar.next_interval > 1:
+            end_us = fleet.end_us(calendar.next_interval - 1)
+            figures["replay_mreads_per_s"] = replay_mreads_per_s(service.dsn, fleet.start_us, end_us)
         database.close()
         if "rules" in only:
             figures |= _rules_alone(size, say)

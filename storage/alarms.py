@@ -56,6 +56,11 @@ class AlarmStore:
         )
         return [_alarm(row) for row in await self._rows(query, (_at(since_us),))]
 
+    async def began_between(self, from_us: int, to_us: int) -> list[Alarm]:
+        """Alarms with from_us <= onset < to_us, oldest first."""
+        query = _SELECT + sql.SQL("WHERE onset_at >= %s AND onset_at < %s ORDER BY onset_at, alarm_id")
+        return [_alarm(row) for row in await self._rows(query, (_at(from_us), _at(to_us)))]
+
     async def commit(
         self,
         drafts: Sequence[Draft],

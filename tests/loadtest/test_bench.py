@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from databases import compresses
 from rich.console import Console
 
-from loadtest import bench, bench_columnstore, report
+from loadtest import bench, bench_columnstore, replayed, report
 from loadtest.copy_arm import columns_of, rows_of
 from loadtest.cpu import machine_s, process_s, rss_mb, tree_s
 from loadtest.fleet import INTERVAL_S, METERS_PER_TRANSFORMER, ONE_PHASE, THREE_PHASE, Fleet
@@ -159,3 +160,19 @@ def test_cpu_of_a_process_is_part_of_its_tree_and_of_the_machine():
     assert 0 < own <= tree_s(os.getpid()) + 0.02
     assert own < machine_s()
     assert rss_mb(os.getpid()) > 1
+
+
+def test_the_bench_says_how_fast_a_replay_is(monkeypatch):
+    """The figure is read from what the command says to people."""
+    said = "profile default: 0 new, 0 gone, 0 changed, 0 the same; 400 reads in 0.5 s, 0.0008 million reads/s\n"
+    ran = []
+
+    def run(command, **options):
+        ran.append((command, options["env"]["METERWATCH_DATABASE__URL"]))
+        return SimpleNamespace(stderr=said)
+
+    monkeypatch.setattr(replayed.subprocess, "run", run)
+    assert replayed.replay_mreads_per_s("postgresql://x", 1_767_571_200_000_000, 1_767_574_800_000_000) == 0.0008
+    [(command, url)] = ran
+    assert url == "postgresql://x"
+    assert "2026-01-05T00:00:00+00:00" in command

@@ -1,0 +1,102 @@
+"""meterwatch rules: replay. Looks at the database the service uses; never writes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated, Any, Final
+
+import typer
+from psycopg_pool import AsyncConnectionPool
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from meterwatch.alarms import Alarm
+from meterwatch.cli.db import dsn_of
+from meterwatch.cli.output import Output, OutputOption, listing, utc
+from meterwatch.cli.reads import time_us
+from meterwatch.config import load_config
+from meterwatch.errors import ConfigError
+
+app = typer.Typer(no_args_is_help=True)
+
+COLUMNS: Final = ("difference", "rule", "asset", "onset", "raised", "cleared", "severity", "level")
+
+
+@app.callback()
+def _rules() -> None:
+    """Keeps `replay` a command of the group while it is the only one."""
+
+
+@app.command()
+def replay(
+    context: typer.Context,
+    from_: Annotated[str, typer.Option("--from", help="Alarms that began from then on: 2026-01-31T12:00Z.")],
+    to: Annotated[str, typer.Option("--to", help="And before this.")],
+    profile: Annotated[str | None, typer.Option(help="Set of thresholds; else that of the configuration.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show the alarms that are the same, too.")] = False,
+    output: OutputOption = Output.table,
+) -> None:
+    """Show which alarms a profile would have raised over stored reads, and what differs from those that were.
+
+    new: only the profile has it; gone: only the table has it; changed: both, with other times or another level. The
+    service need not run. Nothing is written.
+    """
+    from meterwatch.replay import Difference, Replay
+    from meterwatch.replay import replay as run
+    from rules.profile import PROFILES
+
+    config = load_config(context.obj)
+    chosen = PROFILES.get(profile or config.rules.profile)
+    if chosen is None:
+        raise ConfigError([f"profile {profile!r} is not known; known are {', '.join(sorted(PROFILES))}."])
+    from_us, to_us = time_us(from_, "--from"), time_us(to, "--to")
+    if from_us >= to_us:
+        raise typer.BadParameter(f"{to!r} is not after --from; give a later time", param_hint="--to")
+    console = Console(stderr=True, soft_wrap=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[reads]:,} reads"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("replay", total=None, reads=0)
+
+        async def work() -> Replay:
+            options: dict[str, Any] = {"autocommit": True, "options": "-c TimeZone=UTC"}
+            async with AsyncConnectionPool(dsn_of(config), min_size=1, max_size=2, open=False, kwargs=options) as pool:
+                return await run(
+                    pool, from_us, to_us, chosen,
+                    lambda done, slices, reads: progress.update(task, completed=done, total=slices, reads=reads),
+                )  # fmt: skip
+
+        found = asyncio.run(work())
+    counts = {kind: sum(one.kind == kind for one in found.differences) for kind in ("same", "changed", "new", "gone")}
+    console.print(
+        f"profile {chosen.name}: {counts['new']} new, {counts['gone']} gone, {counts['changed']} changed, "
+        f"{counts['same']} the same; {found.reads:,} reads in {found.seconds:.1f} s, "
+        f"{found.reads / max(found.seconds, 1e-9) / 1e6:.3g} million reads/s",
+        highlight=False,
+    )
+
+    def row(one: Difference) -> dict[str, Any]:
+        shown = one.replayed or one.stored
+        assert shown is not None
+        return {"difference": one.kind, **_told(shown), "stored": one.stored and _told(one.stored)}
+
+    listing((row(one) for one in found.differences if every or one.kind != "same"), COLUMNS, output)
+
+
+def _told(alarm: Alarm) -> dict[str, Any]:
+    return {
+        "rule": alarm.rule,
+        "asset_kind": alarm.asset_kind,
+        "asset": alarm.asset,
+        "onset": utc(alarm.onset_us),
+        "raised": utc(alarm.raised_us),
+        "cleared": utc(alarm.cleared_us or 0),
+        "severity": alarm.severity.name,
+        "level": alarm.level,
+        "summary": alarm.summary,
+    }
