@@ -3,7 +3,8 @@
 The full rule: b at or above `raise_pu` for `hold_s` of covered time latches a level; b below `clear_pu` for `clear_s`
 unlatches it. An invalid window is a gap: up to `max_gap_windows` in a row it neither extends nor resets a timer, beyond
 that it resets the timers, and it never unlatches. An episode lasts from the first level latched to the last one
-unlatched. Refuses to know: reads, the ring, where b comes from.
+unlatched, and begins with the hold of that first level, or after the episode before it.
+Refuses to know: reads, the ring, where b comes from.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ class LadderState:
     raised: Ints
     worst: Ints
     peak: Floats
+    free: Ints  # [n] window after the end of the last episode: the next one begins there at the earliest
 
     @classmethod
     def cold(cls, n: int, levels: int) -> LadderState:
@@ -122,7 +124,7 @@ class LadderState:
 
         return cls(
             ints(n, levels), ints(n, levels), np.zeros((n, levels)), ints(n, levels), np.zeros((n, levels), np.bool_),
-            ints(n), ints(n), ints(n) - 1, ints(n) - 1, np.zeros(n),
+            ints(n), ints(n), ints(n) - 1, ints(n) - 1, np.zeros(n), ints(n),
         )  # fmt: skip
 
     def take(self, index: Ints) -> LadderState:
@@ -193,7 +195,8 @@ class Ladder:
 
         begun = is_open & ~was_open
         if begun.any():
-            s.onset = np.where(begun, np.where(rise, s.hold_from, NEVER).min(axis=1), s.onset)
+            since = np.where(rise, s.hold_from, NEVER).min(axis=1)
+            s.onset = np.where(begun, np.maximum(since, s.free), s.onset)
             s.peak = np.where(begun, np.where(rise, s.hold_peak, 0.0).max(axis=1), s.peak)
             s.raised = np.where(begun, -1, s.raised)
             s.worst = np.where(begun, -1, s.worst)
@@ -203,6 +206,7 @@ class Ladder:
             s.raised = np.where(is_open & (s.raised < 0) & (top >= self._page_level), window, s.raised)
             s.peak = np.where(is_open, np.maximum(s.peak, b), s.peak)
         ended: Bools = np.logical_and(was_open, ~is_open)
+        s.free = np.where(ended, window + 1, s.free)
         return ended
 
 

@@ -116,7 +116,7 @@ def oracle(loads: Sequence[float | None], profile: OverloadProfile) -> list[Spok
     """The ladder as one reads it in the rules: (onset, raised, cleared, level) in windows after START."""
     levels, page = profile.levels, [v.name for v in profile.levels].index(profile.page_from_level)
     hold, since, clear, on = [0] * len(levels), [0] * len(levels), [0] * len(levels), [False] * len(levels)
-    gap, worst, onset, raised = 0, -1, 0, -1
+    gap, worst, onset, raised, free = 0, -1, 0, -1, 0
     said: list[Spoken] = []
     for w, b in enumerate(loads):
         gap = gap + 1 if b is None else 0
@@ -137,12 +137,14 @@ def oracle(loads: Sequence[float | None], profile: OverloadProfile) -> list[Spok
                 on[i], clear[i] = False, 0
         top = max((i for i, latched in enumerate(on) if latched), default=-1)
         if not was and any(on):
-            onset, raised, worst = min(begun), -1, -1
+            onset, raised, worst = max(min(begun), free), -1, -1
         worst = max(worst, top)
         if raised < 0 and top >= page:
             raised = w + 1
         if was and not any(on) and raised >= 0:
             said.append((onset, raised, w + 1, levels[worst].name))
+        if was and not any(on):
+            free = w + 1
     if any(on) and raised >= 0:
         said.append((onset, raised, None, levels[top].name))
     return said
@@ -263,6 +265,12 @@ def test_severity_steps_up_at_once_and_a_closed_episode_keeps_its_worst() -> Non
     (over,) = run([1.1] * 8 + [2.0] + [0.1] * 2)
     assert (over.level, over.cleared_us) == ("EMERGENCY_3", now_after(11))
     assert over.summary.startswith("Transformer T0 was loaded up to 2.00 x its 100 kVA from ")
+
+
+def test_a_second_episode_begins_after_the_first_though_its_hold_began_before() -> None:
+    """EMERGENCY_2 comes and goes within the two hours that OVERLOAD is held."""
+    first, second = run([1.1, 1.6, 1.6, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1])
+    assert spoken((first, second)) == [(1, 2, 5, "EMERGENCY_2"), (5, 8, None, "OVERLOAD")]
 
 
 def test_a_short_gap_neither_extends_nor_resets_a_hold() -> None:
