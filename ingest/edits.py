@@ -7,18 +7,19 @@ in the ledger under BY_HAND and two numbers made of the action's id, so that the
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import structlog
 
-from ingest.checks import Limits
 from ingest.decode import SEQ_MAX, check_id, columns, fingerprint
 from ingest.ports import Pipeline
 from ingest.unary import READS_MAX, batch_of_rows
 from ingest.validate import validate
 from meterwatch.batch import Batch, Edit
+from meterwatch.check_profile import Limits
 from meterwatch.errors import Rejected
 from meterwatch.quality import Origin
 from meterwatch.texts import check_text
@@ -31,7 +32,9 @@ BY_HAND: Final = 0
 _log = structlog.get_logger(__name__)
 
 
-async def edit(pipeline: Pipeline, request: pb.EditReadsRequest, digest: bytes, checks: Limits) -> pb.EditReadsResponse:
+async def edit(
+    pipeline: Pipeline, request: pb.EditReadsRequest, digest: bytes, checks: Sequence[Limits]
+) -> pb.EditReadsResponse:
     """Put reads in and say what became of them, when they are committed and evaluated."""
     batch = edited(request, digest, pipeline.topology(), pipeline.clock.now_us(), checks)
     stored = await pipeline.submit(batch)
@@ -46,7 +49,9 @@ async def edit(pipeline: Pipeline, request: pb.EditReadsRequest, digest: bytes, 
     )
 
 
-def edited(request: pb.EditReadsRequest, digest: bytes, topology: Topology, now_us: int, limits: Limits) -> Batch:
+def edited(
+    request: pb.EditReadsRequest, digest: bytes, topology: Topology, now_us: int, limits: Sequence[Limits]
+) -> Batch:
     """The batch to submit. Rejected for the first thing that is wrong with any of its reads."""
     check_text("action_id", request.action_id, 1, 64)
     check_text("operator", request.operator, 1, 128)

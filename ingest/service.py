@@ -368,7 +368,7 @@ class IngestService:
     async def edit_reads(self, data: bytes, context: Any) -> pb.EditReadsResponse:
         """Ingest.EditReads."""
         try:
-            self._pipeline.check_ready()
+            self._check_ready()
             _limit(data, UNARY_BYTES_MAX)
             request = _parse_as(pb.EditReadsRequest, data)
             digest = hashlib.blake2b(data, digest_size=16).digest()

@@ -35,7 +35,8 @@ CROSS JOIN LATERAL (SELECT r.version, {_VALUES} AS became FROM reads r WHERE {_S
 def look(cursor: psycopg.Cursor[Any], batch: Batch, *, lock: bool) -> list[str | None]:
     """Per read of an edit the stored one as JSON; None: none stored. Nothing for other batches.
 
-    lock: keep other writers from them by row locks; without it something else must. Stale if one is not at the version the editor saw; Rejected ACTION_ID_REUSED for an edit older than the ledger.
+    lock: keep other writers from them by row locks; without it something else must. Stale if one is not at the version
+    the editor saw; Rejected ACTION_ID_REUSED for an edit older than the ledger.
     """
     edit, reads = batch.edit, batch.reads
     if edit is None:

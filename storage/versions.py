@@ -106,8 +106,8 @@ def supersede(
 ) -> Versions:
     """Settle `reads`, each of which is stored with other values; what neither won nor lost is a duplicate.
 
-    parts: the columnstore's, rows settled together; None: the reads are in rows. insist: a value that was current once is
-    meant to be so again (an edit), not one that comes a second time.
+    parts: the columnstore's, rows settled together; None: the reads are in rows. insist: a value that was current once
+    is meant to be so again (an edit), not one that comes a second time.
     """
     with cursor.copy(_COPY) as copy:
         copy.write(HEADER)

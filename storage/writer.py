@@ -197,9 +197,7 @@ class Writer:
                 self.table.begin(cursor)
                 before = [edits.look(cursor, batch, lock=self.table.locks) for batch in group]
                 insist = any(batch.edit for batch in group)
-                outcomes = settle(
-                    cursor, self.table, [batch.reads for batch in group], suspects, now_us, insist=insist
-                )
+                outcomes = settle(cursor, self.table, [batch.reads for batch in group], suspects, now_us, insist=insist)
                 for batch, was in zip(group, before, strict=True):
                     edits.record(cursor, batch, was, now_us)
                 entries = [
