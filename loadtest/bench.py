@@ -40,7 +40,7 @@ from loadtest.scale import measure as measure_scale
 START: Final = datetime(2026, 1, 5, tzinfo=UTC)
 BUSY_SHARE: Final = 0.1
 """Above this share of the CPU used by others, rates say little and CPU-seconds are the figures to read."""
-GROUPS: Final = ("copy", "taxes", "catchup", "alarms", "fanout", "rules", "queries", "scale", "columnstore")
+GROUPS: Final = ("copy", "taxes", "catchup", "alarms", "fanout", "replay", "rules", "queries", "scale", "columnstore")
 """In this order; `scale` is start and memory at a million meters."""
 
 TARGETS: Final[dict[str, tuple[float, float, str]]] = {
@@ -161,7 +161,7 @@ def run(
         about["register_s"] = service.register(fleet)
         say(f"{size.meters:,} meters registered in {about['register_s']:.1f} s")
         runs, figures = _sending(size, fleet, calendar, service, database, say, only)
-        if "rules" in only and calendar.next_interval > 1:
+        if "replay" in only and calendar.next_interval > 1:
             end_us = fleet.end_us(calendar.next_interval - 1)
             figures["replay_mreads_per_s"] = replay_mreads_per_s(service.dsn, fleet.start_us, end_us)
         database.close()
