@@ -4,9 +4,10 @@ This module is what is told (a story), what must not depend on the telling (thre
 of the *reads* covers meter, interval, channels and the quality word of every current read; that of the *values* the
 same of every version ever stored; that of the *alarms* rule, asset, onset, raised, cleared, severity and level of every
 alarm that stands by itself. Outside the law, because they say how it was told: the clock of the service in any column,
-the number of a version, the quality bits LATE and BACKFILL, alarms that were retracted or folded into a parent, the
-transitions, the state (history pages nobody), and `alarm_id`, which keeps the onset first told. Two values of one rank
-for one read are outside too: the one stored later is current by definition. COMM_LOSS follows the clock.
+the number of a version, the quality bits LATE, BACKFILL and CLOCK_DRIFT, alarms that were retracted or folded into a
+parent, the transitions, the state (history pages nobody), and `alarm_id`, which keeps the onset first told. Two values
+of one rank for one read are outside too: the one stored later is current by definition. COMM_LOSS follows the clock,
+and the findings of a local day (DAY_BITS) come when its job has judged it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from meterwatch.channels import CHANNEL_BIT, CHANNEL_NAMES, VOLTAGE
 from meterwatch.client import HeadEnd, RegistryFile
 from meterwatch.client.retry import Backoff
 from meterwatch.clock import US
-from meterwatch.quality import Origin, Quality
+from meterwatch.quality import DAY_BITS, Origin, Quality
 from meterwatch.v1.ingest_pb2 import IngestRequest, SendEventsRequest
 
 Rows = NDArray[np.intp]
@@ -39,7 +40,7 @@ BATCH_ROWS_MAX = 30_000
 DAY_US = 86_400 * US
 STEP_US = 3600 * US
 """Told in this much event time at once: events first, then reads. What is late is late by at most so much more."""
-ARRIVAL = Quality.LATE | Quality.BACKFILL
+OUTSIDE = Quality.LATE | Quality.BACKFILL | Quality.CLOCK_DRIFT | DAY_BITS
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ class Hashes(NamedTuple):
     """The alarms themselves, to see what differs."""
 
 
-_VALUE = f"meter, end_at, v.interval_s, quality & ~{int(ARRIVAL)}, {', '.join(CHANNEL_NAMES)}"
+_VALUE = f"meter, end_at, v.interval_s, quality & ~{int(OUTSIDE)}, {', '.join(CHANNEL_NAMES)}"
 _READS = "SELECT count(*), coalesce(sum(hashtextextended(r::text, 0)::numeric), 0) FROM (SELECT {} {} FROM {}) AS r"
 _ALARMS = """
 SELECT rule, asset_kind, asset, onset_at, raised_at, cleared_at, severity, level FROM alarms
