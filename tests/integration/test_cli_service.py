@@ -369,7 +369,7 @@ def test_piped_output_has_neither_colour_nor_progress(address: str) -> None:
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert "\x1b" not in output + errors
-    assert errors == "1 meters registered\n"
+    assert errors == "1 meter registered\n"
 
 
 def test_a_reader_that_leaves_is_no_error(address: str, alarm_id: str) -> None:
