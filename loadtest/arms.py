@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Final
 
 from loadtest.copy_arm import CopyArm, CopyLoad
 from loadtest.cpu import machine_s, process_s, tree_s
@@ -89,9 +90,12 @@ class Arms:
         return process_s(self._service.pid), tree_s(self._postmaster), machine_s()
 
 
+DAY_INTERVALS: Final = 96
+
+
 @dataclass(slots=True)
 class Calendar:
-    """Hands out intervals, so that none is sent twice and the service's clock never jumps."""
+    """Hands out intervals, so that none is sent twice and the service's clock jumps by less than a day."""
 
     next_interval: int = 1
 
@@ -100,6 +104,11 @@ class Calendar:
         found = replace(load, first=self.next_interval)
         self.next_interval += load.intervals
         return found
+
+    def next_day(self) -> int:
+        """Go on with the first interval of a day nothing was sent of; the number of the interval before it."""
+        self.next_interval = -(-(self.next_interval - 1) // DAY_INTERVALS) * DAY_INTERVALS + 1
+        return self.next_interval - 1
 
 
 def middle(figures: list[Figure], value: str) -> float:

@@ -21,8 +21,12 @@ def taxes(
     rounds: int,
     say: Callable[[Figure], None],
 ) -> tuple[list[Figure], dict[str, float]]:
-    """Each variant in turn with the plain load, so that both meet the same table; CPU of all processes per read."""
-    plain = Load(0, intervals)
+    """Each variant in turn with the plain load, so that both meet the same table; CPU of all processes per read.
+
+    On a day of their own: a COPY into a chunk costs the more the fuller the chunk is.
+    """
+    plain, day_us = Load(0, intervals), fleet.end_us(calendar.next_day())
+    database.make_chunk(day_us)
     variants = {
         "order_tax": Load(0, intervals, shuffled=True),
         "small_batch_tax": Load(0, intervals, batch_rows=1_000),
@@ -36,9 +40,9 @@ def taxes(
         for _ in range(rounds):
             pair, grown = [], []
             for arm, one in ((f"{key} plain", plain), (key, load)):
-                table_before = database.chunk_bytes(fleet.start_us)[1]
+                table_before = database.chunk_bytes(day_us)[1]
                 pair.append(arms.through_service(arm, calendar.take(one)))
-                grown.append((database.chunk_bytes(fleet.start_us)[1] - table_before) / pair[-1].stored)
+                grown.append((database.chunk_bytes(day_us)[1] - table_before) / pair[-1].stored)
                 say(pair[-1])
             ratio = pair[1].all_s_per_mread / max(pair[0].all_s_per_mread, TICK_S)
             if key == "three_phase_tax" and all(grown):

@@ -15,7 +15,7 @@ from meterwatch.batch import Batch, Edit, Reads, Rejects
 from meterwatch.errors import Rejected, Stale
 from meterwatch.quality import ORIGIN_RANK, ORIGIN_SHIFT, Origin
 from storage.arrays import moment
-from storage.seen import Seen
+from storage.rowstore import Rowstore
 from storage.writer import Writer
 
 NOW_US = 1_767_225_600_000_000
@@ -34,7 +34,7 @@ STEP = st.tuples(st.integers(0, 2), st.booleans(), batches)
 def writer(dsn: str) -> Iterator[Writer]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("TRUNCATE reads, read_versions, batches, read_edits")
-    made = Writer(dsn, {}, seen=Seen())
+    made = Writer(dsn, {})
     yield made
     made.close()
 
@@ -67,7 +67,7 @@ def known(connection: psycopg.Connection[Any], query: str, *values: Any) -> dict
 def test_what_was_known_at_a_moment_is_what_was_current_then(writer: Writer, dsn: str, sent: list[Any]) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("TRUNCATE reads, read_versions, batches, read_edits")
-        writer._seen = Seen()
+        writer.table = Rowstore()  # as after a restart
         now: dict[Key, tuple[int, Origin]] = {}
         were: set[tuple[Key, tuple[int, Origin]]] = set()
         at: dict[int, dict[Key, tuple[int, int]]] = {}
