@@ -33,6 +33,7 @@ check: ## lint, format, types, layout, freshness of generated code and pages
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m meterwatch.devtools.stubs --check
 	$(BIN)/python -m meterwatch.devtools.protodoc --check
+	$(BIN)/python -m meterwatch.devtools.lifecycle --check
 
 bench: setup ## the whole service beside raw COPY of the same rows; JSON=file also writes every run there, ONLY=copy,fanout just these
 	@$(BIN)/python -m loadtest.bench $(if $(JSON),--json '$(JSON)') $(if $(ONLY),--only '$(ONLY)')

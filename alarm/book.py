@@ -6,7 +6,7 @@ transition. So the same verdict twice makes nothing, a restart makes nothing, an
 instead of raising a second one. Several differences at once are one transition; its kind names the first in the order
 reopened, suppressed, closed, severity, amended.
 
-`reconcile` and `acknowledge` only propose; the book changes in `apply`, after the drafts are committed. It knows no
+`reconcile`, `act` and `expire` only propose; the book changes in `apply`, after the drafts are committed. It knows no
 clock, no database and no event loop.
 """
 
@@ -15,12 +15,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from enum import Enum, auto
 from typing import Final
 
-from meterwatch.alarms import Alarm, AlarmState, Draft, TransitionKind
+from alarm.actions import acted, expired, shelf_after
+from alarm.lifecycle import KIND, NEXT, Input
+from meterwatch.alarms import Action, Alarm, AlarmState, Draft, TransitionKind
 from meterwatch.episodes import Episode, Verdict
-from meterwatch.errors import Missing, Rejected, Stale
+from meterwatch.errors import Missing, Stale
 from meterwatch.topology import Topology
 
 KEEP_US: Final = 72 * 3600 * 1_000_000
@@ -37,61 +38,12 @@ AFFECTED: Final = "affected"
 PREFIX: Final = {"OUTAGE": "OUT", "OVERLOAD": "OVL", "COMM_LOSS": "COM"}
 
 
-class Input(Enum):
-    """What can happen to an alarm's state."""
-
-    REOPEN = auto()
-    SUPPRESS = auto()
-    RELEASE = auto()
-    CLOSE = auto()
-    ESCALATE = auto()
-    RETRACT = auto()
-    ACKNOWLEDGE = auto()
-
-
-_S, _I = AlarmState, Input
-NEXT: Final[dict[tuple[AlarmState, Input], AlarmState]] = {
-    (_S.UNACK_ACTIVE, _I.CLOSE): _S.RTN_UNACK,
-    (_S.UNACK_ACTIVE, _I.ACKNOWLEDGE): _S.ACK_ACTIVE,
-    (_S.UNACK_ACTIVE, _I.ESCALATE): _S.UNACK_ACTIVE,
-    (_S.UNACK_ACTIVE, _I.SUPPRESS): _S.SUPPRESSED,
-    (_S.UNACK_ACTIVE, _I.RETRACT): _S.RETRACTED,
-    (_S.ACK_ACTIVE, _I.CLOSE): _S.NORMAL,
-    (_S.ACK_ACTIVE, _I.ESCALATE): _S.UNACK_ACTIVE,  # worse than what was acknowledged
-    (_S.ACK_ACTIVE, _I.SUPPRESS): _S.SUPPRESSED,
-    (_S.ACK_ACTIVE, _I.RETRACT): _S.RETRACTED,
-    (_S.RTN_UNACK, _I.REOPEN): _S.UNACK_ACTIVE,
-    (_S.RTN_UNACK, _I.ACKNOWLEDGE): _S.NORMAL,
-    (_S.RTN_UNACK, _I.ESCALATE): _S.RTN_UNACK,
-    (_S.RTN_UNACK, _I.SUPPRESS): _S.NORMAL,  # the parent is what needs acknowledging
-    (_S.RTN_UNACK, _I.RETRACT): _S.RETRACTED,
-    (_S.NORMAL, _I.REOPEN): _S.UNACK_ACTIVE,
-    (_S.NORMAL, _I.ESCALATE): _S.NORMAL,
-    (_S.NORMAL, _I.SUPPRESS): _S.NORMAL,
-    (_S.NORMAL, _I.RELEASE): _S.NORMAL,
-    (_S.NORMAL, _I.RETRACT): _S.RETRACTED,
-    (_S.SUPPRESSED, _I.RELEASE): _S.UNACK_ACTIVE,
-    (_S.SUPPRESSED, _I.CLOSE): _S.NORMAL,
-    (_S.SUPPRESSED, _I.ESCALATE): _S.SUPPRESSED,
-    (_S.SUPPRESSED, _I.RETRACT): _S.RETRACTED,
-    (_S.RETRACTED, _I.REOPEN): _S.UNACK_ACTIVE,  # corrected back
-}
-"""A pair that is not here cannot happen."""
-
-KIND: Final = {
-    Input.REOPEN: TransitionKind.REOPENED,
-    Input.SUPPRESS: TransitionKind.SUPPRESSED,
-    Input.RELEASE: TransitionKind.UNSUPPRESSED,
-    Input.CLOSE: TransitionKind.CLEARED,
-    Input.ESCALATE: TransitionKind.SEVERITY,
-}
-
 Key = tuple[str, str, int]
 """rule, asset_kind, asset_id."""
 
 
 class Book:
-    """The alarms that are not finished, and those that ended within KEEP_US."""
+    """The alarms that are not finished or shelved, and those that ended within KEEP_US."""
 
     def __init__(self, alarms: Iterable[Alarm], names: Topology) -> None:
         self.names = names
@@ -101,6 +53,7 @@ class Book:
         self._pruned_us = 0
         self._by_id: dict[str, Alarm] = {}
         self._by_key: dict[Key, dict[str, Alarm]] = {}
+        self._shelved: set[str] = set()
         self.adopt(alarms)
 
     def __iter__(self) -> Iterator[Alarm]:
@@ -114,6 +67,10 @@ class Book:
         for alarm in alarms:
             self._by_id[alarm.alarm_id] = alarm
             self._by_key.setdefault((alarm.rule, alarm.asset_kind, alarm.asset_id), {})[alarm.alarm_id] = alarm
+            if alarm.shelved_until_us is None:
+                self._shelved.discard(alarm.alarm_id)
+            else:
+                self._shelved.add(alarm.alarm_id)
 
     def reconcile(self, verdicts: Sequence[Verdict], now_us: int) -> list[Draft]:
         """Return what the verdicts change. At most one verdict per (rule, asset). Cost: linear in their episodes."""
@@ -132,38 +89,38 @@ class Book:
             ]
             if verdict.retract:
                 retracted += [
-                    _draft(alarm, TransitionKind.RETRACTED, state=NEXT[alarm.state, Input.RETRACT]) for alarm in gone
+                    _draft(
+                        alarm,
+                        KIND[Input.RETRACT],
+                        state=NEXT[alarm.state, Input.RETRACT],
+                        **shelf_after(alarm, [Input.RETRACT]),
+                    )
+                    for alarm in gone
                 ]
         risen = [a for a, _ in matched if a.state is AlarmState.RETRACTED] + [draft.alarm for draft in raised]
         parents = {(a.rule, a.asset_kind, a.asset_id): a.alarm_id for a in risen}
         followed = [_follow(alarm, episode, self._parent_id(alarm, episode, parents)) for alarm, episode in matched]
         return raised + [draft for draft in followed if draft is not None] + retracted
 
-    def acknowledge(self, alarm_id: str, operator: str, note: str, expected_version: int, now_us: int) -> Draft:
-        """Propose an acknowledgement. Missing, Stale (expected_version 0: any), or Rejected in a state without one."""
-        alarm = self._by_id.get(alarm_id)
+    def act(self, action: Action, expected_version: int, now_us: int) -> Draft:
+        """Propose an operator's action. Missing, Stale (expected_version 0: any), or Rejected as alarm.actions."""
+        alarm = self._by_id.get(action.alarm_id)
         if alarm is None:
-            raise Missing("ALARM_UNKNOWN", f"alarm {alarm_id!r} is not known; take the id from Subscribe or ListAlarms")
+            raise Missing(
+                "ALARM_UNKNOWN", f"alarm {action.alarm_id!r} is not known; take the id from Subscribe or ListAlarms"
+            )
         if expected_version not in (0, alarm.version):
             raise Stale(
                 "ALARM_CHANGED",
-                f"alarm {alarm_id} is at version {alarm.version}, state {alarm.state.value}; the action was for "
+                f"alarm {alarm.alarm_id} is at version {alarm.version}, state {alarm.state.value}; the action was for "
                 f"version {expected_version}; read the alarm again, then decide",
             )
-        state = NEXT.get((alarm.state, Input.ACKNOWLEDGE))
-        if state is None:
-            raise Rejected(
-                "NOT_ACKNOWLEDGEABLE",
-                f"alarm {alarm_id} is {alarm.state.value}; only UNACK_ACTIVE and RTN_UNACK can be acknowledged",
-            )
-        return _draft(
-            alarm,
-            TransitionKind.ACKNOWLEDGED,
-            state=state,
-            acknowledged_by=operator,
-            acknowledged_us=now_us,
-            note=note,
-        )
+        return acted(alarm, action, now_us)
+
+    def expire(self, now_us: int) -> list[Draft]:
+        """Propose the end of the shelves whose time is over. Cost: linear in the shelved alarms."""
+        shelved = [self._by_id[alarm_id] for alarm_id in sorted(self._shelved)]
+        return [expired(a) for a in shelved if a.shelved_until_us is not None and a.shelved_until_us <= now_us]
 
     def apply(self, alarms: Iterable[Alarm]) -> None:
         """Take committed alarms, and forget finished ones that ended before the horizon."""
@@ -171,7 +128,8 @@ class Book:
         if self.horizon_us < self._pruned_us + PRUNE_STEP_US:
             return
         self._pruned_us = self.horizon_us
-        for alarm in [a for a in self._by_id.values() if a.finished and a.end_us < self.horizon_us]:
+        over = [a for a in self._by_id.values() if a.finished and a.end_us < self.horizon_us]
+        for alarm in [a for a in over if a.shelved_until_us is None]:
             del self._by_id[alarm.alarm_id]
             key = (alarm.rule, alarm.asset_kind, alarm.asset_id)
             del self._by_key[key][alarm.alarm_id]
@@ -299,6 +257,7 @@ def _follow(alarm: Alarm, episode: Episode, parent_id: str | None) -> Draft | No
         acknowledged_by=None if reset else alarm.acknowledged_by,
         acknowledged_us=None if reset else alarm.acknowledged_us,
         note=None if reset else alarm.note,
+        **shelf_after(alarm, inputs),
     )
 
 

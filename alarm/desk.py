@@ -12,17 +12,23 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+import structlog
+
+from alarm.actions import check_action
 from alarm.book import KEEP_US, Book
 from alarm.hub import SUBSCRIBERS_MAX, Hub
 from meterwatch import failpoints
 from meterwatch.alarms import Action, Alarm, Draft, Transition, TransitionKind
 from meterwatch.clock import Clock
 from meterwatch.episodes import Verdict
-from meterwatch.errors import Rejected
+from meterwatch.errors import Overloaded, Rejected, StorageUnavailable
 from meterwatch.loads import LoadChange
 from meterwatch.topology import Topology
 
 LOG_PAGE_MAX: Final = 1000
+TICK_S: Final = 1.0
+"""How late a shelf may be lifted."""
+_log = structlog.get_logger(__name__)
 
 
 class Store(Protocol):
@@ -36,7 +42,6 @@ class Store(Protocol):
         evaluated_batch_ids: Sequence[int],
         *,
         now_us: int,
-        action: Action | None = None,
         loads: LoadChange | None = None,
     ) -> list[int]: ...
 
@@ -52,7 +57,7 @@ class Store(Protocol):
 
 
 class AlarmDesk:
-    """Records verdicts and acknowledgements."""
+    """Records verdicts, the actions of operators, and the time that runs out for them."""
 
     def __init__(self, book: Book, store: Store, hub: Hub, clock: Clock) -> None:
         self.book = book
@@ -86,45 +91,49 @@ class AlarmDesk:
             while forgotten := await self._forgotten(drafts):
                 self.book.adopt(forgotten)
                 drafts = self.book.reconcile(verdicts, now_us)
-            return await self._commit(drafts, batch_ids, now_us, None, loads)
+            return await self._commit(drafts, batch_ids, now_us, loads)
 
-    async def acknowledge(
-        self, alarm_id: str, operator: str, note: str, expected_version: int, action_id: str
-    ) -> Alarm:
-        """Commit an acknowledgement; the alarm after it. The same action again gets the same answer.
+    async def act(self, action: Action, expected_version: int) -> Alarm:
+        """Commit an operator's action; the alarm after it. The same action again gets the same answer.
 
-        Missing, Stale, Rejected as Book.acknowledge; Rejected also for an action_id already used for something else.
+        Missing, Stale, Rejected as Book.act; Rejected also for an action_id already used for something else.
         """
-        action = Action(action_id, alarm_id, TransitionKind.ACKNOWLEDGED, operator, note)
         async with self._turn:
             await self._settle()
-            done = await self._store.find_action(action_id)
+            done = await self._store.find_action(action.action_id)
             if done is not None:
-                if done[0] != action:
-                    raise Rejected(
-                        "ACTION_ID_REUSED",
-                        f"action_id {action_id!r} was used for alarm {done[0].alarm_id} by {done[0].operator!r}, "
-                        "or with another note; choose a new one for each action",
-                    )
-                return done[1]
-            if alarm_id not in self.book:
-                self.book.adopt(await self._store.get_many([alarm_id]))
+                return _answer_again(action, *done)
+            check_action(action)
+            if action.alarm_id not in self.book:
+                self.book.adopt(await self._store.get_many([action.alarm_id]))
             now_us = self._clock.now_us()
-            draft = self.book.acknowledge(alarm_id, operator, note, expected_version, now_us)
-            return (await self._commit([draft], (), now_us, action))[0].alarm
+            draft = self.book.act(action, expected_version, now_us)
+            return (await self._commit([draft], (), now_us))[0].alarm
+
+    async def lift_shelves(self) -> list[Transition]:
+        """Commit the end of the shelves whose time is over."""
+        async with self._turn:
+            await self._settle()
+            now_us = self._clock.now_us()
+            drafts = self.book.expire(now_us)
+            return await self._commit(drafts, (), now_us) if drafts else []
+
+    async def keep_time(self, tick_s: float = TICK_S) -> None:
+        """Lift shelves when their time is over, until cancelled. While the database is away they wait for it."""
+        while True:
+            try:
+                await self.lift_shelves()
+            except (StorageUnavailable, Overloaded) as error:
+                _log.warning("shelves not lifted", error=str(error))
+            await asyncio.sleep(tick_s)
 
     async def _commit(
-        self,
-        drafts: Sequence[Draft],
-        batch_ids: Sequence[int],
-        now_us: int,
-        action: Action | None,
-        loads: LoadChange | None = None,
+        self, drafts: Sequence[Draft], batch_ids: Sequence[int], now_us: int, loads: LoadChange | None = None
     ) -> list[Transition]:
         self._in_doubt = True
         if drafts:
             failpoints.passed("before_transitions")
-        seqs = await self._store.commit(drafts, batch_ids, now_us=now_us, action=action, loads=loads)
+        seqs = await self._store.commit(drafts, batch_ids, now_us=now_us, loads=loads)
         if drafts:
             failpoints.passed("before_publish")
         transitions = [draft.numbered(seq, now_us) for draft, seq in zip(drafts, seqs, strict=True)]
@@ -154,3 +163,14 @@ class AlarmDesk:
             if draft.kind is TransitionKind.RAISED and draft.alarm.onset_us < self.book.horizon_us
         ]
         return await self._store.get_many(old) if old else []
+
+
+def _answer_again(action: Action, done: Action, alarm: Alarm) -> Alarm:
+    """The alarm as it was after the action. Rejected when the action under this id was another one."""
+    if done == action:
+        return alarm
+    raise Rejected(
+        "ACTION_ID_REUSED",
+        f"action_id {action.action_id!r} was used by {done.operator!r} for {done.kind.value} of alarm "
+        f"{done.alarm_id}, or with another note or time; choose a new one for each action",
+    )

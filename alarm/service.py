@@ -1,4 +1,4 @@
-"""The Alarms service: subscribe, list, get, acknowledge.
+"""The Alarms service: subscribe, list, get, act.
 
 Promise of Subscribe: from 0 a snapshot and then every transition after it; from n every transition
 after n, out of the hub's ring or the log; a cursor the log does not hold is an error that says which it holds, never
@@ -23,6 +23,7 @@ from alarm.hub import Coalesced, Subscription
 from alarm.wire import (
     RESPONSE_BYTES_MAX,
     Encoder,
+    action_of,
     alarm_to_wire,
     coalesced_to_wire,
     filter_of,
@@ -138,14 +139,21 @@ class AlarmService:
 
     async def acknowledge(self, request: pb.AcknowledgeRequest, context: Any) -> pb.AcknowledgeResponse:
         """Commit an operator's acknowledgement."""
-        check_text("alarm_id", request.alarm_id, 1, 64)
-        check_text("action_id", request.action_id, 1, 64)
-        check_text("operator", request.operator, 1, 128)
-        check_text("note", request.note, 0, 2000)
-        alarm = await self._desk.acknowledge(
-            request.alarm_id, request.operator, request.note, request.expected_version, request.action_id
+        action = action_of(
+            pb.ActRequest(
+                action_id=request.action_id,
+                alarm_id=request.alarm_id,
+                kind=pb.ACTION_KIND_ACKNOWLEDGE,
+                operator=request.operator,
+                note=request.note,
+            )
         )
-        return pb.AcknowledgeResponse(alarm=alarm_to_wire(alarm))
+        return pb.AcknowledgeResponse(alarm=alarm_to_wire(await self._desk.act(action, request.expected_version)))
+
+    async def act(self, request: pb.ActRequest, context: Any) -> pb.ActResponse:
+        """Commit an operator's action."""
+        alarm = await self._desk.act(action_of(request), request.expected_version)
+        return pb.ActResponse(alarm=alarm_to_wire(alarm))
 
     async def _follow(self, subscription: Subscription, transitions_max: int, context: Any) -> NoReturn:
         """Everything from here on; transitions one by one (0), or as many together as wait and are allowed."""
@@ -243,6 +251,7 @@ def handlers(service: AlarmService) -> grpc.GenericRpcHandler:
             "ListAlarms": _unary(service.list_alarms, pb.ListAlarmsRequest),
             "GetAlarm": _unary(service.get_alarm, pb.GetAlarmRequest),
             "Acknowledge": _unary(service.acknowledge, pb.AcknowledgeRequest),
+            "Act": _unary(service.act, pb.ActRequest),
         },
     )
 

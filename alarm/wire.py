@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from alarm.hub import Coalesced
-from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, AlarmType, Transition
+from meterwatch.alarms import Action, Alarm, AlarmFilter, AlarmState, AlarmType, Transition, TransitionKind
 from meterwatch.episodes import Severity
 from meterwatch.errors import Rejected
 from meterwatch.texts import check_text
@@ -25,9 +25,19 @@ RESPONSE_BYTES_MAX: Final = 1 << 20
 """Per message of a subscription: well below the 4 MiB at which clients refuse one."""
 ENCODED_MAX: Final = 2048
 """Encoded transitions kept: more than wait for a subscriber before they are folded (hub.QUEUE_MAX)."""
+ID_CHARS_MAX, PERSON_CHARS_MAX, NOTE_CHARS_MAX = 64, 128, 2000
 
 STATE_TO_WIRE: Final = {state: pb.AlarmState.Value(f"ALARM_STATE_{state.value}") for state in AlarmState}
 STATE_OF_WIRE: Final = {value: state for state, value in STATE_TO_WIRE.items()}
+ACTION_OF_WIRE: Final[dict[int, TransitionKind]] = {
+    pb.ACTION_KIND_ACKNOWLEDGE: TransitionKind.ACKNOWLEDGED,
+    pb.ACTION_KIND_SHELVE: TransitionKind.SHELVED,
+    pb.ACTION_KIND_UNSHELVE: TransitionKind.UNSHELVED,
+    pb.ACTION_KIND_OUT_OF_SERVICE: TransitionKind.OUT_OF_SERVICE,
+    pb.ACTION_KIND_RETURN_TO_SERVICE: TransitionKind.RETURNED_TO_SERVICE,
+    pb.ACTION_KIND_COMMENT: TransitionKind.COMMENTED,
+    pb.ACTION_KIND_ASSIGN: TransitionKind.ASSIGNED,
+}
 
 
 def alarm_to_wire(alarm: Alarm) -> pb.Alarm:
@@ -55,6 +65,13 @@ def alarm_to_wire(alarm: Alarm) -> pb.Alarm:
         acknowledged_by=alarm.acknowledged_by or "",
         acknowledged_us=alarm.acknowledged_us or 0,
         note=alarm.note or "",
+        shelved_until_us=alarm.shelved_until_us or 0,
+        shelved_until_normal=alarm.shelved_once,
+        shelved_by=alarm.shelved_by or "",
+        shelved_reason=alarm.shelved_reason or "",
+        out_of_service_by=alarm.out_of_service_by or "",
+        out_of_service_reason=alarm.out_of_service_reason or "",
+        assigned_to=alarm.assigned_to or "",
     )
 
 
@@ -65,6 +82,8 @@ def transition_to_wire(transition: Transition) -> pb.Transition:
         kind=transition.kind.value,
         alarm=alarm_to_wire(transition.alarm),
         recorded_us=transition.recorded_us,
+        operator=transition.action.operator if transition.action else "",
+        note=transition.action.note if transition.action else "",
     )
 
 
@@ -151,4 +170,27 @@ def filter_of(message: pb.AlarmFilter) -> AlarmFilter:
         feeders=frozenset(message.feeder),
         severity_min=Severity(message.severity_min or Severity.LOW),
         states=frozenset(STATE_OF_WIRE[value] for value in message.state),
+        paging_only=message.paging_only,
+    )
+
+
+def action_of(message: pb.ActRequest) -> Action:
+    """An action from the wire. Rejected when a text is too long or the kind does not exist."""
+    check_text("alarm_id", message.alarm_id, 1, ID_CHARS_MAX)
+    check_text("action_id", message.action_id, 1, ID_CHARS_MAX)
+    check_text("operator", message.operator, 1, PERSON_CHARS_MAX)
+    check_text("note", message.note, 0, NOTE_CHARS_MAX)
+    check_text("assignee", message.assignee, 0, PERSON_CHARS_MAX)
+    kind = ACTION_OF_WIRE.get(message.kind)
+    if kind is None:
+        raise Rejected("ACTION_INVALID", f"kind is {message.kind}; expected 1 to {len(ACTION_OF_WIRE)}; give one")
+    return Action(
+        message.action_id,
+        message.alarm_id,
+        kind,
+        message.operator,
+        message.note,
+        shelve_s=message.shelve_s,
+        once=message.until_normal,
+        assignee=message.assignee,
     )

@@ -33,10 +33,25 @@ class AlarmState(StrEnum):
     RETRACTED = "RETRACTED"
 
 
+class Shelf(StrEnum):
+    """Put aside by an operator for a time; lies over the state."""
+
+    NOT_SHELVED = "NOT_SHELVED"
+    SHELVED = "SHELVED"
+    SHELVED_ONCE = "SHELVED_ONCE"
+
+
+class Service(StrEnum):
+    """Taken out by an operator until put back (work on the asset); lies over the state."""
+
+    IN_SERVICE = "IN_SERVICE"
+    OUT_OF_SERVICE = "OUT_OF_SERVICE"
+
+
 FINISHED: Final = frozenset({AlarmState.NORMAL, AlarmState.RETRACTED})
 """Nothing is left to do for anybody; not part of a snapshot."""
 PAGED: Final = frozenset({AlarmState.UNACK_ACTIVE, AlarmState.ACK_ACTIVE, AlarmState.RTN_UNACK})
-"""What an operator's list shows."""
+"""States that call for somebody, unless shelved or out of service: Alarm.pages."""
 
 
 class TransitionKind(StrEnum):
@@ -51,6 +66,12 @@ class TransitionKind(StrEnum):
     UNSUPPRESSED = "UNSUPPRESSED"
     RETRACTED = "RETRACTED"
     ACKNOWLEDGED = "ACKNOWLEDGED"
+    SHELVED = "SHELVED"
+    UNSHELVED = "UNSHELVED"
+    OUT_OF_SERVICE = "OUT_OF_SERVICE"
+    RETURNED_TO_SERVICE = "RETURNED_TO_SERVICE"
+    COMMENTED = "COMMENTED"
+    ASSIGNED = "ASSIGNED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +103,35 @@ class Alarm:
     acknowledged_by: str | None = None
     acknowledged_us: int | None = None
     note: str | None = None
+    shelved_until_us: int | None = None
+    """Service clock; None: not shelved."""
+    shelved_once: bool = False
+    """The shelf also ends when the alarm returns to normal."""
+    shelved_by: str | None = None
+    shelved_reason: str | None = None
+    out_of_service_by: str | None = None
+    """None: in service."""
+    out_of_service_reason: str | None = None
+    assigned_to: str | None = None
 
     @property
     def finished(self) -> bool:
         return self.state in FINISHED
+
+    @property
+    def shelf(self) -> Shelf:
+        if self.shelved_until_us is None:
+            return Shelf.NOT_SHELVED
+        return Shelf.SHELVED_ONCE if self.shelved_once else Shelf.SHELVED
+
+    @property
+    def service(self) -> Service:
+        return Service.IN_SERVICE if self.out_of_service_by is None else Service.OUT_OF_SERVICE
+
+    @property
+    def pages(self) -> bool:
+        """True: it calls for somebody."""
+        return self.state in PAGED and self.shelved_until_us is None and self.out_of_service_by is None
 
     @property
     def end_us(self) -> int:
@@ -108,6 +154,23 @@ ALARM_FIELDS: Final = tuple(f.name for f in fields(Alarm))
 
 
 @dataclass(frozen=True, slots=True)
+class Action:
+    """What an operator did to one alarm, under an id of the caller's choice."""
+
+    action_id: str
+    alarm_id: str
+    kind: TransitionKind
+    operator: str
+    note: str
+    shelve_s: int = 0
+    """SHELVED: for how long; 0 with once: the longest allowed."""
+    once: bool = False
+    """SHELVED: also ends with the return to normal."""
+    assignee: str = ""
+    """ASSIGNED: to whom; empty: to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A transition that is not committed: it has no cursor yet."""
 
@@ -116,10 +179,12 @@ class Draft:
     """As it shall be."""
     was: Alarm | None = None
     """As it is; None for a new alarm."""
+    action: Action | None = None
+    """What made it, if an operator did."""
 
     def numbered(self, seq: int, recorded_us: int) -> Transition:
         """The committed transition."""
-        return Transition(seq, self.kind, replace(self.alarm, seq=seq), recorded_us, self.was)
+        return Transition(seq, self.kind, replace(self.alarm, seq=seq), recorded_us, self.was, self.action)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +197,8 @@ class Transition:
     recorded_us: int
     was: Alarm | None = None
     """The alarm before it; None for a new alarm, or where the log no longer tells."""
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """What an operator did, under an id of the caller's choice."""
-
-    action_id: str
-    alarm_id: str
-    kind: TransitionKind
-    operator: str
-    note: str
+    action: Action | None = None
+    """What made it, if an operator did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +210,8 @@ class AlarmFilter:
     feeders: frozenset[str] = frozenset()
     severity_min: Severity = Severity.LOW
     states: frozenset[AlarmState] = frozenset()
+    paging_only: bool = False
+    """Only what calls for somebody: Alarm.pages."""
 
     def matches(self, alarm: Alarm) -> bool:
         """True: the alarm, as it is, is wanted."""
@@ -161,6 +219,7 @@ class AlarmFilter:
             self._place(alarm)
             and alarm.severity >= self.severity_min
             and (not self.states or alarm.state in self.states)
+            and (alarm.pages or not self.paging_only)
         )
 
     def wants(self, transition: Transition) -> bool:

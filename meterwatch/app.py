@@ -228,7 +228,7 @@ async def _serving(
         await record(verdicts, owed)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=columnar)
         hearing = hear(rules_in_place, history, topology.slots, clock.now_us() - HEARD_US)
-        core = asyncio.create_task(_core(pipeline, lease, upkeep, cluster, hearing, days.run()))
+        core = asyncio.create_task(_core(pipeline, desk, lease, upkeep, cluster, hearing, days.run()))
         await asyncio.to_thread(give_back)
         pipeline.ready()
         ready[0] = True
@@ -256,6 +256,7 @@ async def _serving(
 
 async def _core(
     pipeline: Pipeline,
+    desk: AlarmDesk,
     lease: Lease,
     upkeep: Upkeep,
     cluster: EmbeddedCluster | None,
@@ -264,6 +265,7 @@ async def _core(
     """What the service must not be without: if one of them ends, all end."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(pipeline.run())
+        tasks.create_task(desk.keep_time())
         tasks.create_task(lease.hold())
         tasks.create_task(upkeep.run())
         for other in others:

@@ -8,6 +8,7 @@ its way (a plain sequence loses rows there). Cursors have no gaps. Refuses to kn
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)
 _AT: Final = tuple(name for name in ALARM_FIELDS if name.endswith("_us"))
 _COLUMNS: Final = tuple(name[:-3] + "_at" if name in _AT else name for name in ALARM_FIELDS)
+_ACTION_FIELDS: Final = tuple(f.name for f in fields(Action))
 _SELECT: Final = sql.SQL("SELECT {} FROM alarms ").format(sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)))
 _UPSERT: Final = sql.SQL("INSERT INTO alarms ({}) VALUES ({}) ON CONFLICT (alarm_id) DO UPDATE SET {}").format(
     sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)),
@@ -37,7 +39,8 @@ _UPSERT: Final = sql.SQL("INSERT INTO alarms ({}) VALUES ({}) ON CONFLICT (alarm
     sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(c)) for c in _COLUMNS[1:]),
 )
 _LOG: Final = (
-    "SELECT l.seq, l.kind, l.recorded_at, l.alarm, p.alarm AS was FROM alarm_log l "
+    "SELECT l.seq, l.kind, l.recorded_at, l.alarm, p.alarm AS was, a.action_id, a.alarm_id, a.operator, a.note, "
+    "a.shelve_s, a.once, a.assignee FROM alarm_log l LEFT JOIN alarm_actions a ON a.seq = l.seq "
     "LEFT JOIN alarm_log p ON p.alarm_id = l.alarm_id AND p.version = l.version - 1 "
 )
 
@@ -49,10 +52,10 @@ class AlarmStore:
         self._pool = pool
 
     async def load_open_and_recent(self, since_us: int) -> list[Alarm]:
-        """Alarms that are not finished, and finished ones that ended at or after since_us."""
+        """Alarms that are not finished, shelved ones, and finished ones that ended at or after since_us."""
         query = _SELECT + sql.SQL(
             "WHERE state IN ('UNACK_ACTIVE', 'ACK_ACTIVE', 'RTN_UNACK', 'SUPPRESSED') "
-            "OR coalesce(cleared_at, onset_at) >= %s"
+            "OR shelved_until_at IS NOT NULL OR coalesce(cleared_at, onset_at) >= %s"
         )
         return [_alarm(row) for row in await self._rows(query, (_at(since_us),))]
 
@@ -67,10 +70,9 @@ class AlarmStore:
         evaluated_batch_ids: Sequence[int],
         *,
         now_us: int,
-        action: Action | None = None,
         loads: LoadChange | None = None,
     ) -> list[int]:
-        """Write transitions, the batches and loads they follow from, and the operator's action; all or nothing.
+        """Write transitions, the actions or the batches and loads they follow from; all or nothing.
 
         Returns the cursors, one per draft. After StorageUnavailable the outcome is unknown: compare newest_seq().
         loads None: those of these batches come with a later commit. A repetition adds no loads.
@@ -91,20 +93,7 @@ class AlarmStore:
                         ],
                     )
                     await cursor.executemany(_UPSERT, [_values(t.alarm) for t in done])
-                if action is not None:
-                    await cursor.execute(
-                        "INSERT INTO alarm_actions (action_id, alarm_id, kind, operator, note, recorded_at, seq) "
-                        "VALUES (%s, %s, %s, %s, %s, %s, %s)",
-                        (
-                            action.action_id,
-                            action.alarm_id,
-                            action.kind.value,
-                            action.operator,
-                            action.note,
-                            _at(now_us),
-                            seqs[0],
-                        ),
-                    )
+                await _write_actions(cursor, done)
                 await mark_evaluated(cursor, evaluated_batch_ids, loads)
         return seqs
 
@@ -131,12 +120,13 @@ class AlarmStore:
     ) -> list[Alarm]:
         """Alarms newest first; `after` is (recorded_us, alarm_id) of the last one of the page before."""
         states = {state.value for state in wanted.states}
-        if active_only:
+        where, values = [sql.SQL("severity >= %s")], [int(wanted.severity_min)]  # type: list[sql.SQL], list[Any]
+        if active_only or wanted.paging_only:
+            where.append(sql.SQL("shelved_until_at IS NULL AND out_of_service_by IS NULL"))
             paged = {state.value for state in PAGED}
             states = states & paged if states else paged
             if not states:
                 return []
-        where, values = [sql.SQL("severity >= %s")], [int(wanted.severity_min)]  # type: list[sql.SQL], list[Any]
         for column, chosen in (
             ("rule", wanted.rules),
             ("district", wanted.districts),
@@ -173,17 +163,9 @@ class AlarmStore:
 
     async def find_action(self, action_id: str) -> tuple[Action, Alarm] | None:
         """An operator's action and the alarm as it was after it; None if there was none."""
-        query = (
-            "SELECT a.action_id, a.alarm_id, a.kind, a.operator, a.note, l.alarm "
-            "FROM alarm_actions a JOIN alarm_log l USING (seq) WHERE a.action_id = %s"
-        )
+        query = "SELECT a.*, l.alarm FROM alarm_actions a JOIN alarm_log l USING (seq) WHERE a.action_id = %s"
         rows = await self._rows(sql.SQL(query), (action_id,))
-        if not rows:
-            return None
-        row = rows[0]
-        kind = TransitionKind(row["kind"])
-        action = Action(row["action_id"], row["alarm_id"], kind, row["operator"], row["note"])
-        return action, Alarm.from_json(row["alarm"])
+        return (_action(rows[0]), Alarm.from_json(rows[0]["alarm"])) if rows else None
 
     async def _rows(self, query: sql.Composable, values: Sequence[object]) -> list[dict[str, Any]]:
         with storage_faults():
@@ -202,6 +184,17 @@ async def _take_seqs(cursor: psycopg.AsyncCursor[Any], count: int) -> list[int]:
         raise StorageBroken("table alarm_cursor is empty; it must hold one row; restore it from a backup")
     last = int(row[0])
     return list(range(last - count + 1, last + 1))
+
+
+async def _write_actions(cursor: psycopg.AsyncCursor[Any], transitions: Sequence[Transition]) -> None:
+    """One row per transition that an operator made."""
+    rows = [(t.action, _at(t.recorded_us), t.seq) for t in transitions if t.action is not None]
+    if rows:
+        await cursor.executemany(
+            "INSERT INTO alarm_actions (action_id, alarm_id, kind, operator, note, shelve_s, once, assignee, "
+            "recorded_at, seq) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            [(*(getattr(action, name) for name in _ACTION_FIELDS), at, seq) for action, at, seq in rows],
+        )
 
 
 def _values(alarm: Alarm) -> list[object]:
@@ -224,7 +217,13 @@ def _alarm(row: dict[str, Any]) -> Alarm:
 def _transition(row: dict[str, Any]) -> Transition:
     was = None if row["was"] is None else Alarm.from_json(row["was"])
     kind = TransitionKind(row["kind"])
-    return Transition(row["seq"], kind, Alarm.from_json(row["alarm"]), _us(row["recorded_at"]), was)
+    action = None if row["action_id"] is None else _action(row)
+    return Transition(row["seq"], kind, Alarm.from_json(row["alarm"]), _us(row["recorded_at"]), was, action)
+
+
+def _action(row: dict[str, Any]) -> Action:
+    named = {name: row[name] for name in _ACTION_FIELDS}
+    return Action(**(named | {"kind": TransitionKind(row["kind"])}))
 
 
 def _log_json(alarm: Alarm) -> str:

@@ -17,7 +17,7 @@ from meterwatch.batch import EventCode
 from meterwatch.channels import CHANNEL_NAMES
 from meterwatch.check_profile import CHECK_PROFILES, DayLimits, Limits
 from meterwatch.config import Config
-from meterwatch.devtools import protodoc
+from meterwatch.devtools import lifecycle, protodoc
 from meterwatch.episodes import Severity
 from meterwatch.quality import ORIGIN_RANK, Origin, Quality
 from meterwatch.registry_csv import KINDS
@@ -280,3 +280,7 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_page_of_the_interface_is_fresh() -> None:
     assert protodoc.OUT.read_text("utf-8") == protodoc.page(protodoc.described())
+
+
+def test_the_drawing_of_the_lifecycle_is_fresh() -> None:
+    assert lifecycle.page(text("docs/alarms.md")) == text("docs/alarms.md")

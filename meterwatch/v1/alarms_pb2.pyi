@@ -21,6 +21,54 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ActionKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ActionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ActionKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ACTION_KIND_UNSPECIFIED: _ActionKind.ValueType  # 0
+    """Refused."""
+    ACTION_KIND_ACKNOWLEDGE: _ActionKind.ValueType  # 1
+    """Take note of it, as Acknowledge does."""
+    ACTION_KIND_SHELVE: _ActionKind.ValueType  # 2
+    """Put it aside for shelve_s; again: with a new end. note is the reason and must be given. Lifts by itself within
+    seconds after its end.
+    """
+    ACTION_KIND_UNSHELVE: _ActionKind.ValueType  # 3
+    """Lift the shelf now."""
+    ACTION_KIND_OUT_OF_SERVICE: _ActionKind.ValueType  # 4
+    """Take it out until RETURN_TO_SERVICE. note is the reason and must be given."""
+    ACTION_KIND_RETURN_TO_SERVICE: _ActionKind.ValueType  # 5
+    """Put it back. note is the reason and must be given."""
+    ACTION_KIND_COMMENT: _ActionKind.ValueType  # 6
+    """Say something about it. note is the text and must be given."""
+    ACTION_KIND_ASSIGN: _ActionKind.ValueType  # 7
+    """Give it to assignee; an empty assignee: to nobody."""
+
+class ActionKind(_ActionKind, metaclass=_ActionKindEnumTypeWrapper):
+    """What an operator can do."""
+
+ACTION_KIND_UNSPECIFIED: ActionKind.ValueType  # 0
+"""Refused."""
+ACTION_KIND_ACKNOWLEDGE: ActionKind.ValueType  # 1
+"""Take note of it, as Acknowledge does."""
+ACTION_KIND_SHELVE: ActionKind.ValueType  # 2
+"""Put it aside for shelve_s; again: with a new end. note is the reason and must be given. Lifts by itself within
+seconds after its end.
+"""
+ACTION_KIND_UNSHELVE: ActionKind.ValueType  # 3
+"""Lift the shelf now."""
+ACTION_KIND_OUT_OF_SERVICE: ActionKind.ValueType  # 4
+"""Take it out until RETURN_TO_SERVICE. note is the reason and must be given."""
+ACTION_KIND_RETURN_TO_SERVICE: ActionKind.ValueType  # 5
+"""Put it back. note is the reason and must be given."""
+ACTION_KIND_COMMENT: ActionKind.ValueType  # 6
+"""Say something about it. note is the text and must be given."""
+ACTION_KIND_ASSIGN: ActionKind.ValueType  # 7
+"""Give it to assignee; an empty assignee: to nobody."""
+Global___ActionKind: _TypeAlias = ActionKind  # noqa: Y015
+
 class _AlarmState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -117,6 +165,13 @@ class Alarm(_message.Message):
     ACKNOWLEDGED_BY_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_US_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    SHELVED_UNTIL_US_FIELD_NUMBER: _builtins.int
+    SHELVED_UNTIL_NORMAL_FIELD_NUMBER: _builtins.int
+    SHELVED_BY_FIELD_NUMBER: _builtins.int
+    SHELVED_REASON_FIELD_NUMBER: _builtins.int
+    OUT_OF_SERVICE_BY_FIELD_NUMBER: _builtins.int
+    OUT_OF_SERVICE_REASON_FIELD_NUMBER: _builtins.int
+    ASSIGNED_TO_FIELD_NUMBER: _builtins.int
     alarm_id: _builtins.str
     """Stable handle."""
     type: _builtins.str
@@ -157,6 +212,20 @@ class Alarm(_message.Message):
     """When. Unit: microseconds since 1970-01-01 UTC; 0 if not."""
     note: _builtins.str
     """Note given with the acknowledgement."""
+    shelved_until_us: _builtins.int
+    """Service clock at which its shelf ends; 0: not shelved. Unit: microseconds since 1970-01-01 UTC."""
+    shelved_until_normal: _builtins.bool
+    """The shelf also ends when the alarm returns to normal."""
+    shelved_by: _builtins.str
+    """Who shelved it; empty if not shelved."""
+    shelved_reason: _builtins.str
+    """Why."""
+    out_of_service_by: _builtins.str
+    """Who took it out of service; empty if in service."""
+    out_of_service_reason: _builtins.str
+    """Why."""
+    assigned_to: _builtins.str
+    """Whose it is; empty: nobody's."""
     def __init__(
         self,
         *,
@@ -180,10 +249,17 @@ class Alarm(_message.Message):
         acknowledged_by: _builtins.str = ...,
         acknowledged_us: _builtins.int = ...,
         note: _builtins.str = ...,
+        shelved_until_us: _builtins.int = ...,
+        shelved_until_normal: _builtins.bool = ...,
+        shelved_by: _builtins.str = ...,
+        shelved_reason: _builtins.str = ...,
+        out_of_service_by: _builtins.str = ...,
+        out_of_service_reason: _builtins.str = ...,
+        assigned_to: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_by", b"acknowledged_by", "acknowledged_us", b"acknowledged_us", "alarm_id", b"alarm_id", "asset", b"asset", "asset_kind", b"asset_kind", "cleared_us", b"cleared_us", "district", b"district", "evidence_json", b"evidence_json", "feeder", b"feeder", "level", b"level", "note", b"note", "onset_us", b"onset_us", "parent_id", b"parent_id", "raised_us", b"raised_us", "recorded_us", b"recorded_us", "severity", b"severity", "state", b"state", "summary", b"summary", "type", b"type", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_by", b"acknowledged_by", "acknowledged_us", b"acknowledged_us", "alarm_id", b"alarm_id", "asset", b"asset", "asset_kind", b"asset_kind", "assigned_to", b"assigned_to", "cleared_us", b"cleared_us", "district", b"district", "evidence_json", b"evidence_json", "feeder", b"feeder", "level", b"level", "note", b"note", "onset_us", b"onset_us", "out_of_service_by", b"out_of_service_by", "out_of_service_reason", b"out_of_service_reason", "parent_id", b"parent_id", "raised_us", b"raised_us", "recorded_us", b"recorded_us", "severity", b"severity", "shelved_by", b"shelved_by", "shelved_reason", b"shelved_reason", "shelved_until_normal", b"shelved_until_normal", "shelved_until_us", b"shelved_until_us", "state", b"state", "summary", b"summary", "type", b"type", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -199,12 +275,20 @@ class Transition(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     ALARM_FIELD_NUMBER: _builtins.int
     RECORDED_US_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Cursor. Strictly rising in commit order. Unit: none."""
     kind: _builtins.str
-    """RAISED, SEVERITY, AMENDED, CLEARED, REOPENED, SUPPRESSED, UNSUPPRESSED, RETRACTED or ACKNOWLEDGED."""
+    """RAISED, SEVERITY, AMENDED, CLEARED, REOPENED, SUPPRESSED, UNSUPPRESSED, RETRACTED, ACKNOWLEDGED, SHELVED, UNSHELVED,
+    OUT_OF_SERVICE, RETURNED_TO_SERVICE, COMMENTED or ASSIGNED.
+    """
     recorded_us: _builtins.int
     """Service clock when it was committed. Unit: microseconds since 1970-01-01 UTC."""
+    operator: _builtins.str
+    """Operator who did it; empty if nobody did (rules, a shelf whose time was over)."""
+    note: _builtins.str
+    """What the operator said: reason, note or comment."""
     @_builtins.property
     def alarm(self) -> Global___Alarm:
         """The alarm as it is after the change."""
@@ -216,10 +300,12 @@ class Transition(_message.Message):
         kind: _builtins.str = ...,
         alarm: Global___Alarm | None = ...,
         recorded_us: _builtins.int = ...,
+        operator: _builtins.str = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "kind", b"kind", "recorded_us", b"recorded_us", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "kind", b"kind", "note", b"note", "operator", b"operator", "recorded_us", b"recorded_us", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -234,8 +320,13 @@ class AlarmFilter(_message.Message):
     FEEDER_FIELD_NUMBER: _builtins.int
     SEVERITY_MIN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    PAGING_ONLY_FIELD_NUMBER: _builtins.int
     severity_min: Global___Severity.ValueType
     """Least severity."""
+    paging_only: _builtins.bool
+    """Only those that call for somebody: UNACK_ACTIVE, ACK_ACTIVE or RTN_UNACK, neither shelved nor out of service.
+    A subscriber is also sent the transition with which an alarm leaves.
+    """
     @_builtins.property
     def type(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Types wanted; empty: all. At most 64."""
@@ -260,10 +351,11 @@ class AlarmFilter(_message.Message):
         feeder: _abc.Iterable[_builtins.str] | None = ...,
         severity_min: Global___Severity.ValueType = ...,
         state: _abc.Iterable[Global___AlarmState.ValueType] | None = ...,
+        paging_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["district", b"district", "feeder", b"feeder", "severity_min", b"severity_min", "state", b"state", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["district", b"district", "feeder", b"feeder", "paging_only", b"paging_only", "severity_min", b"severity_min", "state", b"state", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -479,7 +571,7 @@ class ListAlarmsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     active_only: _builtins.bool
-    """Only alarms that are not NORMAL, SUPPRESSED or RETRACTED."""
+    """As filter.paging_only."""
     page_size: _builtins.int
     """At most this many, 1 to 1000; 0 means 100. Unit: alarms."""
     page_token: _builtins.str
@@ -635,3 +727,77 @@ class AcknowledgeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AcknowledgeResponse: _TypeAlias = AcknowledgeResponse  # noqa: Y015
+
+@_typing.final
+class ActRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_ID_FIELD_NUMBER: _builtins.int
+    ALARM_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    SHELVE_S_FIELD_NUMBER: _builtins.int
+    UNTIL_NORMAL_FIELD_NUMBER: _builtins.int
+    ASSIGNEE_FIELD_NUMBER: _builtins.int
+    action_id: _builtins.str
+    """Chosen by the caller; a repeat with the same id gets the same answer. 1 to 64 characters."""
+    alarm_id: _builtins.str
+    """Alarm concerned."""
+    expected_version: _builtins.int
+    """Version the operator saw; 0: any. Unit: none."""
+    kind: Global___ActionKind.ValueType
+    """What to do."""
+    operator: _builtins.str
+    """Who. 1 to 128 characters."""
+    note: _builtins.str
+    """Reason, note or comment, up to 2000 characters."""
+    shelve_s: _builtins.int
+    """SHELVE: for how long, at most 28800 (8 h); 0 with until_normal: 8 h. Unit: seconds."""
+    until_normal: _builtins.bool
+    """SHELVE: one-shot, only until the alarm returns to normal, if that is before the end."""
+    assignee: _builtins.str
+    """ASSIGN: to whom, up to 128 characters."""
+    def __init__(
+        self,
+        *,
+        action_id: _builtins.str = ...,
+        alarm_id: _builtins.str = ...,
+        expected_version: _builtins.int = ...,
+        kind: Global___ActionKind.ValueType = ...,
+        operator: _builtins.str = ...,
+        note: _builtins.str = ...,
+        shelve_s: _builtins.int = ...,
+        until_normal: _builtins.bool = ...,
+        assignee: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_id", b"action_id", "alarm_id", b"alarm_id", "assignee", b"assignee", "expected_version", b"expected_version", "kind", b"kind", "note", b"note", "operator", b"operator", "shelve_s", b"shelve_s", "until_normal", b"until_normal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActRequest: _TypeAlias = ActRequest  # noqa: Y015
+
+@_typing.final
+class ActResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALARM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def alarm(self) -> Global___Alarm:
+        """The alarm after it."""
+
+    def __init__(
+        self,
+        *,
+        alarm: Global___Alarm | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActResponse: _TypeAlias = ActResponse  # noqa: Y015

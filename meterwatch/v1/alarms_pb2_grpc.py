@@ -54,6 +54,11 @@ class AlarmsStub:
                 request_serializer=meterwatch_dot_v1_dot_alarms__pb2.AcknowledgeRequest.SerializeToString,
                 response_deserializer=meterwatch_dot_v1_dot_alarms__pb2.AcknowledgeResponse.FromString,
                 _registered_method=True)
+        self.Act = channel.unary_unary(
+                '/meterwatch.v1.Alarms/Act',
+                request_serializer=meterwatch_dot_v1_dot_alarms__pb2.ActRequest.SerializeToString,
+                response_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ActResponse.FromString,
+                _registered_method=True)
 
 
 class AlarmsServicer:
@@ -88,6 +93,14 @@ class AlarmsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Act(self, request, context):
+        """Any action of an operator on one alarm, under the same promises as Acknowledge. INVALID_ARGUMENT if the alarm, as it
+        is, has no such action (docs/alarms.md), or a reason is missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AlarmsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -110,6 +123,11 @@ def add_AlarmsServicer_to_server(servicer, server):
                     servicer.Acknowledge,
                     request_deserializer=meterwatch_dot_v1_dot_alarms__pb2.AcknowledgeRequest.FromString,
                     response_serializer=meterwatch_dot_v1_dot_alarms__pb2.AcknowledgeResponse.SerializeToString,
+            ),
+            'Act': grpc.unary_unary_rpc_method_handler(
+                    servicer.Act,
+                    request_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ActRequest.FromString,
+                    response_serializer=meterwatch_dot_v1_dot_alarms__pb2.ActResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -220,6 +238,33 @@ class Alarms:
             '/meterwatch.v1.Alarms/Acknowledge',
             meterwatch_dot_v1_dot_alarms__pb2.AcknowledgeRequest.SerializeToString,
             meterwatch_dot_v1_dot_alarms__pb2.AcknowledgeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Act(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterwatch.v1.Alarms/Act',
+            meterwatch_dot_v1_dot_alarms__pb2.ActRequest.SerializeToString,
+            meterwatch_dot_v1_dot_alarms__pb2.ActResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,10 @@ class AlarmsStub:
     """One alarm with its transitions."""
     Acknowledge: _grpc.UnaryUnaryMultiCallable[_alarms_pb2.AcknowledgeRequest, _alarms_pb2.AcknowledgeResponse]
     """An operator takes note. ABORTED if the alarm has changed since expected_version; repeating an action_id repeats the answer."""
+    Act: _grpc.UnaryUnaryMultiCallable[_alarms_pb2.ActRequest, _alarms_pb2.ActResponse]
+    """Any action of an operator on one alarm, under the same promises as Acknowledge. INVALID_ARGUMENT if the alarm, as it
+    is, has no such action (docs/alarms.md), or a reason is missing.
+    """
 
 @_typing.type_check_only
 class AlarmsAsyncStub(AlarmsStub):
@@ -57,6 +61,10 @@ class AlarmsAsyncStub(AlarmsStub):
     """One alarm with its transitions."""
     Acknowledge: _aio.UnaryUnaryMultiCallable[_alarms_pb2.AcknowledgeRequest, _alarms_pb2.AcknowledgeResponse]  # type: ignore[assignment]
     """An operator takes note. ABORTED if the alarm has changed since expected_version; repeating an action_id repeats the answer."""
+    Act: _aio.UnaryUnaryMultiCallable[_alarms_pb2.ActRequest, _alarms_pb2.ActResponse]  # type: ignore[assignment]
+    """Any action of an operator on one alarm, under the same promises as Acknowledge. INVALID_ARGUMENT if the alarm, as it
+    is, has no such action (docs/alarms.md), or a reason is missing.
+    """
 
 class AlarmsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -92,5 +100,15 @@ class AlarmsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_alarms_pb2.AcknowledgeResponse, _abc.Awaitable[_alarms_pb2.AcknowledgeResponse]]:
         """An operator takes note. ABORTED if the alarm has changed since expected_version; repeating an action_id repeats the answer."""
+
+    @_abc_1.abstractmethod
+    def Act(
+        self,
+        request: _alarms_pb2.ActRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alarms_pb2.ActResponse, _abc.Awaitable[_alarms_pb2.ActResponse]]:
+        """Any action of an operator on one alarm, under the same promises as Acknowledge. INVALID_ARGUMENT if the alarm, as it
+        is, has no such action (docs/alarms.md), or a reason is missing.
+        """
 
 def add_AlarmsServicer_to_server(servicer: AlarmsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

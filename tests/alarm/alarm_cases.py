@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from meterwatch.alarms import Alarm, Draft, Transition
+from meterwatch.alarms import Action, Alarm, Draft, Transition, TransitionKind
 from meterwatch.clock import ReplayClock
 from meterwatch.episodes import Episode, Severity, Verdict
 from meterwatch.topology import Topology
@@ -70,6 +70,16 @@ def verdict(
     return Verdict("OUTAGE", kind, asset_id, at(since), episodes, **changes)
 
 
+def act(
+    alarm_id: str, kind: TransitionKind, action_id: str = "a1", *, operator: str = "Kim", note: str = "why", **of: Any
+) -> Action:
+    return Action(action_id, alarm_id, kind, operator, note, **of)
+
+
+def ack(alarm_id: str, action_id: str = "a1", *, operator: str = "Kim") -> Action:
+    return act(alarm_id, TransitionKind.ACKNOWLEDGED, action_id, operator=operator)
+
+
 def clock(minute: float = 30) -> ReplayClock:
     return ReplayClock(at(minute))
 
@@ -85,19 +95,21 @@ class SinkStore:
         self.fail_after = False
 
     async def load_open_and_recent(self, since_us: int) -> list[Alarm]:
+        return [a for a in self.alarms() if not a.finished or a.shelved_until_us is not None or a.end_us >= since_us]
+
+    def alarms(self) -> list[Alarm]:
+        """The table: what the log leaves."""
         return list({t.alarm.alarm_id: t.alarm for t in self.log}.values())
 
-    async def commit(
-        self, drafts: list[Draft], batch_ids: Any, *, now_us: int, action: Any = None, loads: Any = None
-    ) -> list[int]:
+    async def commit(self, drafts: list[Draft], batch_ids: Any, *, now_us: int, loads: Any = None) -> list[int]:
         fail, self.fail = self.fail, None
         if fail is not None and not self.fail_after:
             raise fail
         seqs = [len(self.log) + 1 + i for i in range(len(drafts))]
         self.log += [draft.numbered(seq, now_us) for draft, seq in zip(drafts, seqs, strict=True)]
         self.batches += batch_ids
-        if action is not None:
-            self.actions[action.action_id] = (action, self.log[-1].alarm)
+        done = self.log[len(self.log) - len(drafts) :]
+        self.actions |= {t.action.action_id: (t.action, t.alarm) for t in done if t.action is not None}
         if fail is not None:
             raise fail
         return seqs
@@ -112,7 +124,7 @@ class SinkStore:
         return "log"
 
     async def get_many(self, alarm_ids: Any) -> list[Alarm]:
-        return [a for a in await self.load_open_and_recent(0) if a.alarm_id in alarm_ids]
+        return [a for a in self.alarms() if a.alarm_id in alarm_ids]
 
     async def find_action(self, action_id: str) -> Any:
         return self.actions.get(action_id)

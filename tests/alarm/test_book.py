@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from alarm_cases import at, episode, names, verdict
+from alarm_cases import ack, at, episode, names, verdict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +26,7 @@ def kinds(drafts: list[Draft]) -> list[str]:
 
 
 def acknowledge(book: Book, alarm_id: str, version: int = 0) -> AlarmState:
-    draft = book.acknowledge(alarm_id, "Kim", "on it", version, at(31))
+    draft = book.act(ack(alarm_id), version, at(31))
     book.apply([draft.alarm])
     return draft.alarm.state
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from alarm_cases import SinkStore, clock, episode, names, verdict
+from alarm_cases import SinkStore, ack, clock, episode, names, verdict
 
 from alarm.desk import AlarmDesk
 from meterwatch.errors import Overloaded, Rejected, StorageUnavailable
@@ -38,10 +38,10 @@ async def test_a_commit_of_unknown_outcome_that_held_is_published_once() -> None
 async def test_an_action_repeated_gets_the_same_answer_and_another_is_refused() -> None:
     desk = await AlarmDesk.open(SinkStore(), names(), clock())
     (raised,) = await desk.record([verdict(episode(10))], [])
-    answer = await desk.acknowledge(raised.alarm.alarm_id, "Kim", "", 1, "a1")
-    assert await desk.acknowledge(raised.alarm.alarm_id, "Kim", "", 1, "a1") == answer
+    answer = await desk.act(ack(raised.alarm.alarm_id), 1)
+    assert await desk.act(ack(raised.alarm.alarm_id), 1) == answer
     with pytest.raises(Rejected) as refused:
-        await desk.acknowledge(raised.alarm.alarm_id, "Lee", "", 2, "a1")
+        await desk.act(ack(raised.alarm.alarm_id, operator="Lee"), 2)
     assert refused.value.reason == "ACTION_ID_REUSED"
 
 
@@ -49,7 +49,7 @@ async def test_very_late_data_finds_the_stored_alarm_the_book_forgot() -> None:
     store = SinkStore()
     desk = await AlarmDesk.open(store, names(), clock())
     (raised,) = await desk.record([verdict(episode(10, 20))], [])
-    await desk.acknowledge(raised.alarm.alarm_id, "Kim", "", 0, "a1")
+    await desk.act(ack(raised.alarm.alarm_id), 0)
     later = AlarmDesk(type(desk.book)([], names()), store, desk.hub, clock(30 + 10 * 24 * 60))
     assert await later.record([verdict(episode(10, 20))], []) == []
 

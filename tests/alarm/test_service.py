@@ -11,7 +11,7 @@ import grpc
 import psycopg
 import psycopg_pool
 import pytest
-from alarm_cases import clock, episode, names, verdict
+from alarm_cases import at, clock, episode, names, verdict
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -258,6 +258,31 @@ async def test_acknowledging_over_the_wire(dsn: str) -> None:
         assert found.alarm == answer.alarm
         missing = world.stub.GetAlarm(pb.GetAlarmRequest(alarm_id="OUT-0"))
         assert (await refusal(missing))[:2] == (grpc.StatusCode.NOT_FOUND, "ALARM_UNKNOWN")
+
+
+async def test_a_shelf_over_the_wire_silences_a_subscriber_and_is_lifted_after_a_restart(dsn: str) -> None:
+    async with serving(dsn) as world:
+        (done,) = await world.desk.record([verdict(episode(10))], [])
+        call = world.stub.Subscribe(pb.SubscribeRequest(filter=pb.AlarmFilter(paging_only=True)))
+        assert len((await call.read()).snapshot.alarm) == 1
+        request = pb.ActRequest(
+            alarm_id=done.alarm.alarm_id, expected_version=1, action_id="a1", operator="Kim",
+            kind=pb.ACTION_KIND_SHELVE, shelve_s=60,
+        )  # fmt: skip
+        assert (await refusal(world.stub.Act(request)))[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "ACTION_INVALID")
+        request.note = "crew there"
+        answer = (await world.stub.Act(request)).alarm
+        assert (answer.shelved_until_us, answer.shelved_by) == (at(31), "Kim")
+        assert (await world.stub.Act(request)).alarm == answer
+        request.action_id, request.kind, request.shelve_s = "a2", pb.ACTION_KIND_UNSHELVE, 0
+        assert (await refusal(world.stub.Act(request)))[:2] == (grpc.StatusCode.ABORTED, "ALARM_CHANGED")
+        (left,) = await transitions(call, 1)
+        assert (left.kind, left.operator, left.note) == ("SHELVED", "Kim", "crew there")
+        call.cancel()
+        assert not (await world.stub.ListAlarms(pb.ListAlarmsRequest(active_only=True))).alarm
+        later = await AlarmDesk.open(world.store, names(), clock(31))
+        assert [t.kind for t in await later.lift_shelves()] == ["UNSHELVED"]
+        assert len((await world.stub.ListAlarms(pb.ListAlarmsRequest(active_only=True))).alarm) == 1
 
 
 async def test_a_restart_and_the_same_verdicts_change_nothing(dsn: str) -> None:

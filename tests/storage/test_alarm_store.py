@@ -10,7 +10,7 @@ import psycopg
 import psycopg_pool
 import pytest
 
-from meterwatch.alarms import Action, Alarm, AlarmState, Draft, TransitionKind
+from meterwatch.alarms import Action, Alarm, AlarmFilter, AlarmState, Draft, TransitionKind
 from meterwatch.episodes import Severity
 from meterwatch.errors import StorageUnavailable
 from storage.alarms import AlarmStore
@@ -90,13 +90,37 @@ async def test_a_batch_is_evaluated_in_the_same_commit(store: AlarmStore, dsn: s
 async def test_an_action_is_found_with_the_alarm_as_it_was_after_it(store: AlarmStore) -> None:
     action = Action("a1", "A", TransitionKind.ACKNOWLEDGED, "Kim", "on it")
     await store.commit([Draft(RAISED, alarm("A"))], [], now_us=NOW_US)
-    acked = Draft(TransitionKind.ACKNOWLEDGED, alarm("A", version=2, state=AlarmState.ACK_ACTIVE))
-    await store.commit([acked], [], now_us=NOW_US, action=action)
+    acked = Draft(TransitionKind.ACKNOWLEDGED, alarm("A", version=2, state=AlarmState.ACK_ACTIVE), action=action)
+    await store.commit([acked], [], now_us=NOW_US)
     await store.commit([Draft(TransitionKind.CLEARED, alarm("A", version=3))], [], now_us=NOW_US)
     found = await store.find_action("a1")
     assert found is not None
     assert (found[0], found[1].version) == (action, 2)
     assert await store.find_action("a2") is None
+
+
+async def test_the_log_says_who_did_it_and_why(store: AlarmStore) -> None:
+    action = Action("a1", "A", TransitionKind.SHELVED, "Kim", "crew there", shelve_s=60, once=True)
+    (seq,) = await store.commit([Draft(RAISED, alarm("A"))], [], now_us=NOW_US)
+    shelved = alarm("A", version=2, shelved_until_us=NOW_US, shelved_once=True, shelved_by="Kim", shelved_reason="crew")
+    await store.commit([Draft(TransitionKind.SHELVED, shelved, action=action)], [], now_us=NOW_US)
+    assert [t.action for t in await store.log_after(seq - 1, 10)] == [None, action]
+    (found,) = await store.get_many(["A"])
+    assert (found.shelved_until_us, found.shelf) == (NOW_US, "SHELVED_ONCE")
+
+
+async def test_a_list_of_what_pages_leaves_out_what_is_shelved_or_out_of_service(store: AlarmStore) -> None:
+    alarms = [alarm("A"), alarm("B", shelved_until_us=NOW_US), alarm("C", out_of_service_by="Kim")]
+    await store.commit([Draft(RAISED, a) for a in alarms], [], now_us=NOW_US)
+    for wanted, active in ((AlarmFilter(), True), (AlarmFilter(paging_only=True), False)):
+        assert [a.alarm_id for a in await store.list_page(wanted, active_only=active, limit=9)] == ["A"]
+    assert len(await store.list_page(AlarmFilter(), active_only=False, limit=9)) == 3
+
+
+async def test_a_shelved_alarm_is_loaded_however_long_it_is_over(store: AlarmStore) -> None:
+    old = alarm("A", state=AlarmState.NORMAL, cleared_us=NOW_US - 2, shelved_until_us=NOW_US)
+    await store.commit([Draft(RAISED, old)], [], now_us=NOW_US)
+    assert [a.alarm_id for a in await store.load_open_and_recent(NOW_US)] == ["A"]
 
 
 async def test_finished_alarms_are_loaded_only_if_recent(store: AlarmStore) -> None:
