@@ -9,7 +9,8 @@ database, and behind it only while a change is under way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 import structlog
@@ -18,16 +19,19 @@ from alarm.actions import check_action
 from alarm.book import KEEP_US, Book
 from alarm.hub import SUBSCRIBERS_MAX, Hub
 from meterwatch import failpoints
-from meterwatch.alarms import Action, Alarm, Draft, Transition, TransitionKind
+from meterwatch.alarms import Action, Alarm, AlarmFilter, Draft, Transition, TransitionKind
 from meterwatch.clock import Clock
 from meterwatch.episodes import Verdict
-from meterwatch.errors import Overloaded, Rejected, StorageUnavailable
+from meterwatch.errors import Missing, Overloaded, Rejected, Stale, StorageUnavailable
 from meterwatch.loads import LoadChange
 from meterwatch.topology import Topology
 
 LOG_PAGE_MAX: Final = 1000
 TICK_S: Final = 1.0
 """How late a shelf may be lifted."""
+ACT_ALARMS_MAX: Final = 1000
+"""Of one action; as alarms.proto says."""
+Refusal = Missing | Rejected | Stale
 _log = structlog.get_logger(__name__)
 
 
@@ -53,7 +57,7 @@ class Store(Protocol):
 
     async def get_many(self, alarm_ids: Sequence[str]) -> list[Alarm]: ...
 
-    async def find_action(self, action_id: str) -> tuple[Action, Alarm] | None: ...
+    async def find_actions(self, action_id: str) -> list[tuple[Action, Alarm]]: ...
 
 
 class AlarmDesk:
@@ -98,17 +102,41 @@ class AlarmDesk:
 
         Missing, Stale, Rejected as Book.act; Rejected also for an action_id already used for something else.
         """
+        answer = (await self.act_on_many(action, {action.alarm_id: expected_version}))[action.alarm_id]
+        if isinstance(answer, Alarm):
+            return answer
+        raise answer
+
+    async def act_on_many(self, action: Action, targets: Mapping[str, int] | AlarmFilter) -> dict[str, Alarm | Refusal]:
+        """Commit an action on many alarms in one transaction; per alarm_id the alarm after it, or why it was not done.
+
+        `targets`: alarm_id -> version expected (0: any), or a filter over the alarms that are not finished. Under the
+        same action_id what was done gets the same answer, and what was refused is tried again; a filter then means
+        those it was done to. Rejected as a whole: an action that is wrong by itself, an action_id used for something
+        else, more than ACT_ALARMS_MAX alarms.
+        """
+        check_action(action)
         async with self._turn:
             await self._settle()
-            done = await self._store.find_action(action.action_id)
-            if done is not None:
-                return _answer_again(action, *done)
-            check_action(action)
-            if action.alarm_id not in self.book:
-                self.book.adopt(await self._store.get_many([action.alarm_id]))
+            done = {before.alarm_id: (before, a) for before, a in await self._store.find_actions(action.action_id)}
+            if isinstance(targets, AlarmFilter):
+                targets = dict.fromkeys(done, 0) or self._matching(targets)
+            _check_same(action, targets, [before for before, _ in done.values()])
+            _check_count(len(targets))
+            new = [alarm_id for alarm_id in targets if alarm_id not in done]
+            if forgotten := [alarm_id for alarm_id in new if alarm_id not in self.book]:
+                self.book.adopt(await self._store.get_many(forgotten))
             now_us = self._clock.now_us()
-            draft = self.book.act(action, expected_version, now_us)
-            return (await self._commit([draft], (), now_us))[0].alarm
+            answers: dict[str, Alarm | Refusal] = {alarm_id: alarm for alarm_id, (_, alarm) in done.items()}
+            drafts = []
+            for alarm_id in new:
+                try:
+                    drafts.append(self.book.act(replace(action, alarm_id=alarm_id), targets[alarm_id], now_us))
+                except (Missing, Rejected, Stale) as refusal:
+                    answers[alarm_id] = refusal
+            if drafts:
+                answers |= {t.alarm.alarm_id: t.alarm for t in await self._commit(drafts, (), now_us)}
+            return {alarm_id: answers[alarm_id] for alarm_id in targets}
 
     async def lift_shelves(self) -> list[Transition]:
         """Commit the end of the shelves whose time is over."""
@@ -126,6 +154,9 @@ class AlarmDesk:
             except (StorageUnavailable, Overloaded) as error:
                 _log.warning("shelves not lifted", error=str(error))
             await asyncio.sleep(tick_s)
+
+    def _matching(self, wanted: AlarmFilter) -> dict[str, int]:
+        return {a.alarm_id: 0 for a in self.book if not a.finished and wanted.matches(a)}
 
     async def _commit(
         self, drafts: Sequence[Draft], batch_ids: Sequence[int], now_us: int, loads: LoadChange | None = None
@@ -165,12 +196,20 @@ class AlarmDesk:
         return await self._store.get_many(old) if old else []
 
 
-def _answer_again(action: Action, done: Action, alarm: Alarm) -> Alarm:
-    """The alarm as it was after the action. Rejected when the action under this id was another one."""
-    if done == action:
-        return alarm
-    raise Rejected(
-        "ACTION_ID_REUSED",
-        f"action_id {action.action_id!r} was used by {done.operator!r} for {done.kind.value} of alarm "
-        f"{done.alarm_id}, or with another note or time; choose a new one for each action",
-    )
+def _check_same(action: Action, targets: Iterable[str], done: Sequence[Action]) -> None:
+    """Rejected when the action under this id was another one, or on another alarm."""
+    for before in done:
+        if before.alarm_id not in targets or replace(before, alarm_id=action.alarm_id) != action:
+            raise Rejected(
+                "ACTION_ID_REUSED",
+                f"action_id {action.action_id!r} was used by {before.operator!r} for {before.kind.value} of alarm "
+                f"{before.alarm_id}, or with another note or time; choose a new one for each action",
+            )
+
+
+def _check_count(alarms: int) -> None:
+    if alarms > ACT_ALARMS_MAX:
+        raise Rejected(
+            "TOO_MANY_ALARMS",
+            f"the action is for {alarms} alarms; at most {ACT_ALARMS_MAX} at once are allowed; narrow the filter",
+        )

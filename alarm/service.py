@@ -21,12 +21,15 @@ from google.protobuf.message import DecodeError, Message
 from alarm.desk import AlarmDesk
 from alarm.hub import Coalesced, Subscription
 from alarm.wire import (
+    ID_CHARS_MAX,
     RESPONSE_BYTES_MAX,
     Encoder,
     action_of,
     alarm_to_wire,
     coalesced_to_wire,
     filter_of,
+    result_of,
+    targets_of,
     transition_to_wire,
 )
 from meterwatch.alarms import Alarm, AlarmFilter, Transition
@@ -139,6 +142,7 @@ class AlarmService:
 
     async def acknowledge(self, request: pb.AcknowledgeRequest, context: Any) -> pb.AcknowledgeResponse:
         """Commit an operator's acknowledgement."""
+        check_text("alarm_id", request.alarm_id, 1, ID_CHARS_MAX)
         action = action_of(
             pb.ActRequest(
                 action_id=request.action_id,
@@ -152,8 +156,14 @@ class AlarmService:
 
     async def act(self, request: pb.ActRequest, context: Any) -> pb.ActResponse:
         """Commit an operator's action."""
+        check_text("alarm_id", request.alarm_id, 1, ID_CHARS_MAX)
         alarm = await self._desk.act(action_of(request), request.expected_version)
         return pb.ActResponse(alarm=alarm_to_wire(alarm))
+
+    async def act_on_many(self, request: pb.ActOnManyRequest, context: Any) -> pb.ActOnManyResponse:
+        """Commit one action on many alarms."""
+        answers = await self._desk.act_on_many(action_of(request.act), targets_of(request))
+        return pb.ActOnManyResponse(result=[result_of(*answer) for answer in answers.items()])
 
     async def _follow(self, subscription: Subscription, transitions_max: int, context: Any) -> NoReturn:
         """Everything from here on; transitions one by one (0), or as many together as wait and are allowed."""
@@ -252,6 +262,7 @@ def handlers(service: AlarmService) -> grpc.GenericRpcHandler:
             "GetAlarm": _unary(service.get_alarm, pb.GetAlarmRequest),
             "Acknowledge": _unary(service.acknowledge, pb.AcknowledgeRequest),
             "Act": _unary(service.act, pb.ActRequest),
+            "ActOnMany": _unary(service.act_on_many, pb.ActOnManyRequest),
         },
     )
 

@@ -13,7 +13,7 @@ import orjson
 from alarm.hub import Coalesced
 from meterwatch.alarms import Action, Alarm, AlarmFilter, AlarmState, AlarmType, Transition, TransitionKind
 from meterwatch.episodes import Severity
-from meterwatch.errors import Rejected
+from meterwatch.errors import Missing, Rejected, Stale
 from meterwatch.texts import check_text
 from meterwatch.v1 import alarms_pb2 as pb
 
@@ -174,9 +174,30 @@ def filter_of(message: pb.AlarmFilter) -> AlarmFilter:
     )
 
 
+def targets_of(message: pb.ActOnManyRequest) -> dict[str, int] | AlarmFilter:
+    """The alarms an action is for. Rejected unless it names some, each once, or gives a filter."""
+    named = {target.alarm_id: target.expected_version for target in message.target}
+    of_act = message.act.alarm_id or message.act.expected_version
+    if len(named) < len(message.target) or bool(named) == message.HasField("filter") or of_act:
+        raise Rejected(
+            "ACTION_INVALID",
+            f"{len(message.target)} targets, {len(named)} different, filter {message.HasField('filter')}; expected "
+            "either targets, each once, or a filter, and act without an alarm",
+        )
+    for alarm_id in named:
+        check_text("alarm_id", alarm_id, 1, ID_CHARS_MAX)
+    return named or filter_of(message.filter)
+
+
+def result_of(alarm_id: str, answer: Alarm | Missing | Rejected | Stale) -> pb.ActResult:
+    """What became of one alarm of many."""
+    if isinstance(answer, Alarm):
+        return pb.ActResult(alarm_id=alarm_id, alarm=alarm_to_wire(answer))
+    return pb.ActResult(alarm_id=alarm_id, reason=answer.reason, message=answer.message)
+
+
 def action_of(message: pb.ActRequest) -> Action:
     """An action from the wire. Rejected when a text is too long or the kind does not exist."""
-    check_text("alarm_id", message.alarm_id, 1, ID_CHARS_MAX)
     check_text("action_id", message.action_id, 1, ID_CHARS_MAX)
     check_text("operator", message.operator, 1, PERSON_CHARS_MAX)
     check_text("note", message.note, 0, NOTE_CHARS_MAX)

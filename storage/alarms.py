@@ -161,11 +161,13 @@ class AlarmStore:
         rows = await self._rows(_SELECT + sql.SQL("WHERE alarm_id = ANY(%s)"), (list(alarm_ids),))
         return [_alarm(row) for row in rows]
 
-    async def find_action(self, action_id: str) -> tuple[Action, Alarm] | None:
-        """An operator's action and the alarm as it was after it; None if there was none."""
-        query = "SELECT a.*, l.alarm FROM alarm_actions a JOIN alarm_log l USING (seq) WHERE a.action_id = %s"
+    async def find_actions(self, action_id: str) -> list[tuple[Action, Alarm]]:
+        """What was done under this id, each with the alarm as it was after it."""
+        query = (
+            "SELECT a.*, l.alarm FROM alarm_actions a JOIN alarm_log l USING (seq) WHERE a.action_id = %s ORDER BY seq"
+        )
         rows = await self._rows(sql.SQL(query), (action_id,))
-        return (_action(rows[0]), Alarm.from_json(rows[0]["alarm"])) if rows else None
+        return [(_action(row), Alarm.from_json(row["alarm"])) for row in rows]
 
     async def _rows(self, query: sql.Composable, values: Sequence[object]) -> list[dict[str, Any]]:
         with storage_faults():

@@ -1,4 +1,4 @@
-"""meterwatch alarms: list, follow, ack."""
+"""meterwatch alarms: list, follow, ack. What else operators do: meterwatch.cli.operate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ DistrictOption = Annotated[list[str] | None, typer.Option("--district", help="On
 FeederOption = Annotated[list[str] | None, typer.Option("--feeder", help="Only of this feeder; repeatable.")]
 
 
-def _row(alarm: Any) -> dict[str, Any]:
+def alarm_row(alarm: Any) -> dict[str, Any]:
+    """An alarm as the commands show it."""
     return {
         "alarm_id": alarm.alarm_id,
         "state": alarms_pb2.AlarmState.Name(alarm.state).removeprefix("ALARM_STATE_"),
@@ -45,6 +46,13 @@ def _row(alarm: Any) -> dict[str, Any]:
         "parent_id": alarm.parent_id,
         "acknowledged_by": alarm.acknowledged_by,
         "note": alarm.note,
+        "shelved_until": utc(alarm.shelved_until_us),
+        "shelved_until_normal": alarm.shelved_until_normal,
+        "shelved_by": alarm.shelved_by,
+        "shelved_reason": alarm.shelved_reason,
+        "out_of_service_by": alarm.out_of_service_by,
+        "out_of_service_reason": alarm.out_of_service_reason,
+        "assigned_to": alarm.assigned_to,
         "summary": alarm.summary,
         "evidence_json": alarm.evidence_json,
     }
@@ -64,7 +72,7 @@ def list_(
     """List alarms, newest first."""
     wanted = alarms_pb2.AlarmFilter(type=type_ or [], district=district or [], feeder=feeder or [])
     found = list_alarms(address_of(context, address), wanted, active_only=active, most=limit)
-    listing((_row(alarm) for alarm in found), COLUMNS, output)
+    listing((alarm_row(alarm) for alarm in found), COLUMNS, output)
 
 
 @app.command()
@@ -85,10 +93,10 @@ def follow(
         for message in feed:
             if message.HasField("snapshot"):
                 for alarm in message.snapshot.alarm:
-                    _print({"seq": message.snapshot.seq, "kind": "OPEN", **_row(alarm)}, output)
+                    _print({"seq": message.snapshot.seq, "kind": "OPEN", **alarm_row(alarm)}, output)
             elif message.HasField("transition"):
                 change = message.transition
-                _print({"seq": change.seq, "kind": change.kind, **_row(change.alarm)}, output)
+                _print({"seq": change.seq, "kind": change.kind, **alarm_row(change.alarm)}, output)
 
 
 @contextmanager
@@ -132,4 +140,4 @@ def ack(
 ) -> None:
     """Acknowledge an alarm."""
     alarm = acknowledge(address_of(context, address), alarm_id, version, operator or getpass.getuser(), note)
-    listing([_row(alarm)], COLUMNS, output)
+    listing([alarm_row(alarm)], COLUMNS, output)

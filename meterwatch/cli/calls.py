@@ -108,6 +108,19 @@ def edit_reads(address: str, request: ingest_pb2.EditReadsRequest, action_id: st
         return call("Ingest/EditReads", request, ingest_pb2.EditReadsResponse)
 
 
+def act(
+    address: str,
+    what: alarms_pb2.ActRequest,
+    targets: list[alarms_pb2.ActTarget],
+    wanted: alarms_pb2.AlarmFilter | None,
+) -> Any:
+    """Do what an operator wants on the targets, or on all that a filter matches; return a result for each alarm."""
+    what.action_id = str(uuid.uuid4())
+    request = alarms_pb2.ActOnManyRequest(act=what, target=targets, filter=wanted)
+    with calling(address) as call:
+        return call("Alarms/ActOnMany", request, alarms_pb2.ActOnManyResponse).result
+
+
 def list_assets(address: str, kind: str, parent: str = "") -> Iterator[Any]:
     """Assets of one kind by name, over all pages."""
     request = registry_pb2.ListAssetsRequest(kind=kind, page_size=ASSET_PAGE, parent=parent)

@@ -801,3 +801,119 @@ class ActResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ActResponse: _TypeAlias = ActResponse  # noqa: Y015
+
+@_typing.final
+class ActOnManyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACT_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def act(self) -> Global___ActRequest:
+        """What to do; its alarm_id and expected_version stay empty."""
+
+    @_builtins.property
+    def target(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActTarget]:
+        """On which alarms, each once; or:"""
+
+    @_builtins.property
+    def filter(self) -> Global___AlarmFilter:
+        """on all that match and are neither NORMAL nor RETRACTED; INVALID_ARGUMENT if they are more than 1000. In a repeat:
+        on those it was done to.
+        """
+
+    def __init__(
+        self,
+        *,
+        act: Global___ActRequest | None = ...,
+        target: _abc.Iterable[Global___ActTarget] | None = ...,
+        filter: Global___AlarmFilter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "filter", b"filter", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActOnManyRequest: _TypeAlias = ActOnManyRequest  # noqa: Y015
+
+@_typing.final
+class ActTarget(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALARM_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    alarm_id: _builtins.str
+    """Alarm concerned."""
+    expected_version: _builtins.int
+    """Version the operator saw; 0: any. Unit: none."""
+    def __init__(
+        self,
+        *,
+        alarm_id: _builtins.str = ...,
+        expected_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm_id", b"alarm_id", "expected_version", b"expected_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActTarget: _TypeAlias = ActTarget  # noqa: Y015
+
+@_typing.final
+class ActOnManyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def result(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActResult]:
+        """One per alarm, in the order asked for."""
+
+    def __init__(
+        self,
+        *,
+        result: _abc.Iterable[Global___ActResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActOnManyResponse: _TypeAlias = ActOnManyResponse  # noqa: Y015
+
+@_typing.final
+class ActResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALARM_ID_FIELD_NUMBER: _builtins.int
+    ALARM_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    alarm_id: _builtins.str
+    """Alarm concerned."""
+    reason: _builtins.str
+    """Why it was not done, as the reason of a status (ALARM_CHANGED, ALARM_UNKNOWN, ACTION_IMPOSSIBLE, ...); empty if done."""
+    message: _builtins.str
+    """The same for a person."""
+    @_builtins.property
+    def alarm(self) -> Global___Alarm:
+        """The alarm after it; absent if it was not done."""
+
+    def __init__(
+        self,
+        *,
+        alarm_id: _builtins.str = ...,
+        alarm: Global___Alarm | None = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "alarm_id", b"alarm_id", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActResult: _TypeAlias = ActResult  # noqa: Y015

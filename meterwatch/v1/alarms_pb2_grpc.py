@@ -59,6 +59,11 @@ class AlarmsStub:
                 request_serializer=meterwatch_dot_v1_dot_alarms__pb2.ActRequest.SerializeToString,
                 response_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ActResponse.FromString,
                 _registered_method=True)
+        self.ActOnMany = channel.unary_unary(
+                '/meterwatch.v1.Alarms/ActOnMany',
+                request_serializer=meterwatch_dot_v1_dot_alarms__pb2.ActOnManyRequest.SerializeToString,
+                response_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ActOnManyResponse.FromString,
+                _registered_method=True)
 
 
 class AlarmsServicer:
@@ -101,6 +106,14 @@ class AlarmsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ActOnMany(self, request, context):
+        """One action on up to 1000 alarms, in one transaction. An alarm that refuses it does not hinder the others. Repeating an
+        action_id repeats the answers of what was done and tries again what was refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AlarmsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +141,11 @@ def add_AlarmsServicer_to_server(servicer, server):
                     servicer.Act,
                     request_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ActRequest.FromString,
                     response_serializer=meterwatch_dot_v1_dot_alarms__pb2.ActResponse.SerializeToString,
+            ),
+            'ActOnMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActOnMany,
+                    request_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ActOnManyRequest.FromString,
+                    response_serializer=meterwatch_dot_v1_dot_alarms__pb2.ActOnManyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -265,6 +283,33 @@ class Alarms:
             '/meterwatch.v1.Alarms/Act',
             meterwatch_dot_v1_dot_alarms__pb2.ActRequest.SerializeToString,
             meterwatch_dot_v1_dot_alarms__pb2.ActResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActOnMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterwatch.v1.Alarms/ActOnMany',
+            meterwatch_dot_v1_dot_alarms__pb2.ActOnManyRequest.SerializeToString,
+            meterwatch_dot_v1_dot_alarms__pb2.ActOnManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

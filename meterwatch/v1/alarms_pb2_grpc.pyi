@@ -47,6 +47,10 @@ class AlarmsStub:
     """Any action of an operator on one alarm, under the same promises as Acknowledge. INVALID_ARGUMENT if the alarm, as it
     is, has no such action (docs/alarms.md), or a reason is missing.
     """
+    ActOnMany: _grpc.UnaryUnaryMultiCallable[_alarms_pb2.ActOnManyRequest, _alarms_pb2.ActOnManyResponse]
+    """One action on up to 1000 alarms, in one transaction. An alarm that refuses it does not hinder the others. Repeating an
+    action_id repeats the answers of what was done and tries again what was refused.
+    """
 
 @_typing.type_check_only
 class AlarmsAsyncStub(AlarmsStub):
@@ -64,6 +68,10 @@ class AlarmsAsyncStub(AlarmsStub):
     Act: _aio.UnaryUnaryMultiCallable[_alarms_pb2.ActRequest, _alarms_pb2.ActResponse]  # type: ignore[assignment]
     """Any action of an operator on one alarm, under the same promises as Acknowledge. INVALID_ARGUMENT if the alarm, as it
     is, has no such action (docs/alarms.md), or a reason is missing.
+    """
+    ActOnMany: _aio.UnaryUnaryMultiCallable[_alarms_pb2.ActOnManyRequest, _alarms_pb2.ActOnManyResponse]  # type: ignore[assignment]
+    """One action on up to 1000 alarms, in one transaction. An alarm that refuses it does not hinder the others. Repeating an
+    action_id repeats the answers of what was done and tries again what was refused.
     """
 
 class AlarmsServicer(metaclass=_abc_1.ABCMeta):
@@ -109,6 +117,16 @@ class AlarmsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_alarms_pb2.ActResponse, _abc.Awaitable[_alarms_pb2.ActResponse]]:
         """Any action of an operator on one alarm, under the same promises as Acknowledge. INVALID_ARGUMENT if the alarm, as it
         is, has no such action (docs/alarms.md), or a reason is missing.
+        """
+
+    @_abc_1.abstractmethod
+    def ActOnMany(
+        self,
+        request: _alarms_pb2.ActOnManyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alarms_pb2.ActOnManyResponse, _abc.Awaitable[_alarms_pb2.ActOnManyResponse]]:
+        """One action on up to 1000 alarms, in one transaction. An alarm that refuses it does not hinder the others. Repeating an
+        action_id repeats the answers of what was done and tries again what was refused.
         """
 
 def add_AlarmsServicer_to_server(servicer: AlarmsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -13,5 +13,7 @@ CREATE INDEX alarms_shelved ON alarms (shelved_until_at) WHERE shelved_until_at 
 ALTER TABLE alarm_actions
     ADD COLUMN shelve_s integer NOT NULL DEFAULT 0,
     ADD COLUMN once boolean NOT NULL DEFAULT false,
-    ADD COLUMN assignee text NOT NULL DEFAULT '';
+    ADD COLUMN assignee text NOT NULL DEFAULT '',
+    DROP CONSTRAINT alarm_actions_pkey,
+    ADD PRIMARY KEY (action_id, alarm_id);
 CREATE INDEX alarm_actions_seq ON alarm_actions (seq);

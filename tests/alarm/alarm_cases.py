@@ -90,7 +90,7 @@ class SinkStore:
     def __init__(self) -> None:
         self.log: list[Transition] = []
         self.batches: list[int] = []
-        self.actions: dict[str, tuple[Any, Alarm]] = {}
+        self.actions: dict[tuple[str, str], tuple[Action, Alarm]] = {}
         self.fail: Exception | None = None
         self.fail_after = False
 
@@ -109,7 +109,9 @@ class SinkStore:
         self.log += [draft.numbered(seq, now_us) for draft, seq in zip(drafts, seqs, strict=True)]
         self.batches += batch_ids
         done = self.log[len(self.log) - len(drafts) :]
-        self.actions |= {t.action.action_id: (t.action, t.alarm) for t in done if t.action is not None}
+        self.actions |= {
+            (t.action.action_id, t.alarm.alarm_id): (t.action, t.alarm) for t in done if t.action is not None
+        }
         if fail is not None:
             raise fail
         return seqs
@@ -126,5 +128,5 @@ class SinkStore:
     async def get_many(self, alarm_ids: Any) -> list[Alarm]:
         return [a for a in self.alarms() if a.alarm_id in alarm_ids]
 
-    async def find_action(self, action_id: str) -> Any:
-        return self.actions.get(action_id)
+    async def find_actions(self, action_id: str) -> list[tuple[Action, Alarm]]:
+        return [done for (done_id, _), done in self.actions.items() if done_id == action_id]

@@ -10,10 +10,10 @@ import pytest
 from alarm_cases import SinkStore, ack, act, at, clock, episode, names, verdict
 
 from alarm.actions import ACTIONS, SHELVE_S_MAX, WITH_REASON, acted, check_action
-from alarm.desk import AlarmDesk
+from alarm.desk import ACT_ALARMS_MAX, AlarmDesk
 from alarm.lifecycle import KIND, NEXT, SERVICE_NEXT, SHELF_NEXT, Input
 from alarm.wire import ACTION_OF_WIRE
-from meterwatch.alarms import Alarm, AlarmState, TransitionKind
+from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, TransitionKind
 from meterwatch.episodes import Severity
 from meterwatch.errors import Rejected, StorageUnavailable
 from meterwatch.v1 import alarms_pb2 as pb
@@ -133,3 +133,58 @@ async def test_time_lifts_a_shelf_once_the_database_is_back() -> None:
         await ticking
     assert (lifted.kind, lifted.alarm.pages, lifted.action) == ("UNSHELVED", True, None)
     assert await desk.lift_shelves() == []
+
+
+async def test_a_shelved_alarm_is_not_forgotten_before_its_shelf_ends() -> None:
+    hands = clock()
+    desk = await AlarmDesk.open(SinkStore(), names(), hands)
+    (raised,) = await desk.record([verdict(episode(10, 20))], [])
+    for day in (1, 2, 3):
+        hands.saw(at(30 + day * 24 * 60))
+    hands.saw(at(30 + 79 * 60))
+    await desk.act(act(raised.alarm.alarm_id, K.SHELVED, shelve_s=SHELVE_S_MAX), 0)
+    await desk.act(ack(raised.alarm.alarm_id, "a2"), 0)
+    await desk.record([verdict(episode(79 * 60), asset_id=1)], [])
+    assert raised.alarm.alarm_id in desk.book
+    hands.saw(at(30 + 88 * 60))
+    assert [t.kind for t in await desk.lift_shelves()] == ["UNSHELVED"]
+
+
+async def test_one_action_on_many_alarms_is_done_where_it_can_be_and_once() -> None:
+    store = SinkStore()
+    desk = await AlarmDesk.open(store, names(), clock())
+    raised = [t.alarm for t in await desk.record([verdict(episode(10), asset_id=i) for i in range(3)], [])]
+    await desk.act(ack(raised[0].alarm_id), 0)
+    targets = {raised[0].alarm_id: 0, raised[1].alarm_id: 9, raised[2].alarm_id: 1, "OUT-0": 0}
+    answers = await desk.act_on_many(ack("", "a2"), targets)
+    assert list(answers) == list(targets)
+    assert [getattr(a, "reason", "done") for a in answers.values()] == [
+        "NOT_ACKNOWLEDGEABLE", "ALARM_CHANGED", "done", "ALARM_UNKNOWN",
+    ]  # fmt: skip
+    length = len(store.log)
+    assert (await desk.act_on_many(ack("", "a2"), targets))[raised[2].alarm_id] == answers[raised[2].alarm_id]
+    assert len(store.log) == length
+    with pytest.raises(Rejected) as refused:
+        await desk.act_on_many(ack("", "a2"), {raised[1].alarm_id: 0})
+    assert refused.value.reason == "ACTION_ID_REUSED"
+
+
+async def test_an_action_by_filter_repeated_means_those_it_was_done_to() -> None:
+    desk = await AlarmDesk.open(SinkStore(), names(), clock())
+    await desk.record([verdict(episode(10), asset_id=i) for i in range(2)], [])
+    paging, shelve = AlarmFilter(paging_only=True), act("", K.SHELVED, shelve_s=60)
+    answers = await desk.act_on_many(shelve, paging)
+    assert [isinstance(answer, Alarm) for answer in answers.values()] == [True, True]
+    await desk.record([verdict(episode(10), asset_id=2)], [])
+    assert await desk.act_on_many(shelve, paging) == answers
+    assert len(await desk.act_on_many(act("", K.COMMENTED, "a2"), AlarmFilter())) == 3
+
+
+async def test_more_alarms_than_allowed_at_once_are_refused_untouched() -> None:
+    store = SinkStore()
+    desk = await AlarmDesk.open(store, names(), clock())
+    await desk.record([verdict(*[episode(i * 0.01, i * 0.01 + 0.005) for i in range(ACT_ALARMS_MAX + 1)])], [])
+    with pytest.raises(Rejected) as refused:
+        await desk.act_on_many(ack(""), AlarmFilter())
+    assert refused.value.reason == "TOO_MANY_ALARMS"
+    assert len(store.log) == ACT_ALARMS_MAX + 1

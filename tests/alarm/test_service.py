@@ -285,6 +285,26 @@ async def test_a_shelf_over_the_wire_silences_a_subscriber_and_is_lifted_after_a
         assert len((await world.stub.ListAlarms(pb.ListAlarmsRequest(active_only=True))).alarm) == 1
 
 
+async def test_one_action_on_many_over_the_wire_answers_for_each(dsn: str) -> None:
+    async with serving(dsn) as world:
+        done = await world.desk.record([verdict(episode(10), asset_id=i) for i in range(2)], [])
+        what = pb.ActRequest(action_id="a1", operator="Kim", kind=pb.ACTION_KIND_COMMENT, note="seen")
+        targets = [pb.ActTarget(alarm_id=done[0].alarm.alarm_id, expected_version=1), pb.ActTarget(alarm_id="OUT-0")]
+        request = pb.ActOnManyRequest(act=what, target=targets)
+        answer = await world.stub.ActOnMany(request)
+        assert [(r.alarm.version, r.reason) for r in answer.result] == [(2, ""), (0, "ALARM_UNKNOWN")]
+        assert await world.stub.ActOnMany(request) == answer
+        what.action_id = "a2"
+        both = await world.stub.ActOnMany(pb.ActOnManyRequest(act=what, filter=pb.AlarmFilter()))
+        assert sorted(r.alarm.version for r in both.result) == [2, 3]
+        for wrong in (
+            pb.ActOnManyRequest(act=what),
+            pb.ActOnManyRequest(act=what, target=[targets[0], targets[0]]),
+            pb.ActOnManyRequest(act=what, target=targets, filter=pb.AlarmFilter()),
+        ):
+            assert (await refusal(world.stub.ActOnMany(wrong)))[1] == "ACTION_INVALID"
+
+
 async def test_a_restart_and_the_same_verdicts_change_nothing(dsn: str) -> None:
     async with serving(dsn) as world:
         stated = [

@@ -284,6 +284,26 @@ def test_an_acknowledgement_names_who_and_is_refused_when_stale(address: str, al
     assert "ALARM_UNKNOWN" in run("alarms", "ack", "OUT-0", "--address", address, code=1).stderr
 
 
+def test_operators_put_alarms_aside_and_back(address: str, alarm_id: str) -> None:
+    to = ("--address", address)
+    assert "ACTION_INVALID" in run("alarms", "shelve", alarm_id, *to, code=1).stderr
+    [alarm] = rows("alarms", "shelve", alarm_id, "--for", "30m", "--reason", "crew sent", "--operator", "ada", *to)
+    assert (alarm["shelved_by"], alarm["shelved_reason"], alarm["shelved_until"] != "") == ("ada", "crew sent", True)
+    assert alarm_id not in {row["alarm_id"] for row in rows("alarms", "list", "--active", *to)}
+    [alarm] = rows("alarms", "unshelve", alarm_id, *to)
+    assert alarm["shelved_by"] == ""
+    [alarm] = rows("alarms", "out-of-service", alarm_id, "--reason", "works", "--operator", "ada", *to)
+    assert alarm["out_of_service_by"] == "ada"
+    assert rows("alarms", "return-to-service", alarm_id, "--reason", "done", *to)[0]["out_of_service_by"] == ""
+    assert alarm_id in {row["alarm_id"] for row in rows("alarms", "assign", "--type", "OUTAGE", "--to", "crew 4", *to)}
+    assert rows("alarms", "comment", alarm_id, "--reason", "seen", *to)[0]["assigned_to"] == "crew 4"
+    half = run("alarms", "comment", alarm_id, "OUT-0", "--reason", "seen", *to, code=1)
+    assert "OUT-0: ALARM_UNKNOWN" in half.stderr
+    assert alarm_id in half.stdout
+    for wrong in (("comment",), ("comment", alarm_id, "--type", "OUTAGE"), ("shelve", alarm_id, "--for", "soon")):
+        run("alarms", *wrong, "--reason", "seen", *to, code=2)
+
+
 def test_follow_shows_what_is_open_then_ends_quietly(address: str, alarm_id: str) -> None:
     process = program("alarms", "follow", "--address", address, "-o", "jsonl")
     assert process.stdout is not None

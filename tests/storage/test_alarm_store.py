@@ -93,10 +93,9 @@ async def test_an_action_is_found_with_the_alarm_as_it_was_after_it(store: Alarm
     acked = Draft(TransitionKind.ACKNOWLEDGED, alarm("A", version=2, state=AlarmState.ACK_ACTIVE), action=action)
     await store.commit([acked], [], now_us=NOW_US)
     await store.commit([Draft(TransitionKind.CLEARED, alarm("A", version=3))], [], now_us=NOW_US)
-    found = await store.find_action("a1")
-    assert found is not None
-    assert (found[0], found[1].version) == (action, 2)
-    assert await store.find_action("a2") is None
+    ((found, after),) = await store.find_actions("a1")
+    assert (found, after.version) == (action, 2)
+    assert await store.find_actions("a2") == []
 
 
 async def test_the_log_says_who_did_it_and_why(store: AlarmStore) -> None:
