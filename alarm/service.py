@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 
 from alarm.desk import AlarmDesk
 from alarm.hub import Coalesced, Subscription
+from alarm.kpi import kpis
 from alarm.wire import (
     ID_CHARS_MAX,
     RESPONSE_BYTES_MAX,
@@ -28,11 +29,12 @@ from alarm.wire import (
     alarm_to_wire,
     coalesced_to_wire,
     filter_of,
+    kpis_to_wire,
     result_of,
     targets_of,
     transition_to_wire,
 )
-from meterwatch.alarms import Alarm, AlarmFilter, Transition
+from meterwatch.alarms import Alarm, AlarmFilter, Began, Transition
 from meterwatch.clock import Clock
 from meterwatch.errors import Missing, Rejected
 from meterwatch.status import abort, abort_with
@@ -48,6 +50,7 @@ TIMER_EARLY_S: Final = 0.002
 """A timer of the event loop may come early by a rounding to milliseconds; it is set later by this."""
 AGE_S_MAX: Final = 4 * 3600.0
 """An abandoned client is never collected (grpcio 43462), so no subscription lasts for ever; clients resume."""
+KPI_HOURS_MAX, KPI_OPERATORS_MAX = 744, 1000
 PAGE_DEFAULT, PAGE_MAX = 100, 1000
 
 Request = TypeVar("Request", bound=Message)
@@ -65,6 +68,8 @@ class Reader(Protocol):
     async def list_page(
         self, wanted: AlarmFilter, *, active_only: bool, limit: int, after: tuple[int, str] | None = None
     ) -> list[Alarm]: ...
+
+    async def began_to_page(self, since_us: int) -> list[Began]: ...
 
     async def get(self, alarm_id: str) -> tuple[Alarm, list[Transition]] | None: ...
 
@@ -165,6 +170,19 @@ class AlarmService:
         answers = await self._desk.act_on_many(action_of(request.act), targets_of(request))
         return pb.ActOnManyResponse(result=[result_of(*answer) for answer in answers.items()])
 
+    async def get_kpis(self, request: pb.GetKpisRequest, context: Any) -> pb.GetKpisResponse:
+        """Figures of the last hours."""
+        hours, operators = request.hours or 24, request.operators or 1
+        if hours > KPI_HOURS_MAX or operators > KPI_OPERATORS_MAX:
+            raise Rejected(
+                "BAD_QUERY",
+                f"hours is {hours}, operators {operators}; at most {KPI_HOURS_MAX} and {KPI_OPERATORS_MAX} are allowed",
+            )
+        now_us = self._clock.now_us()
+        from_us = now_us - hours * 3_600_000_000
+        found = kpis(await self._reader.began_to_page(from_us), from_us, now_us, operators)
+        return kpis_to_wire(found, [alarm for alarm in self._desk.book if alarm.pages], now_us)
+
     async def _follow(self, subscription: Subscription, transitions_max: int, context: Any) -> NoReturn:
         """Everything from here on; transitions one by one (0), or as many together as wait and are allowed."""
         loop, write = asyncio.get_running_loop(), context.write
@@ -262,6 +280,7 @@ def handlers(service: AlarmService) -> grpc.GenericRpcHandler:
             "GetAlarm": _unary(service.get_alarm, pb.GetAlarmRequest),
             "Acknowledge": _unary(service.acknowledge, pb.AcknowledgeRequest),
             "Act": _unary(service.act, pb.ActRequest),
+            "GetKpis": _unary(service.get_kpis, pb.GetKpisRequest),
             "ActOnMany": _unary(service.act_on_many, pb.ActOnManyRequest),
         },
     )

@@ -11,7 +11,8 @@ from typing import Final
 import orjson
 
 from alarm.hub import Coalesced
-from meterwatch.alarms import Action, Alarm, AlarmFilter, AlarmState, AlarmType, Transition, TransitionKind
+from alarm.kpi import STALE_US, Kpis
+from meterwatch.alarms import Action, Alarm, AlarmFilter, AlarmState, AlarmType, Source, Transition, TransitionKind
 from meterwatch.episodes import Severity
 from meterwatch.errors import Missing, Rejected, Stale
 from meterwatch.texts import check_text
@@ -137,6 +138,25 @@ def _alone(transition: pb.Transition) -> pb.SubscribeResponse:
 
 def _among_others(transition: pb.Transition) -> pb.SubscribeResponse:
     return pb.SubscribeResponse(transitions=pb.Transitions(transition=[transition]))
+
+
+def kpis_to_wire(found: Kpis, paging: Sequence[Alarm], now_us: int) -> pb.GetKpisResponse:
+    """Figures of a span, and of what pages now."""
+    return pb.GetKpisResponse(
+        windows=found.windows,
+        pages=found.pages,
+        pages_max=found.pages_max,
+        flood_windows=found.flood_windows,
+        flood_now=found.flood_now,
+        paging=len(paging),
+        stale=sum(alarm.cleared_us is None and alarm.recorded_us < now_us - STALE_US for alarm in paging),
+        chattering=[_source(source, times) for source, times in found.chattering],
+        top=[_source(source, times) for source, times in found.top],
+    )
+
+
+def _source(source: Source, pages: int) -> pb.AlarmSource:
+    return pb.AlarmSource(type=source[0], asset_kind=source[1], asset=source[2], pages=pages)
 
 
 def filter_of(message: pb.AlarmFilter) -> AlarmFilter:

@@ -201,6 +201,19 @@ class Transition:
     """What made it, if an operator did."""
 
 
+Source = tuple[str, str, str]
+"""Type, asset kind, asset: what makes alarms again and again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """Something began to page."""
+
+    at_us: int
+    """Service clock."""
+    source: Source
+
+
 @dataclass(frozen=True, slots=True)
 class AlarmFilter:
     """Which alarms somebody wants; an empty set means all."""

@@ -18,7 +18,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from meterwatch.alarms import ALARM_FIELDS, PAGED, Action, Alarm, AlarmFilter, Draft, Transition, TransitionKind
+from meterwatch.alarms import ALARM_FIELDS, PAGED, Action, Alarm, AlarmFilter, Began, Draft, Transition, TransitionKind
 from meterwatch.errors import StorageBroken
 from meterwatch.loads import LoadChange
 from storage.faults import storage_faults
@@ -38,6 +38,11 @@ _UPSERT: Final = sql.SQL("INSERT INTO alarms ({}) VALUES ({}) ON CONFLICT (alarm
     sql.SQL(", ").join(sql.SQL("%s") for _ in _COLUMNS),
     sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(c)) for c in _COLUMNS[1:]),
 )
+_PAGES: Final = (
+    "({0}.alarm->>'state' IN ('UNACK_ACTIVE', 'ACK_ACTIVE', 'RTN_UNACK') "
+    "AND {0}.alarm->>'shelved_until_us' IS NULL AND {0}.alarm->>'out_of_service_by' IS NULL)"
+)
+"""Alarm.pages of a row of the log."""
 _LOG: Final = (
     "SELECT l.seq, l.kind, l.recorded_at, l.alarm, p.alarm AS was, a.action_id, a.alarm_id, a.operator, a.note, "
     "a.shelve_s, a.once, a.assignee FROM alarm_log l LEFT JOIN alarm_actions a ON a.seq = l.seq "
@@ -155,6 +160,16 @@ class AlarmStore:
         query = sql.SQL(_LOG + "WHERE l.alarm_id = %s ORDER BY l.version LIMIT %s")
         rows = await self._rows(query, (alarm_id, TRANSITIONS_MAX))
         return found[0], [_transition(row) for row in rows]
+
+    async def began_to_page(self, since_us: int) -> list[Began]:
+        """What began to page after a time of the service's clock, oldest first. Cost: the log since then."""
+        query = (
+            "SELECT l.recorded_at, l.alarm->>'rule' AS rule, l.alarm->>'asset_kind' AS kind, l.alarm->>'asset' AS name "
+            "FROM alarm_log l LEFT JOIN alarm_log p ON p.alarm_id = l.alarm_id AND p.version = l.version - 1 "
+            "WHERE l.recorded_at > %s AND " + _PAGES.format("l") + " AND (p.alarm IS NULL OR NOT " + _PAGES.format("p")
+        ) + ") ORDER BY l.seq"
+        rows = await self._rows(sql.SQL(query), (_at(since_us),))
+        return [Began(_us(row["recorded_at"]), (row["rule"], row["kind"], row["name"])) for row in rows]
 
     async def get_many(self, alarm_ids: Sequence[str]) -> list[Alarm]:
         """Those of the alarms that exist."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from meterwatch.alarms import AlarmType
-from meterwatch.cli.calls import acknowledge, list_alarms, reach
+from meterwatch.cli.calls import acknowledge, alarm_kpis, list_alarms, reach
 from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, line, listing, utc
 from meterwatch.client import AlarmFeed
 from meterwatch.v1 import alarms_pb2
@@ -141,3 +141,22 @@ def ack(
     """Acknowledge an alarm."""
     alarm = acknowledge(address_of(context, address), alarm_id, version, operator or getpass.getuser(), note)
     listing([alarm_row(alarm)], COLUMNS, output)
+
+
+@app.command()
+def kpi(
+    context: typer.Context,
+    hours: Annotated[int, typer.Option(min=1, max=744, help="Span up to now.")] = 24,
+    operators: Annotated[int, typer.Option(min=1, max=1000, help="Who share the alarms.")] = 1,
+    address: AddressOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Show how the alarm system does: pages per operator and 10 minutes, floods, stale, chattering, most frequent."""
+    found = alarm_kpis(address_of(context, address), hours, operators)
+    plain = ("pages", "windows", "pages_max", "flood_windows", "flood_now", "paging", "stale")
+    rows = [{"what": name, "value": getattr(found, name)} for name in plain]
+    for what, sources in (("chattering", found.chattering), ("top", found.top)):
+        rows += [
+            {"what": what, "value": s.pages, "type": s.type, "asset": f"{s.asset_kind} {s.asset}"} for s in sources
+        ]
+    listing(rows, ("what", "value", "type", "asset"), output)

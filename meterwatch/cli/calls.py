@@ -121,6 +121,13 @@ def act(
         return call("Alarms/ActOnMany", request, alarms_pb2.ActOnManyResponse).result
 
 
+def alarm_kpis(address: str, hours: int, operators: int) -> Any:
+    """Figures of the alarm system over the last hours."""
+    request = alarms_pb2.GetKpisRequest(hours=hours, operators=operators)
+    with calling(address) as call:
+        return call("Alarms/GetKpis", request, alarms_pb2.GetKpisResponse)
+
+
 def list_assets(address: str, kind: str, parent: str = "") -> Iterator[Any]:
     """Assets of one kind by name, over all pages."""
     request = registry_pb2.ListAssetsRequest(kind=kind, page_size=ASSET_PAGE, parent=parent)

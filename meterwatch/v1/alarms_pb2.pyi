@@ -917,3 +917,117 @@ class ActResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ActResult: _TypeAlias = ActResult  # noqa: Y015
+
+@_typing.final
+class GetKpisRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOURS_FIELD_NUMBER: _builtins.int
+    OPERATORS_FIELD_NUMBER: _builtins.int
+    hours: _builtins.int
+    """Span up to now, 1 to 744; 0: 24. Unit: hours."""
+    operators: _builtins.int
+    """Operators who share the alarms; 0: 1. Unit: persons."""
+    def __init__(
+        self,
+        *,
+        hours: _builtins.int = ...,
+        operators: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hours", b"hours", "operators", b"operators"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKpisRequest: _TypeAlias = GetKpisRequest  # noqa: Y015
+
+@_typing.final
+class GetKpisResponse(_message.Message):
+    """Counted is what began to page (docs/alarms.md), when it did. A window is 10 minutes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
+    PAGES_MAX_FIELD_NUMBER: _builtins.int
+    FLOOD_WINDOWS_FIELD_NUMBER: _builtins.int
+    FLOOD_NOW_FIELD_NUMBER: _builtins.int
+    PAGING_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    CHATTERING_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    windows: _builtins.int
+    """Windows in the span. Unit: windows."""
+    pages: _builtins.int
+    """What began to page. Unit: alarms."""
+    pages_max: _builtins.int
+    """Pages in the fullest window, for each operator, rounded up. Unit: alarms."""
+    flood_windows: _builtins.int
+    """Windows in flood: from more than 10 pages per operator until fewer than 5. Unit: windows."""
+    flood_now: _builtins.bool
+    """The last window is in flood."""
+    paging: _builtins.int
+    """Paging now. Unit: alarms."""
+    stale: _builtins.int
+    """Of these, active and known for more than 24 h. Unit: alarms."""
+    @_builtins.property
+    def chattering(self) -> _containers.RepeatedCompositeFieldContainer[Global___AlarmSource]:
+        """Sources that began to page three times or more within 10 minutes."""
+
+    @_builtins.property
+    def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___AlarmSource]:
+        """The ten that began to page most often."""
+
+    def __init__(
+        self,
+        *,
+        windows: _builtins.int = ...,
+        pages: _builtins.int = ...,
+        pages_max: _builtins.int = ...,
+        flood_windows: _builtins.int = ...,
+        flood_now: _builtins.bool = ...,
+        paging: _builtins.int = ...,
+        stale: _builtins.int = ...,
+        chattering: _abc.Iterable[Global___AlarmSource] | None = ...,
+        top: _abc.Iterable[Global___AlarmSource] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chattering", b"chattering", "flood_now", b"flood_now", "flood_windows", b"flood_windows", "pages", b"pages", "pages_max", b"pages_max", "paging", b"paging", "stale", b"stale", "top", b"top", "windows", b"windows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetKpisResponse: _TypeAlias = GetKpisResponse  # noqa: Y015
+
+@_typing.final
+class AlarmSource(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    ASSET_KIND_FIELD_NUMBER: _builtins.int
+    ASSET_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """Type of alarm."""
+    asset_kind: _builtins.str
+    """Kind of asset."""
+    asset: _builtins.str
+    """Asset."""
+    pages: _builtins.int
+    """How often it began to page in the span. Unit: alarms."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        asset_kind: _builtins.str = ...,
+        asset: _builtins.str = ...,
+        pages: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "asset_kind", b"asset_kind", "pages", b"pages", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlarmSource: _TypeAlias = AlarmSource  # noqa: Y015

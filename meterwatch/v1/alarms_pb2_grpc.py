@@ -64,6 +64,11 @@ class AlarmsStub:
                 request_serializer=meterwatch_dot_v1_dot_alarms__pb2.ActOnManyRequest.SerializeToString,
                 response_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ActOnManyResponse.FromString,
                 _registered_method=True)
+        self.GetKpis = channel.unary_unary(
+                '/meterwatch.v1.Alarms/GetKpis',
+                request_serializer=meterwatch_dot_v1_dot_alarms__pb2.GetKpisRequest.SerializeToString,
+                response_deserializer=meterwatch_dot_v1_dot_alarms__pb2.GetKpisResponse.FromString,
+                _registered_method=True)
 
 
 class AlarmsServicer:
@@ -114,6 +119,13 @@ class AlarmsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetKpis(self, request, context):
+        """How the alarm system does, by the measures of ISA-18.2.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AlarmsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +158,11 @@ def add_AlarmsServicer_to_server(servicer, server):
                     servicer.ActOnMany,
                     request_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ActOnManyRequest.FromString,
                     response_serializer=meterwatch_dot_v1_dot_alarms__pb2.ActOnManyResponse.SerializeToString,
+            ),
+            'GetKpis': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKpis,
+                    request_deserializer=meterwatch_dot_v1_dot_alarms__pb2.GetKpisRequest.FromString,
+                    response_serializer=meterwatch_dot_v1_dot_alarms__pb2.GetKpisResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +327,33 @@ class Alarms:
             '/meterwatch.v1.Alarms/ActOnMany',
             meterwatch_dot_v1_dot_alarms__pb2.ActOnManyRequest.SerializeToString,
             meterwatch_dot_v1_dot_alarms__pb2.ActOnManyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKpis(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterwatch.v1.Alarms/GetKpis',
+            meterwatch_dot_v1_dot_alarms__pb2.GetKpisRequest.SerializeToString,
+            meterwatch_dot_v1_dot_alarms__pb2.GetKpisResponse.FromString,
             options,
             channel_credentials,
             insecure,

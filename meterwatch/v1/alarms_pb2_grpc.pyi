@@ -51,6 +51,8 @@ class AlarmsStub:
     """One action on up to 1000 alarms, in one transaction. An alarm that refuses it does not hinder the others. Repeating an
     action_id repeats the answers of what was done and tries again what was refused.
     """
+    GetKpis: _grpc.UnaryUnaryMultiCallable[_alarms_pb2.GetKpisRequest, _alarms_pb2.GetKpisResponse]
+    """How the alarm system does, by the measures of ISA-18.2."""
 
 @_typing.type_check_only
 class AlarmsAsyncStub(AlarmsStub):
@@ -73,6 +75,8 @@ class AlarmsAsyncStub(AlarmsStub):
     """One action on up to 1000 alarms, in one transaction. An alarm that refuses it does not hinder the others. Repeating an
     action_id repeats the answers of what was done and tries again what was refused.
     """
+    GetKpis: _aio.UnaryUnaryMultiCallable[_alarms_pb2.GetKpisRequest, _alarms_pb2.GetKpisResponse]  # type: ignore[assignment]
+    """How the alarm system does, by the measures of ISA-18.2."""
 
 class AlarmsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -128,5 +132,13 @@ class AlarmsServicer(metaclass=_abc_1.ABCMeta):
         """One action on up to 1000 alarms, in one transaction. An alarm that refuses it does not hinder the others. Repeating an
         action_id repeats the answers of what was done and tries again what was refused.
         """
+
+    @_abc_1.abstractmethod
+    def GetKpis(
+        self,
+        request: _alarms_pb2.GetKpisRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alarms_pb2.GetKpisResponse, _abc.Awaitable[_alarms_pb2.GetKpisResponse]]:
+        """How the alarm system does, by the measures of ISA-18.2."""
 
 def add_AlarmsServicer_to_server(servicer: AlarmsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -17,3 +17,4 @@ ALTER TABLE alarm_actions
     DROP CONSTRAINT alarm_actions_pkey,
     ADD PRIMARY KEY (action_id, alarm_id);
 CREATE INDEX alarm_actions_seq ON alarm_actions (seq);
+CREATE INDEX alarm_log_recorded ON alarm_log (recorded_at);

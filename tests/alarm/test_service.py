@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 
 from alarm.desk import AlarmDesk
 from alarm.service import AlarmService, handlers
+from meterwatch.episodes import Severity
 from meterwatch.v1 import alarms_pb2 as pb
 from meterwatch.v1 import alarms_pb2_grpc as pb_grpc
 from storage.alarms import AlarmStore
@@ -303,6 +304,24 @@ async def test_one_action_on_many_over_the_wire_answers_for_each(dsn: str) -> No
             pb.ActOnManyRequest(act=what, target=targets, filter=pb.AlarmFilter()),
         ):
             assert (await refusal(world.stub.ActOnMany(wrong)))[1] == "ACTION_INVALID"
+
+
+async def test_kpis_count_what_began_to_page_and_nothing_else(dsn: str) -> None:
+    async with serving(dsn) as world:
+        await world.desk.record([verdict(episode(10)), verdict(episode(11), asset_id=1)], [])
+        (quiet, *_) = list(world.desk.book)
+        shelve = pb.ActRequest(action_id="a1", operator="Kim", kind=pb.ACTION_KIND_SHELVE, note="why", shelve_s=60)
+        shelve.alarm_id = quiet.alarm_id
+        await world.stub.Act(shelve)
+        worse = [verdict(episode(10 + i, severity=Severity.CRITICAL), asset_id=i) for i in range(2)]
+        assert len(await world.desk.record(worse, [])) == 2
+        found = await world.stub.GetKpis(pb.GetKpisRequest(hours=1))
+        assert (found.windows, found.pages, found.paging, found.stale, found.flood_now) == (6, 2, 1, 0, False)
+        lift = pb.ActRequest(action_id="a2", operator="Kim", kind=pb.ACTION_KIND_UNSHELVE, alarm_id=quiet.alarm_id)
+        await world.stub.Act(lift)
+        found = await world.stub.GetKpis(pb.GetKpisRequest(hours=1))
+        assert (found.pages, found.paging, found.top[0].asset, found.top[0].pages) == (3, 2, quiet.asset, 2)
+        assert (await refusal(world.stub.GetKpis(pb.GetKpisRequest(hours=745))))[1] == "BAD_QUERY"
 
 
 async def test_a_restart_and_the_same_verdicts_change_nothing(dsn: str) -> None:

@@ -304,6 +304,12 @@ def test_operators_put_alarms_aside_and_back(address: str, alarm_id: str) -> Non
         run("alarms", *wrong, "--reason", "seen", *to, code=2)
 
 
+def test_kpis_are_shown_by_name(address: str, alarm_id: str) -> None:
+    found = {row["what"]: row["value"] for row in rows("alarms", "kpi", "--hours", "2", "--address", address)}
+    assert (found["windows"], found["stale"], found["flood_now"]) == (12, 0, False)
+    assert found["pages"] >= found["paging"] >= 1
+
+
 def test_follow_shows_what_is_open_then_ends_quietly(address: str, alarm_id: str) -> None:
     process = program("alarms", "follow", "--address", address, "-o", "jsonl")
     assert process.stdout is not None
