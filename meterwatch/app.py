@@ -208,9 +208,9 @@ async def _serving(
             verdicts, _ = await rebuild(rebuilt, fresh, history, desk, clock)
             rebuilt.engine.silence.heard(*rules_in_place().engine.silence.last_heard())
             await days.replace(fresh)
-            pipeline.replace(fresh, rebuilt)
+            pipeline.replace(fresh, rebuilt, verdicts)
             desk.book.names = fresh
-            await record(verdicts, [])
+            await pipeline.settle()
         await asyncio.to_thread(give_back)
 
     server.add_generic_rpc_handlers(

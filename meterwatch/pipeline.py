@@ -134,6 +134,7 @@ class Pipeline:
         self._not_ready: str | None = "the service is starting"
         self._ended = False
         self._rules_lock = asyncio.Lock()
+        self._owed_verdicts: list[Verdict] | None = None
 
     @property
     def waiting_rows(self) -> int:
@@ -152,13 +153,23 @@ class Pipeline:
         """Lock under which nothing is evaluated: for putting other rules in place."""
         return self._rules_lock
 
-    def replace(self, topology: Topology, rules: Rules) -> None:
-        """Go on with another registry snapshot and the rules built for it; only while paused."""
+    def replace(self, topology: Topology, rules: Rules, verdicts: list[Verdict]) -> None:
+        """Go on with another registry snapshot, the rules built for it and what they know; only while paused.
+
+        The verdicts are owed until `settle` or the next judgement has recorded them: rules say a thing once.
+        """
         self._topology = topology
         self.rules = rules
+        self._owed_verdicts = verdicts
         for head_end_id, streams in self._streams.items():
             if streams:
                 rules.head_end(head_end_id, True)
+
+    async def settle(self) -> None:
+        """Record what rules just put in place know; only while paused. What fails here the next judgement does."""
+        if self._owed_verdicts is not None:
+            await self._record(self._owed_verdicts, [])
+            self._owed_verdicts = None
 
     def ready(self, reason: str | None = None) -> None:
         """Take reads from now on; or, with a reason, do not."""
@@ -375,6 +386,7 @@ class Pipeline:
         verdicts: list[Verdict] | None = None
         while True:
             try:
+                await self.settle()
                 if verdicts is None:
                     verdicts = await self.rules.evaluate(now_us)
                 if verdicts or fresh or self.rules.due:

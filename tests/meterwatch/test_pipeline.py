@@ -118,11 +118,13 @@ async def piped(writers: int = 1, clock: Clock | None = None) -> AsyncIterator[A
     record_gate = asyncio.Event()
     record_gate.set()
     faults: list[Exception] = []
+    told: list[Any] = []
 
     async def record(verdicts: list[Any], ids: list[int]) -> None:
         await record_gate.wait()
         if faults:
             raise faults.pop(0)
+        told.extend(verdicts)
         log.append(("recorded", ids))
 
     async def last_acked(head_end_id: int, epoch: int) -> int:
@@ -135,7 +137,7 @@ async def piped(writers: int = 1, clock: Clock | None = None) -> AsyncIterator[A
     try:
         yield SimpleNamespace(
             pipeline=made, writer=reads[0], writers=reads, events=events, rules=rules, log=log, core=core,
-            record_gate=record_gate, faults=faults,
+            record_gate=record_gate, faults=faults, told=told,
         )  # fmt: skip
     finally:
         for writer in (*reads, events):
@@ -414,8 +416,22 @@ async def test_rules_put_in_place_while_head_ends_are_connected_know_who_they_ar
         assert p.log == [("head-end", 3, True), ("head-end", 4, True), ("head-end", 4, False)]
         log: list[Any] = []
         async with p.pipeline.paused():
-            p.pipeline.replace(SimpleNamespace(), FakeRules(log))
+            p.pipeline.replace(SimpleNamespace(), FakeRules(log), [])
         assert log == [("head-end", 3, True)]
+
+
+async def test_what_new_rules_know_is_recorded_though_the_database_was_away_when_they_came() -> None:
+    async with piped() as p:
+        known: list[Any] = ["an outage is over"]
+        async with p.pipeline.paused():
+            p.pipeline.replace(SimpleNamespace(), p.rules, known)
+            p.faults.append(StorageUnavailable("away"))
+            with pytest.raises(StorageUnavailable):
+                await p.pipeline.settle()
+        assert p.told == []
+        await until(lambda: p.told == known)
+        await p.pipeline.submit(batch(1))
+        assert p.told == known, "once is enough"
 
 
 async def test_while_nothing_can_be_stored_the_rules_are_deaf_to_everybody() -> None:
