@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from meterwatch.channels import CHANNELS
 
 HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER: Final = b"\xff\xff"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 EPOCH_2000_US: Final = 946_684_800_000_000
 _FIXED: Final = (
     ("end_at", ">i8"), ("received_at", ">i8"), ("slot", ">i4"), ("interval_s", ">i4"), ("quality", ">i4"),
@@ -134,6 +136,7 @@ def _main(pipe: Connection, dsn: str, fleet: Fleet, slot: NDArray[np.int32], qua
                         psycopg.connect(dsn, autocommit=True, options="-c TimeZone=UTC -c synchronous_commit=on")
                     )
                 parts = _parts(order, fleet, slot, quality)
+                _record_stamps(connections[0], order, fleet)
                 query = f"COPY reads ({', '.join(columns_of(order.load.channels))}) FROM STDIN (FORMAT BINARY)"
                 rows = order.load.intervals * fleet.meters
                 pipe.send("")
@@ -159,6 +162,13 @@ def _parts(order: CopyLoad, fleet: Fleet, slot: NDArray[np.int32], quality: int)
                 channels = {name: column[rows] for name, column in values.items()}
                 parts[number].append(HEADER + rows_of(slot[rows], end_us, received_us, quality, channels) + TRAILER)
     return parts
+
+
+def _record_stamps(connection: psycopg.Connection[Any], order: CopyLoad, fleet: Fleet) -> None:
+    """The interval ends of the load, as the service records them, so that its readers find the reads."""
+    for interval in range(order.load.first, order.load.first + order.load.intervals):
+        at = _EPOCH + timedelta(microseconds=fleet.end_us(interval) + order.day_shift * 86_400_000_000)
+        connection.execute("INSERT INTO read_stamps VALUES (%s) ON CONFLICT DO NOTHING", (at,))
 
 
 def _run(connections: list[psycopg.Connection[Any]], query: str, parts: list[list[bytes]], rows: int) -> CopyRun:

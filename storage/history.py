@@ -1,8 +1,9 @@
 """Stored reads and events as columns, for the rules to rebuild their state after a start.
 
 Promises: one call sees one snapshot; times are exact; no Python object per row; memory is bounded by one page.
-A page continues after the last (slot, end_at) of the one before, along the unique index. The columnstore has no such
-order: there a page is a span of slots, and meters are looked up together in one scan. Refuses to know any rule.
+A page continues after the last (end_at, slot) of the one before, along the unique index; meters are looked up together
+under each interval end (storage.stamps). The columnstore has no such order: there a page is a span of slots. Refuses to
+know any rule.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 from meterwatch.batch import Events, ReadChange
 from meterwatch.quality import Quality
-from storage.arrays import fetch_columns, integers, micros, moment
+from storage.arrays import fetch_columns, integers, micros, moment, moments
 from storage.faults import storage_faults
+from storage.stamps import AMONG
 
 PAGE_ROWS: Final = 100_000
 SLOTS_TOGETHER: Final = 2_000
@@ -41,8 +43,8 @@ FROM (SELECT slot, end_at, interval_s, quality, coalesce(import_wh, 0) AS import
              import_varh IS NOT NULL OR export_varh IS NOT NULL AS has_reactive
       FROM reads"""
 _PAGE = f"""{_COLUMNS}
-      WHERE end_at >= %(first)s AND end_at < %(last)s AND (slot, end_at) > (%(slot)s, %(end)s)
-      ORDER BY slot, end_at LIMIT %(rows)s) AS page"""
+      WHERE end_at >= %(first)s AND end_at < %(last)s AND (end_at, slot) > (%(end)s, %(slot)s)
+      ORDER BY end_at, slot LIMIT %(rows)s) AS page"""
 _SPAN = f"""{_COLUMNS}
       WHERE end_at >= %(first)s AND end_at < %(last)s AND slot >= %(low)s AND slot < %(high)s
       ORDER BY slot, end_at) AS page"""
@@ -50,16 +52,13 @@ _CHOSEN = f"""{_COLUMNS}
       WHERE end_at >= %(first)s AND end_at < %(last)s AND slot = ANY(%(slots)s)
       ORDER BY slot, end_at) AS page"""
 
-_OF_SLOTS = """
-SELECT array_agg(r.slot), array_agg(end_at), array_agg(interval_s), array_agg(quality),
+_OF_SLOTS = f"""
+SELECT array_agg(slot), array_agg(end_at), array_agg(interval_s), array_agg(quality),
        array_agg(coalesce(import_wh, 0)), array_agg(coalesce(export_wh, 0)),
        array_agg(coalesce(import_varh, 0)), array_agg(coalesce(export_varh, 0)),
        array_agg(import_wh IS NOT NULL OR export_wh IS NOT NULL),
        array_agg(import_varh IS NOT NULL OR export_varh IS NOT NULL)
-FROM unnest(%(slots)s) AS wanted (slot) CROSS JOIN LATERAL (
-    SELECT * FROM reads WHERE reads.slot = wanted.slot AND end_at >= %(first)s AND end_at < %(last)s OFFSET 0) AS r"""
-"""OFFSET 0 leaves one plan, an index look-up per meter. With `slots IS NULL OR slot = ANY(slots)`, once prepared,
-the day of everybody was read: at a million meters 4 s for a feeder of 500; a storm asks for 200 feeders."""
+FROM reads WHERE slot = ANY(%(slots)s) AND {AMONG.format(first="%(first)s", last="%(last)s")}"""
 
 _EVENTS = """
 SELECT array_agg(slot), array_agg(at), array_agg(code)
@@ -78,10 +77,11 @@ SELECT array_agg(slot) FROM (
 reads the whole day by meter: 1 s for 4 million reads."""
 assert int(Quality.SUPPLY_OFF) == 64  # the partial index reads_supply_off says it in the same words
 
-_LAST_HEARD = """
-SELECT array_agg(wanted.slot), array_agg(heard.end_at)
-FROM unnest(%s) AS wanted (slot) CROSS JOIN LATERAL (
-    SELECT end_at FROM reads WHERE reads.slot = wanted.slot AND end_at >= %s ORDER BY end_at DESC LIMIT 1) AS heard"""
+_STAMPS = "SELECT array_agg(end_at ORDER BY end_at DESC) FROM read_stamps WHERE end_at >= %s"
+_HEARD = """
+SELECT array_agg(slot), array_agg(end_at)
+FROM (SELECT slot, max(end_at) AS end_at FROM reads
+      WHERE slot = ANY(%s) AND end_at = ANY(%s) AND end_at BETWEEN %s AND %s GROUP BY slot) AS heard"""
 
 _LAST_HEARD_SCANNED = """
 SELECT array_agg(slot), array_agg(end_at)
@@ -117,7 +117,7 @@ class History:
     ) -> AsyncIterator[ReadChange]:
         """Current reads with from_us <= end < to_us as changes of sign +1, some PAGE_ROWS at most in each.
 
-        slots None: every meter, by slot and end. Raises StorageUnavailable.
+        slots None: every meter, by end and slot (in the columnstore by slot and end). Raises StorageUnavailable.
         """
         with storage_faults():
             async with self._pool.connection() as connection, connection.transaction():
@@ -164,14 +164,24 @@ class History:
     async def last_heard(self, slots: NDArray[np.int32], from_us: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Of these meters those with a read since from_us, and its latest interval end, us.
 
-        Costs a look-up per meter, or one scan of the span they lie in.
+        Looks under the newest end first and then, for those not heard, under more and more of the older ones; in the
+        columnstore one scan of the span they lie in.
         """
         if self.columnar and len(slots):
             span = (int(slots.min()), int(slots.max()), moment(from_us))
             slot, last_us = await self._columns(_LAST_HEARD_SCANNED, span)
             mine = np.isin(slot, slots)
             return _frozen(slot[mine], np.int32), _frozen(last_us[mine], np.int64)
-        slot, last_us = await self._columns(_LAST_HEARD, (integers(slots), moment(from_us)))
+        [stamps] = await self._columns(_STAMPS, (moment(from_us),))
+        left, at, together = slots, 0, 1
+        found: list[list[NDArray[Any]]] = [[np.zeros(0, np.int32), np.zeros(0, np.int64)]]
+        while at < len(stamps) and len(left):
+            ends = stamps[at : at + together]
+            ends_within = moment(int(ends[-1])), moment(int(ends[0]))
+            found.append(await self._columns(_HEARD, (integers(left), moments(ends), *ends_within)))
+            left = left[~np.isin(left, found[-1][0])]
+            at, together = at + together, together * 2
+        slot, last_us = (np.concatenate(column) for column in zip(*found, strict=True))
         return _frozen(slot, np.int32), _frozen(last_us, np.int64)
 
     async def _moment(self, query: Any, parameters: Any) -> int:

@@ -94,7 +94,7 @@ def open_table(dsn: str, wish: Wish) -> tuple[Layout, ReadsTable]:
 
 def make_columnar(connection: psycopg.Connection[Any]) -> None:
     """Give up the unique index, which a COPY that compresses cannot keep; a plain one finds the reads kept in rows."""
-    connection.execute("DROP INDEX reads_slot_end")
+    connection.execute("DROP INDEX reads_end_slot")
     connection.execute("CREATE INDEX reads_slot_end ON reads (slot, end_at)")
     connection.execute("UPDATE reads_layout SET layout = 'columnstore'")
 

@@ -24,6 +24,7 @@ from storage.arrays import bigints, fetch_columns, integers, micros, moment, mom
 from storage.faults import storage_faults
 from storage.history import change_of_columns, pages, spans
 from storage.snapshot import Connections, snapshot
+from storage.stamps import AMONG
 
 US: Final = 1_000_000
 STEP_US: Final = 3600 * US
@@ -70,16 +71,14 @@ SELECT array_agg(slot), array_agg(end_at), array_agg(interval_s) FROM (
     UNION ALL
     SELECT slot, end_at, interval_s FROM read_versions
     WHERE end_at BETWEEN %(first)s AND %(last)s AND superseded_at = ANY(%(received)s)) AS touched"""
-_READS_OF: Final = """
-SELECT array_agg(r.slot), array_agg(end_at), array_agg(interval_s), array_agg(quality),
+_READS_OF: Final = f"""
+SELECT array_agg(slot), array_agg(end_at), array_agg(interval_s), array_agg(quality),
        array_agg(coalesce(import_wh, 0)), array_agg(coalesce(export_wh, 0)),
        array_agg(coalesce(import_varh, 0)), array_agg(coalesce(export_varh, 0)),
        array_agg(import_wh IS NOT NULL OR export_wh IS NOT NULL),
        array_agg(import_varh IS NOT NULL OR export_varh IS NOT NULL)
-FROM unnest(%(slots)s) AS wanted (slot) CROSS JOIN LATERAL (
-    SELECT * FROM reads WHERE reads.slot = wanted.slot AND end_at > %(first)s AND end_at < %(last)s
-      AND end_at - make_interval(secs => interval_s) < %(until)s OFFSET 0) AS r"""
-"""OFFSET 0 leaves one plan: an index look-up per meter."""
+FROM reads WHERE slot = ANY(%(slots)s) AND {AMONG.format(first="%(first)s", last="%(last)s")}
+  AND end_at - make_interval(secs => interval_s) < %(until)s"""
 
 
 async def mark_evaluated(cursor: psycopg.AsyncCursor[Any], batch_ids: Sequence[int], loads: LoadChange | None) -> None:

@@ -22,6 +22,7 @@ from meterwatch.quality import DAY_BITS
 from storage.arrays import bigints, fetch_columns, integers, moment, moments
 from storage.faults import storage_faults
 from storage.probe import PLAN
+from storage.stamps import AMONG
 
 LOCK_TIMEOUT: Final = "2s"
 Columns = list[NDArray[Any]]
@@ -34,15 +35,12 @@ COLUMNS: Final = (
 )  # fmt: skip
 """Of meter_days, beside day and slot."""
 
-_READS: Final = """
-SELECT array_agg(n - 1), array_agg(end_at), array_agg(interval_s), array_agg(quality), array_agg(version),
+_READS: Final = f"""
+SELECT array_agg(slot), array_agg(end_at), array_agg(interval_s), array_agg(quality), array_agg(version),
        array_agg(coalesce(import_wh, -1)), array_agg(coalesce(export_wh, -1)),
        array_agg(coalesce(greatest(current_a_a, current_b_a, current_c_a), -1)),
        array_agg(coalesce(device_status, 0) & 64 <> 0)
-FROM unnest(%(slots)s, %(starts)s, %(ends)s) WITH ORDINALITY AS wanted (slot, start_at, end_by, n)
-CROSS JOIN LATERAL (
-    SELECT * FROM reads WHERE reads.slot = wanted.slot AND reads.end_at > wanted.start_at
-      AND reads.end_at <= wanted.end_by AND reads.end_at > %(low)s AND reads.end_at <= %(high)s) AS r"""
+FROM reads WHERE slot = ANY(%(slots)s) AND {AMONG.format(first="%(after)s", last="%(until)s")}"""
 _EVENTS: Final = """
 SELECT array_agg(n - 1), array_agg(at), array_agg(code)
 FROM unnest(%(slots)s, %(starts)s, %(ends)s) WITH ORDINALITY AS wanted (slot, start_at, end_by, n)
@@ -108,14 +106,18 @@ class DayStep:
         self._connection = connection
 
     async def reads(self, slots: NDArray[np.int32], start_us: NDArray[np.int64], end_us: NDArray[np.int64]) -> Columns:
-        """Reads that end in start_us < end <= end_us of each slot, by index of the slot and end.
+        """Reads that end in start_us < end <= end_us of each slot, by index of the slot and end. slots ascend.
 
         Columns: index, end_us, interval_s, quality, version, import_wh, export_wh, current_a (-1: absent), and whether
         the meter says that it was without power.
         """
-        [columns] = await fetch_columns(self._connection, _READS, _spans(slots, start_us, end_us))
-        order = np.lexsort((columns[1], columns[0])) if len(columns[0]) else slice(None)
-        return [column[order] for column in columns]
+        span = {"after": moment(int(start_us.min()) + 1), "until": moment(int(end_us.max()) + 1)}
+        [columns] = await fetch_columns(self._connection, _READS, {"slots": integers(slots)} | span)
+        columns[0] = np.searchsorted(slots, columns[0])
+        index, at_us = columns[:2]
+        mine = np.flatnonzero((at_us > start_us[index]) & (at_us <= end_us[index]))
+        mine = mine[np.lexsort((at_us[mine], index[mine]))]
+        return [column[mine] for column in columns]
 
     async def events(self, slots: NDArray[np.int32], start_us: NDArray[np.int64], end_us: NDArray[np.int64]) -> Columns:
         """Power-fail and restoration events of each span and the day before it: index, at_us, code."""

@@ -1,4 +1,4 @@
-"""The table reads in rows, under a unique index (slot, end_at), which has the last word: the hint may be wrong."""
+"""The table reads in rows, under a unique index (end_at, slot), which has the last word: the hint may be wrong."""
 
 from __future__ import annotations
 

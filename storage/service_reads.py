@@ -25,6 +25,7 @@ from meterwatch.errors import MeterwatchError
 from meterwatch.v1 import reads_pb2, reads_pb2_grpc
 from storage.arrays import INT64_MAX, fetch_columns, moment
 from storage.faults import storage_faults
+from storage.stamps import AMONG
 
 CHUNK_ROWS: Final = 10_000
 METERS_MAX: Final = 1000
@@ -68,6 +69,8 @@ def _query(source: LiteralString) -> sql.Composed:
     limit = sql.SQL("FETCH FIRST (%(rows)s) ROWS WITH TIES" if every else "LIMIT %(rows)s")
     told = sql.SQL("array_agg(superseded)" if every else "NULL::timestamptz[]")
     inside = sql.SQL("ORDER BY end_at, received_at, superseded, version" if every else "")
+    span = "r.end_at >= stretch.first AND r.end_at < stretch.last"
+    looked_up = sql.SQL(AMONG.format(first="stretch.first", last="stretch.last") if source == _NOW else span)
     values = [sql.Identifier(channel.name) for channel in CHANNELS]
     present = sql.SQL(" | ").join(
         sql.SQL("((r.{} IS NOT NULL)::integer << {})").format(value, sql.Literal(i)) for i, value in enumerate(values)
@@ -80,7 +83,7 @@ def _query(source: LiteralString) -> sql.Composed:
         "SELECT array_agg(end_at), array_agg(interval_s), array_agg(mask), array_agg(quality), array_agg(received_at),"
         " array_agg(version::integer), {told}, {outer} FROM (SELECT * FROM (SELECT r.end_at, r.interval_s,"
         " {present} AS mask, r.quality, r.received_at, r.version, {superseded} AS superseded, {inner} FROM {source} r"
-        " WHERE r.slot = stretch.slot AND r.end_at >= stretch.first AND r.end_at < stretch.last"
+        " WHERE r.slot = stretch.slot AND {looked_up}"
         " AND r.end_at >= %(from)s AND r.end_at < %(until)s ORDER BY r.end_at {limit}) AS page {inside}) AS page)"
         " AS found ORDER BY stretch.place"
     ).format(
@@ -92,6 +95,7 @@ def _query(source: LiteralString) -> sql.Composed:
         source=sql.SQL(source),
         limit=limit,
         inside=inside,
+        looked_up=looked_up,
     )
 
 

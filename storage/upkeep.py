@@ -193,24 +193,28 @@ class Upkeep:
             ("meter_days", keep.meter_days),
             ("quarantine", keep.quarantine_days),
         ):
-            if (older := cut(days)) is not None:
-                await self._drop_chunks(connection, table, older)
+            older = cut(days)
+            dropped = older is not None and await self._drop_chunks(connection, table, older)
+            if older is not None and dropped and table == "reads":  # a chunk that begins before `older` stays
+                await self._slices(connection, "read_stamps", "end_at < %s", older - timedelta(days=1))
         if (older := cut(keep.ledger_days)) is not None:
             await self._slices(connection, "batches", "received_at < %s AND evaluated", older)
         if keep.alarms_days is not None:
             older = now - timedelta(days=keep.alarms_days)
             await self._drop_alarms(connection, older)
 
-    async def _drop_chunks(self, connection: psycopg.AsyncConnection[Any], table: str, older: datetime) -> None:
+    async def _drop_chunks(self, connection: psycopg.AsyncConnection[Any], table: str, older: datetime) -> bool:
+        """False: put off."""
         try:
             before = older.date() if table == "meter_days" else older
             dropped = await (await connection.execute("SELECT drop_chunks(%s, %s)", (table, before))).fetchall()
         except _BUSY as error:
             _log.info("chunks not dropped yet", table=table, error=type(error).__name__)
-            return
+            return False
         if dropped:
             _log.info("chunks dropped", table=table, chunks=len(dropped), older_than=older.isoformat())
             self.dropped(table, len(dropped))
+        return True
 
     async def _slices(
         self, connection: psycopg.AsyncConnection[Any], table: str, condition: str, older: datetime

@@ -33,6 +33,7 @@ from storage.ledger import EVENTS, READS
 from storage.reads_table import ReadsTable
 from storage.rowstore import Rowstore
 from storage.settle import settle
+from storage.stamps import Stamps
 from storage.versions import Race, create_staging
 
 CONNECT_TIMEOUT_S = 10
@@ -58,6 +59,7 @@ class Writer:
         self._doubts = Doubts() if doubts is None else doubts
         self.table: ReadsTable = Rowstore() if table is None else table
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._stamps = Stamps()
         self._busy = threading.Lock()
         self.careful_batches = 0
         """Batches written again with every read looked up, since start."""
@@ -123,6 +125,7 @@ class Writer:
                 connection.close()
                 raise
             self._connection = connection
+            self._stamps = Stamps()
         return self._connection
 
     def _write(self, group: Sequence[Batch], now_us: int) -> list[Stored]:
@@ -192,6 +195,7 @@ class Writer:
         now_us: int,
     ) -> list[Stored]:
         stored: list[Stored] = []
+        self._stamps.record(connection, [batch.reads for batch in group])
         try:
             with connection.transaction(), connection.cursor() as cursor:
                 self.table.begin(cursor)

@@ -26,6 +26,7 @@ from meterwatch.judged_days import JudgedDays
 from meterwatch.metrics import Metrics
 from meterwatch.quality import CHECK_OF, DAY_BITS, Quality
 from storage import meter_days
+from storage.arrays import integers, moment
 from storage.meter_days import DayStep, DayStore
 from storage.registry import RegistryStore
 from storage.writer import Writer
@@ -358,10 +359,11 @@ async def test_meter_days_are_looked_up_by_index_before_any_statistics(dsn: str)
             " SELECT timestamptz '2026-01-10 23:00Z' + make_interval(mins => 15 * k), now(), i, 900, 0, 1"
             " FROM generate_series(1, 96) AS k, generate_series(0, 199) AS i"
         )
-        start_us = np.full(100, us("2026-01-10T23:00"))
-        spans = meter_days._spans(np.arange(100, dtype=np.int32), start_us, start_us + 24 * HOUR_US)
+        start_us = us("2026-01-10T23:00")
+        slots = np.arange(100, dtype=np.int32)
+        asked = {"slots": integers(slots), "after": moment(start_us + 1), "until": moment(start_us + 24 * HOUR_US + 1)}
         async with DayStore(world.pool).step() as step:
-            cursor = await step._connection.execute("EXPLAIN " + meter_days._READS, spans)
+            cursor = await step._connection.execute("EXPLAIN " + meter_days._READS, asked)
             plan = "\n".join(row[0] for row in await cursor.fetchall())
         assert "Index Scan" in plan
         assert "Seq Scan" not in plan

@@ -228,7 +228,7 @@ DAMAGES: dict[str, tuple[str, str]] = {
     "reads: a row is gone": (f"DELETE FROM reads WHERE {ONE_READ}", "acknowledged and not stored"),
     "reads: a value is another": (f"UPDATE reads SET voltage_a_v = 1 WHERE {ONE_READ}", "stored ("),
     "reads: a row is twice": (
-        f"DROP INDEX reads_slot_end; INSERT INTO reads SELECT * FROM reads WHERE {ONE_READ}",
+        f"DROP INDEX reads_end_slot; INSERT INTO reads SELECT * FROM reads WHERE {ONE_READ}",
         "stored twice",
     ),
     "reads: a row from nowhere": (

@@ -39,6 +39,7 @@ def fill(dsn: str, reads: list[tuple[Any, ...]], events: list[tuple[int, int, in
                 " voltage_a_v) VALUES (%s, %s, %s, 900, 1, %s, %s, %s, %s)",
                 [(slot, moment(end_us(step)), moment(end_us(step) + 7), *rest) for slot, step, *rest in reads],
             )
+            cursor.execute("INSERT INTO read_stamps SELECT DISTINCT end_at FROM reads ON CONFLICT DO NOTHING")
             cursor.executemany(
                 "INSERT INTO events (slot, at, received_at, code) VALUES (%s, %s, now(), %s)",
                 [(slot, moment(at), code) for slot, at, code in events or []],

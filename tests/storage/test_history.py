@@ -45,7 +45,7 @@ async def flat(history: History, *arguments: Any) -> list[tuple[Any, ...]]:
         columns = (change.slot, change.end_us, change.quality, change.import_wh, change.import_varh)
         flags = (change.has_energy, change.has_reactive)
         rows += zip(*(column.tolist() for column in (*columns, *flags)), strict=True)
-    return rows
+    return sorted(rows)
 
 
 EXPECTED = [
@@ -115,6 +115,25 @@ async def test_batches_not_evaluated_come_oldest_first(history: History, dsn: st
         found = await view.owed()
     assert [(one.first_end_us, one.last_end_us) for one in found] == [(T0_US + 3, T0_US + 3), (0, 0)]
     assert found[0][0] < found[1][0]
+
+
+@both_layouts
+@pytest.mark.parametrize("all_slots", [3, 1000])
+async def test_the_reads_of_days_that_follow_each_other_have_no_hole(dsn: str, layout: Layout, all_slots: int) -> None:
+    """Looked up day by day, or all together where most of the meters are wanted: also those at the days' borders."""
+    steps = range(-1, 2 * 96 + 2)
+    fill(dsn, [(slot, step, 0, step + 1, None, None) for slot in (1, 2) for step in steps])
+    columnar = layout is Layout.COLUMNSTORE
+    found: list[tuple[int, int]] = []
+    async with (
+        psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=2, open=False) as pool,
+        load_view(pool, 900, columnar=columnar) as view,
+    ):
+        slots = np.array([1, 2], np.int32)
+        async for change in view.reads(slots, all_slots, T0_US, end_us(2 * 96)):
+            found += zip(change.slot.tolist(), change.end_us.tolist(), strict=True)
+    assert len(set(found)) == len(found)
+    assert {(slot, end_us(step)) for slot in (1, 2) for step in range(1, 2 * 96 + 1)} <= set(found)
 
 
 @given(st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999))

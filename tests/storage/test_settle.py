@@ -165,7 +165,7 @@ def test_statistics_from_before_the_newer_reads_do_not_change_how_a_probe_looks_
     outer, inner = plan.index("Function Scan on k"), plan.index("Index Scan using")
     assert outer < inner
     assert "Join Filter" not in plan
-    assert "(slot = k.slot) AND (end_at = k.at)" in plan
+    assert "(end_at = k.at)" in plan.split("Index Cond:")[1].splitlines()[0]
 
 
 @pytest.mark.parametrize("statement", [BY_KEY_SETTLED.current, BY_KEY_SETTLED.keep_old, BY_KEY_SETTLED.set_new])

@@ -83,4 +83,4 @@ async def test_who_is_off_is_looked_up_in_the_index_of_those_reads(dsn: str) -> 
         plan: list[Any] = connection.execute("EXPLAIN " + _SUPPLY_OFF, {"first": moment(T0_US)}).fetchall()
     lines = [row[0] for row in plan if "_hyper_" in row[0] and " on " in row[0]]
     assert any("reads_supply_off" in line for line in lines)
-    assert not any("reads_slot_end" in line or "Seq Scan" in line for line in lines)
+    assert not any("reads_end_slot" in line or "Seq Scan" in line for line in lines)
