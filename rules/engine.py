@@ -90,6 +90,8 @@ class Engine:
         self._number_of = np.full(topology.slots, -1, np.int32)
         """Per slot: of its group in _numbered; -1: not active."""
         self._next_number = 0
+        self._explaining: set[Group] = set()
+        self._is_explained = np.zeros(topology.slots, np.bool_)
 
     def observe_reads(self, change: ReadChange, now_us: int, *, counted: bool = False) -> None:
         """Take committed reads. counted: their loads are counted already, by Overload.recount."""
@@ -218,9 +220,10 @@ class Engine:
         return Evidence(packed[0].astype(np.int32), packed[1], packed[2].astype(np.int8))
 
     def _explained(self) -> NDArray[np.bool_]:
-        """Slots whose silence an open outage explains."""
-        found = np.zeros(self._topology.slots, np.bool_)
-        for state in self._active.values():
-            for kind, asset_id in state.open:
-                found[self._tree.members(kind, asset_id).slot] = True
-        return found
+        """Slots whose silence an open outage explains; the same array while the same outages are open."""
+        explaining = {asset for state in self._active.values() for asset in state.open}
+        if explaining != self._explaining:
+            self._explaining, self._is_explained = explaining, np.zeros(self._topology.slots, np.bool_)
+            for kind, asset_id in explaining:
+                self._is_explained[self._tree.members(kind, asset_id).slot] = True
+        return self._is_explained

@@ -152,15 +152,15 @@ class Silence:
     def judge(self, now_us: int, explained: NDArray[np.bool_]) -> list[Verdict]:
         """Verdicts on the assets whose episode changed since the last call.
 
-        explained: bool[slots], True for meters under an active outage (explained_by).
+        explained: bool[slots], True for meters under an active outage (explained_by); kept, not to be changed.
         """
         topology, heard_us = self._topology, self._last_heard_us
-        if not self._stirred and now_us < self._due_us and np.array_equal(explained, self._was_explained):
+        if not self._stirred and now_us < self._due_us and explained is self._was_explained:
             return []
         self._stirred, self._due_us = False, now_us + self._profile.judge_every_s * US
         ended = self._was_explained & ~explained
         self._explained_until_us[ended] = now_us
-        self._was_explained = explained.copy()
+        self._was_explained = explained
         serving = (topology.installed_us <= now_us) & (topology.retired_us > now_us)
         quiet = serving & (heard_us + self._patience_us < now_us)
         if not (self._open or self._gone_us or self._changed or quiet.any()):
