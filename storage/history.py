@@ -20,6 +20,7 @@ from meterwatch.batch import Events, ReadChange
 from meterwatch.quality import Quality
 from storage.arrays import fetch_columns, integers, micros, moment, moments
 from storage.faults import storage_faults
+from storage.snapshot import reading
 from storage.stamps import AMONG
 
 PAGE_ROWS: Final = 100_000
@@ -120,8 +121,7 @@ class History:
         slots None: every meter, by end and slot (in the columnstore by slot and end). Raises StorageUnavailable.
         """
         with storage_faults():
-            async with self._pool.connection() as connection, connection.transaction():
-                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            async with self._pool.connection() as connection, reading(connection):
                 if self.columnar:
                     found = spans(connection, from_us, to_us, slots)
                 elif slots is None:

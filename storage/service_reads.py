@@ -25,6 +25,7 @@ from meterwatch.errors import MeterwatchError
 from meterwatch.v1 import reads_pb2, reads_pb2_grpc
 from storage.arrays import INT64_MAX, fetch_columns, moment
 from storage.faults import storage_faults
+from storage.snapshot import reading
 from storage.stamps import AMONG
 
 CHUNK_ROWS: Final = 10_000
@@ -115,8 +116,7 @@ class ReadsService(reads_pb2_grpc.ReadsServicer):
             await status.abort_with(context, grpc.StatusCode.INVALID_ARGUMENT, "BAD_QUERY", wrong)
         try:
             with storage_faults():
-                async with self._pool.connection() as connection, connection.transaction():
-                    await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                async with self._pool.connection() as connection, reading(connection):
                     stretches, unknown = await _stretches(connection, request)
                     if unknown:
                         await status.abort_with(context, grpc.StatusCode.NOT_FOUND, "UNKNOWN_ASSET", unknown)

@@ -21,6 +21,20 @@ Connections = list[psycopg.AsyncConnection[Any]]
 
 
 @asynccontextmanager
+async def reading(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[None]:
+    """A transaction on one snapshot, read only; BEGIN says so and no statement after it."""
+    await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+    await connection.set_read_only(True)
+    try:
+        async with connection.transaction():
+            yield
+    finally:
+        if not connection.closed:
+            await connection.set_isolation_level(None)
+            await connection.set_read_only(None)
+
+
+@asynccontextmanager
 async def snapshot(pool: AsyncConnectionPool[Any], readers: int = READERS) -> AsyncIterator[Connections]:
     """Connections of the pool in transactions that share one snapshot."""
     async with AsyncExitStack() as stack:
@@ -28,8 +42,7 @@ async def snapshot(pool: AsyncConnectionPool[Any], readers: int = READERS) -> As
         exported: Any = None
         for _ in range(readers):
             connection = await stack.enter_async_context(pool.connection())
-            await stack.enter_async_context(connection.transaction())
-            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            await stack.enter_async_context(reading(connection))
             if exported is not None:
                 await connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(exported)))
             elif readers > 1:
