@@ -6,6 +6,7 @@ from typing import Protocol
 
 from meterwatch.batch import Batch, EventBatch, Stored
 from meterwatch.clock import Clock
+from meterwatch.registers import RegisterBatch
 from meterwatch.topology import Topology
 
 
@@ -37,6 +38,10 @@ class Pipeline(Protocol):
 
     async def submit_events(self, batch: EventBatch) -> Stored:
         """The same for events."""
+        ...
+
+    async def submit_registers(self, batch: RegisterBatch) -> Stored:
+        """The same for register reads; what they say is judged later."""
         ...
 
     def connected(self, head_end_id: int) -> None:

@@ -20,6 +20,7 @@ import structlog
 from ingest.decode import ID, parse
 from ingest.edits import edit
 from ingest.ports import Pipeline
+from ingest.registers import registers_of
 from ingest.session import CREDITS_MAX, Session, StreamLimits, ack_of, head_end_of
 from ingest.unary import batch_of_rows, events_of
 from meterwatch import failpoints
@@ -124,6 +125,9 @@ class IngestService:
                 ),
                 "SendReads": grpc.unary_unary_rpc_method_handler(
                     self.send_reads, None, pb.SendReadsResponse.SerializeToString
+                ),
+                "SendRegisters": grpc.unary_unary_rpc_method_handler(
+                    self.send_registers, None, pb.SendRegistersResponse.SerializeToString
                 ),
                 "EditReads": grpc.unary_unary_rpc_method_handler(
                     self.edit_reads, None, pb.EditReadsResponse.SerializeToString
@@ -335,6 +339,35 @@ class IngestService:
             _refuse_reused(stored.reused, request.seq, request.epoch)
             return pb.SendEventsResponse(
                 accepted=stored.accepted,
+                duplicates=stored.duplicates,
+                rejected=len(stored.rejected_row),
+                rejected_row=stored.rejected_row.tolist(),
+                rejected_reason=stored.rejected_reason.tolist(),
+                replayed=stored.replayed,
+            )
+        except TimeoutError:
+            await self._too_slow(context)
+        except Exception as error:
+            await abort(context, error)
+
+    async def send_registers(self, data: bytes, context: Any) -> pb.SendRegistersResponse:
+        """Ingest.SendRegisters."""
+        try:
+            self._check_ready()
+            _limit(data, EVENTS_BYTES_MAX)
+            request = _parse_as(pb.SendRegistersRequest, data)
+            topology = self._pipeline.topology()
+            head_end_id = head_end_of(request.head_end, topology)
+            if len(request.at_us):
+                self._pipeline.clock.saw(max(request.at_us))
+            digest = hashlib.blake2b(data, digest_size=16).digest()
+            batch = registers_of(request, digest, head_end_id, topology, self._pipeline.clock.now_us(), self._checks[0])
+            async with asyncio.timeout(self._limits.batch_deadline_s):
+                stored = await self._pipeline.submit_registers(batch)
+            _refuse_reused(stored.reused, request.seq, request.epoch)
+            return pb.SendRegistersResponse(
+                accepted=stored.accepted,
+                versions=stored.versions,
                 duplicates=stored.duplicates,
                 rejected=len(stored.rejected_row),
                 rejected_row=stored.rejected_row.tolist(),

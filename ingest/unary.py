@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from ingest.decode import SEQ_MAX, check_id
 from meterwatch.batch import EventCode, Events, Rejects
@@ -70,10 +71,30 @@ def events_of(
         row = int(np.argmax(~known_code))
         raise Rejected("UNKNOWN_ENUM", f"row {row}: code {int(code[row])} unknown; known {1}..{max(EventCode)}")
     slots = topology.slots_of(request.meter)[index]
-    at = np.maximum(slots, 0)
-    reason = np.zeros(rows, np.uint8)
+    reason = screened(slots, at_us, head_end_id, topology, now_us, limits)
+    good = np.flatnonzero(reason == 0)
+    bad = np.flatnonzero(reason)
+    detail = [
+        orjson.dumps({"meter": request.meter[int(index[row])], "at_us": int(at_us[row]), "code": int(code[row])})
+        for row in bad
+    ]
+    events = Events(slots[good], at_us[good], code[good].astype(np.int16))
+    return events, Rejects(bad.astype(np.uint32), reason[bad], detail), rows
 
-    def reject(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], why: int) -> None:
+
+def screened(
+    slots: NDArray[np.int32],
+    at_us: NDArray[np.int64],
+    head_end_id: int,
+    topology: Topology,
+    now_us: int,
+    limits: Limits,
+) -> NDArray[np.uint8]:
+    """Per row the RowReason why its meter or its time will not do; 0: they will. slots: -1 for an unknown meter."""
+    at = np.maximum(slots, 0)
+    reason = np.zeros(len(slots), np.uint8)
+
+    def reject(mask: NDArray[np.bool_], why: int) -> None:
         reason[mask & (reason == 0)] = why
 
     reject(slots < 0, pb.ROW_REASON_UNKNOWN_METER)
@@ -84,11 +105,4 @@ def events_of(
     reject(at_us < now_us - topology.late_window_us[head_end_id], pb.ROW_REASON_TOO_OLD)
     if topology.slots:
         reject((at_us < topology.installed_us[at]) | (at_us > topology.retired_us[at]), pb.ROW_REASON_NOT_INSTALLED)
-    good = np.flatnonzero(reason == 0)
-    bad = np.flatnonzero(reason)
-    detail = [
-        orjson.dumps({"meter": request.meter[int(index[row])], "at_us": int(at_us[row]), "code": int(code[row])})
-        for row in bad
-    ]
-    events = Events(at[good].astype(np.int32), at_us[good], code[good].astype(np.int16))
-    return events, Rejects(bad.astype(np.uint32), reason[bad], detail), rows
+    return reason

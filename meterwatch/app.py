@@ -157,6 +157,8 @@ async def _serving(
     doubts = Doubts()
     writers = [Writer(dsn, reasons, doubts, table) for _ in range(config.database.copy_connections + 1)]
 
+    registers = Writer(dsn, reasons, doubts, table)
+
     desk.published = metrics.published
 
     def rules_in_place() -> WiredRules:
@@ -167,7 +169,7 @@ async def _serving(
         await marks.save(day_store.owe)
         await rules_in_place().record(desk, verdicts, batch_ids)
 
-    pipeline = Pipeline(clock, list(writers), rules, record, history.last_acked, topology, metrics)
+    pipeline = Pipeline(clock, list(writers), rules, record, history.last_acked, topology, metrics, registers)
     days = JudgedDays(day_store, marks, pipeline.topology, clock, checks, metrics, lambda: pipeline.waiting_rows)
     ready = [False]
     server, health = make_server(config.server, Watch(metrics))
@@ -250,7 +252,7 @@ async def _serving(
         if well and rules_in_place().puts_off:
             with suppress(StorageUnavailable, Overloaded):  # then the next start counts them
                 await rules_in_place().settle(desk)
-        for writer in writers:
+        for writer in (*writers, registers):
             writer.close()
 
 

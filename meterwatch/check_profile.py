@@ -82,6 +82,14 @@ class DayLimits:
     """V17: a current above this share of Imax is a load: 2 % of Ib, of a meter whose Imax is 20 Ib. (ours)"""
     loaded_intervals: int = 4
     """V17: so many intervals one after the other. (ours)"""
+    register_back_lsb: float = 1.0
+    """V08: a register may show less than before by so many steps of its display: rounding. (std practice)"""
+    rollover_factor: float = 1.2
+    """V08: less than before is a rollover if 1.2 Imax Un phases dt could have carried the register over. (ours)"""
+    register_sum_lsb: float = 2.0
+    """V14: the sum of the intervals may differ by so many steps of the display. (std practice)"""
+    register_sum_share: float = 0.001
+    """V14: and by this share of what the register advanced. (std practice)"""
 
 
 _BY_CLASS: Final = (DayLimits(), DayLimits(), DayLimits(spike_floor_kw=0.0, spike_floor_share=0.2, use_floor_wh=10_000))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from meterwatch.batch import Events, ReadChange
 from meterwatch.local_days import day_of, day_starts_us
+from meterwatch.registers import SNAP_US, RegisterChange
 from meterwatch.topology import Topology
 
 REMEMBERED_DAYS: Final = 64
@@ -52,6 +53,10 @@ class DayMarks:
 
     def observe_events(self, events: Events) -> None:
         self.observe(events.slot, events.at_us)
+
+    def observe_registers(self, change: RegisterChange) -> None:
+        """A register read a little after midnight ends a day too; the day after a marked one is judged with it."""
+        self.observe(change.slot, change.at_us - SNAP_US)
 
     def observe(self, slot: Slots, at_us: Ints) -> None:
         """Something ending then has changed, and is committed. Cost: 5 ns a late read whose day is marked already."""

@@ -27,6 +27,7 @@ from meterwatch.metrics import Metrics
 from meterwatch.quality import CHECK_OF, DAY_BITS
 from meterwatch.topology import Topology
 from rules.day_checks import WEEKS, DayReads, DaySums, Events, MeterDays, Tail, judge, powerless
+from rules.register_checks import DayRegisters, RegisterSums, judge_registers
 from storage.meter_days import DayStep, DayStore, Pass
 
 SLOTS_PER_STEP: Final = 1_000
@@ -171,8 +172,10 @@ class JudgedDays:
         stored = await step.stored(slots, [day, day - 1, *(day - 7 * week for week in range(1, WEEKS + 1))])
         columns = await step.reads(slots, start_us, end_us)
         events = await step.events(slots, start_us, end_us)
+        shown = await step.registers(slots, start_us, end_us)
         days = self._meter_days(topology, day, slots, start_us, end_us, whole, stored)
-        bits, sums, reads = await asyncio.to_thread(_judged, columns, events, days)
+        registers = _registers(shown, topology.multiplier[slots])
+        bits, sums, reads, advanced = await asyncio.to_thread(_judged, columns, events, registers, days)
         changed = np.flatnonzero(bits != reads.quality & DAY_BITS)
         if len(changed):
             version = columns[4].astype(np.int32)
@@ -180,6 +183,7 @@ class JudgedDays:
         day_s = (end_us - start_us) // US
         complete = whole & (sums.covered_s == day_s)
         await step.store(day, slots, _table(start_us, day_s, complete, sums))
+        await step.store_registers(day, slots, [slots[advanced.of], *_figures(advanced)])
         self._count(bits & ~reads.quality)
         was_wh, was_complete = np.full(len(slots), -1, np.int64), np.zeros(len(slots), np.bool_)
         mine = stored[1] == day
@@ -236,8 +240,8 @@ class JudgedDays:
 
 
 def _judged(
-    columns: list[NDArray[Any]], events: list[NDArray[Any]], days: MeterDays
-) -> tuple[NDArray[np.int32], DaySums, DayReads]:
+    columns: list[NDArray[Any]], events: list[NDArray[Any]], registers: DayRegisters, days: MeterDays
+) -> tuple[NDArray[np.int32], DaySums, DayReads, RegisterSums]:
     of, end_us, interval_s, quality, _, import_wh, export_wh, current_a, powered_down = columns
     of, end_us, interval_s = of.astype(np.intp), end_us.astype(np.int64), interval_s.astype(np.int64)
     quality = quality.astype(np.int32)
@@ -247,7 +251,26 @@ def _judged(
         of, end_us, interval_s, quality, import_wh.astype(np.int64), export_wh.astype(np.int64),
         current_a.astype(np.float64), off,
     )  # fmt: skip
-    return *judge(reads, days), reads
+    bits, sums = judge(reads, days)
+    more, findings, advanced = judge_registers(registers, reads, days)
+    np.bitwise_or(sums.findings, findings, out=sums.findings)
+    return bits | more, sums, reads, advanced
+
+
+def _registers(columns: list[NDArray[Any]], multiplier: NDArray[np.float32]) -> DayRegisters:
+    of, register, at_us, value_wh, device, lsb_wh, digits = columns
+    of = of.astype(np.intp)
+    step_wh = lsb_wh.astype(np.float64) * multiplier[of]
+    wrap_wh = np.where(digits > 0, step_wh * 10.0 ** digits.astype(np.float64), 0.0)
+    return DayRegisters(
+        of, register.astype(np.int64), at_us.astype(np.int64), value_wh.astype(np.int64), device.astype(np.int64),
+        step_wh, wrap_wh,
+    )  # fmt: skip
+
+
+def _figures(sums: RegisterSums) -> list[NDArray[Any]]:
+    """Columns of register_days in their order."""
+    return [sums.register, sums.first_us, sums.last_us, sums.register_wh, sums.interval_wh, sums.mismatch]
 
 
 def _table(start_us: Ints, day_s: Ints, complete: NDArray[np.bool_], sums: DaySums) -> list[Ints]:

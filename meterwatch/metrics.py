@@ -56,7 +56,7 @@ class Metrics:
         self.reads = self._counter("reads", "Reads answered, by outcome; rejected ones by reason below.", "outcome")
         self.reads_rejected = self._counter("reads_rejected", "Reads put into quarantine, by reason.", "reason")
         self.check_findings = self._counter(
-            "check_findings", "Rows in which a check of validation found something, by check (V01 to V17).", "check"
+            "check_findings", "Rows in which a check of validation found something, by check (V01 to V18).", "check"
         )
         self.meter_days_judged = self._counter(
             "meter_days_judged", "Meter-days judged, for the first time or again after a change.", "occasion"
@@ -66,7 +66,13 @@ class Metrics:
             self.meter_days_judged.labels(occasion)
         self.events = self._counter("events", "Events answered, by outcome.", "outcome")
         self.events_rejected = self._counter("events_rejected", "Events put into quarantine, by reason.", "reason")
-        self.batches = self._counter("batches", "Batches of reads and events answered with an ack, by kind.", "kind")
+        self.registers = self._counter("registers", "Register reads answered, by outcome.", "outcome")
+        self.registers_rejected = self._counter(
+            "registers_rejected", "Register reads put into quarantine, by reason.", "reason"
+        )
+        self.batches = self._counter(
+            "batches", "Batches of reads, events and registers answered with an ack, by kind.", "kind"
+        )
         self.batches_replayed = self._counter("batches_replayed", "Of these, answered from the ledger.", "kind")
         self.nacks = self._counter("nacks", "Messages on a stream answered with a nack, by reason.", "reason")
         self.calls_refused = self._counter(
@@ -89,6 +95,7 @@ class Metrics:
         for label in _REASON.values():
             self.reads_rejected.labels(label)
             self.events_rejected.labels(label)
+            self.registers_rejected.labels(label)
         for check in sorted({*CHECK_OF.values(), *_CHECK_OF_REASON.values(), "V02"}):
             self.check_findings.labels(check)
         for outcome in ("accepted", "duplicate", "version", "rejected"):
@@ -101,14 +108,18 @@ class Metrics:
         return Histogram(f"meterwatch_{name}", text, buckets=SECONDS, registry=self.registry)
 
     def stored(self, kind: str, stored: Stored) -> None:
-        """Count a batch that is answered with an ack; kind: reads or events."""
+        """Count a batch that is answered with an ack; kind: reads, events or registers."""
         if stored.reused:
             return  # becomes a nack
         self.batches.labels(kind).inc()
         if stored.replayed:
             self.batches_replayed.labels(kind).inc()
             return
-        rows, rejected = (self.reads, self.reads_rejected) if kind == "reads" else (self.events, self.events_rejected)
+        rows, rejected = {
+            "reads": (self.reads, self.reads_rejected),
+            "events": (self.events, self.events_rejected),
+            "registers": (self.registers, self.registers_rejected),
+        }[kind]
         rows.labels("accepted").inc(stored.accepted)
         rows.labels("duplicate").inc(stored.duplicates)
         rows.labels("version").inc(stored.versions)

@@ -29,6 +29,7 @@ from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, Rejected, Stale, StorageUnavailable
 from meterwatch.hearing import Hearing
 from meterwatch.metrics import Metrics
+from meterwatch.registers import RegisterBatch, RegisterChange
 from meterwatch.topology import Topology
 from meterwatch.turns import Turns
 
@@ -43,6 +44,8 @@ TICK_S = 0.5
 """How often the rules are asked when nothing arrives, so that timers end."""
 QUEUE_EVENTS_MAX = 256
 """Requests of events not yet stored; beyond it senders are told to wait."""
+QUEUE_REGISTERS_MAX = 16
+"""The same for requests of register reads, which are larger."""
 RETRY_S = 1.0
 
 _T = TypeVar("_T")
@@ -54,6 +57,7 @@ class BatchWriter(Protocol):
 
     def write(self, group: list[Batch], now_us: int) -> list[Stored]: ...
     def write_events(self, group: list[EventBatch], now_us: int) -> list[tuple[Stored, Events]]: ...
+    def write_registers(self, request: RegisterBatch, now_us: int) -> tuple[Stored, RegisterChange]: ...
 
 
 class Rules(Protocol):
@@ -61,6 +65,7 @@ class Rules(Protocol):
 
     def observe_reads(self, stored: Sequence[Stored], now_us: int) -> None: ...
     def observe_events(self, events: Events, now_us: int) -> None: ...
+    def observe_registers(self, change: RegisterChange) -> None: ...
     def head_end(self, head_end_id: int, connected: bool) -> None: ...
     def deaf_to(self, head_ends: frozenset[int], now_us: int) -> None: ...
     async def evaluate(self, now_us: int) -> list[Verdict]: ...
@@ -91,12 +96,27 @@ class _WaitingEvents:
 
 
 @dataclass(slots=True)
+class _WaitingRegisters:
+    batch: RegisterBatch
+    answer: asyncio.Future[Stored]
+    since_s: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True)
 class _Committed:
     stored: Stored
     events: Events | None
     answer: asyncio.Future[Stored]
     since_s: float
     """When it was queued, monotonic seconds."""
+    registers: RegisterChange | None = None
+
+    @property
+    def kind(self) -> str:
+        """Label of what was sent."""
+        if self.registers is not None:
+            return "registers"
+        return "reads" if self.events is None else "events"
 
 
 class Pipeline:
@@ -111,11 +131,13 @@ class Pipeline:
         last_acked: Callable[[int, int], Awaitable[int]],
         topology: Topology,
         metrics: Metrics | None = None,
+        registers: BatchWriter | None = None,
     ) -> None:
         self.clock = clock
         self.metrics = metrics or Metrics()
         self.rules = rules
         self._writers = writers
+        self._registers_writer = registers or writers[-1]
         self._record = record
         self._last_acked = last_acked
         self._topology = topology
@@ -128,9 +150,10 @@ class Pipeline:
         self._writing: dict[tuple[int, int, int], list[_Waiting]] = {}
         """Keys being written, each with the batches of the same key held back until that is done."""
         self._waiting_events: asyncio.Queue[_WaitingEvents] = asyncio.Queue(QUEUE_EVENTS_MAX)
+        self._waiting_registers: asyncio.Queue[_WaitingRegisters] = asyncio.Queue(QUEUE_REGISTERS_MAX)
         self._committed: asyncio.Queue[_Committed] = asyncio.Queue(10_000)
         self._owed: set[asyncio.Future[Stored]] = set()
-        self._threads = ThreadPoolExecutor(len(writers), thread_name_prefix="copy")
+        self._threads = ThreadPoolExecutor(len(writers) + 1, thread_name_prefix="copy")
         self._not_ready: str | None = "the service is starting"
         self._ended = False
         self._rules_lock = asyncio.Lock()
@@ -220,6 +243,19 @@ class Pipeline:
         self._waiting_events.put_nowait(_WaitingEvents(batch, answer))
         return await answer
 
+    async def submit_registers(self, batch: RegisterBatch) -> Stored:
+        self._refuse_if_ended()
+        if self._waiting_registers.full():
+            raise Overloaded(
+                "QUEUE_FULL",
+                f"{QUEUE_REGISTERS_MAX} requests of registers wait; send again later",
+                1.0,
+            )
+        failpoints.passed("after_decode")
+        answer = self._promise(batch.head_end_id)
+        self._waiting_registers.put_nowait(_WaitingRegisters(batch, answer))
+        return await answer
+
     def _promise(self, head_end_id: int) -> asyncio.Future[Stored]:
         answer: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._owed.add(answer)
@@ -239,6 +275,7 @@ class Pipeline:
                 for writer in self._writers[:-1]:
                     tasks.create_task(self._write(writer))
                 tasks.create_task(self._write_events(self._writers[-1]))
+                tasks.create_task(self._write_registers(self._registers_writer))
                 tasks.create_task(self._evaluate())
         finally:
             self._ended = True
@@ -343,6 +380,25 @@ class Pipeline:
                 self.metrics.commit_seconds.observe(time.monotonic() - item.since_s)
                 await self._committed.put(_Committed(outcome, fresh, item.answer, item.since_s))
 
+    async def _write_registers(self, writer: BatchWriter) -> None:
+        """A request is a transaction: they are large, and no alarm waits for them."""
+        while True:
+            item = await self._waiting_registers.get()
+            if item.answer.done():
+                continue
+            try:
+                stored, change = await self._in_thread(writer.write_registers, item.batch, self.clock.now_us())
+            except Exception as error:
+                self.metrics.groups_failed.inc()
+                self._hearing.failing |= isinstance(error, StorageUnavailable | Overloaded)
+                _log.warning("registers not stored", error=repr(error))
+                _fail([item.answer], error)
+            else:
+                failpoints.passed("after_copy")
+                self._hearing.failing = False
+                self.metrics.commit_seconds.observe(time.monotonic() - item.since_s)
+                await self._committed.put(_Committed(stored, None, item.answer, item.since_s, change))
+
     async def _in_thread(self, call: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
 
@@ -360,7 +416,7 @@ class Pipeline:
                 await self._judge(batch)
             for item in batch:
                 self.metrics.evaluation_seconds.observe(time.monotonic() - item.since_s)
-                self.metrics.stored("reads" if item.events is None else "events", item.stored)
+                self.metrics.stored(item.kind, item.stored)
                 if not item.answer.done():
                     item.answer.set_result(item.stored)
 
@@ -382,6 +438,8 @@ class Pipeline:
         for item in batch:
             if item.events is not None and item.events.rows:
                 self.rules.observe_events(item.events, now_us)
+            if item.registers is not None:
+                self.rules.observe_registers(item.registers)
         fresh = [item.stored.batch_id for item in batch if not (item.stored.replayed or item.stored.reused)]
         verdicts: list[Verdict] | None = None
         while True:

@@ -45,9 +45,21 @@ class Quality(IntFlag):
     """V16: ends 24 h of identical non-zero reads, or 4 h of zero without an outage."""
     ZERO_UNDER_LOAD = 1 << 14
     """V17: ends 4 intervals without energy in which current flowed."""
+    REGISTER_BACK = 1 << 15
+    """V08: the register showed less than before when this interval was going on or ended."""
+    REGISTER_MISMATCH = 1 << 16
+    """V14: ends the reads of a day whose sum is not what the register advanced."""
 
 
-DAY_BITS: Final = Quality.AFTER_GAP | Quality.SPIKE | Quality.UNUSUAL_USE | Quality.STUCK | Quality.ZERO_UNDER_LOAD
+DAY_BITS: Final = (
+    Quality.AFTER_GAP
+    | Quality.SPIKE
+    | Quality.UNUSUAL_USE
+    | Quality.STUCK
+    | Quality.ZERO_UNDER_LOAD
+    | Quality.REGISTER_BACK
+    | Quality.REGISTER_MISMATCH
+)
 """Findings of the local day of a read."""
 
 CHECK_OF: Final = {
@@ -62,6 +74,8 @@ CHECK_OF: Final = {
     Quality.UNUSUAL_USE: "V15",
     Quality.STUCK: "V16",
     Quality.ZERO_UNDER_LOAD: "V17",
+    Quality.REGISTER_BACK: "V08",
+    Quality.REGISTER_MISMATCH: "V14",
 }
 """The check that sets a bit; facts (lateness, supply) have none."""
 

@@ -73,7 +73,23 @@ class Meter(NamedTuple):
     head_end: str | None
 
 
-Row = HeadEnd | Feeder | Transformer | Concentrator | Meter
+class Registers(NamedTuple):
+    """What the registers of a meter look like, and which device they are in."""
+
+    meter: str
+    device: str
+    digits: int | None
+    lsb_wh: float
+
+
+class CheckMeter(NamedTuple):
+    """A meter that measures what a transformer delivers."""
+
+    meter: str
+    transformer: str | None
+
+
+Row = HeadEnd | Feeder | Transformer | Concentrator | Meter | Registers | CheckMeter
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +199,21 @@ KINDS: Final[dict[str, Kind]] = {
             "head_end": _REFERENCE,
         },
         {"transformer": "transformers", "concentrator": "concentrators", "head_end": "head_ends"},
+    ),
+    "registers": Kind(
+        Registers,
+        {
+            "meter": _Column(identifier, required=True),
+            "device": _TEXT,
+            "digits": _Column(whole(1, 15)),
+            "lsb_wh": _Column(positive, 1.0),
+        },
+        {"meter": "meters"},
+    ),
+    "check_meters": Kind(
+        CheckMeter,
+        {"meter": _Column(identifier, required=True), "transformer": _REFERENCE},
+        {"meter": "meters", "transformer": "transformers"},
     ),
 }
 """In the order in which they refer to each other."""

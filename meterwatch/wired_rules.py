@@ -21,6 +21,7 @@ from meterwatch.clock import US, Clock
 from meterwatch.day_marks import DayMarks
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, StorageUnavailable
+from meterwatch.registers import RegisterChange
 from meterwatch.stored_loads import Told, restore
 from meterwatch.topology import Topology
 from rules.engine import LOOKBACK_S, MARGIN_S, Engine, Wanted
@@ -69,6 +70,10 @@ class WiredRules:
         self.engine.observe_events(events, now_us)
         if self._marks is not None:
             self._marks.observe_events(events)
+
+    def observe_registers(self, change: RegisterChange) -> None:
+        if self._marks is not None:
+            self._marks.observe_registers(change)
 
     async def evaluate(self, now_us: int) -> list[Verdict]:
         """Load what the engine wants, then evaluate (in a thread when it is much)."""

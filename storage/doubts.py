@@ -13,9 +13,12 @@ from typing import Final
 import structlog
 
 from meterwatch.batch import Batch, Events, Stored
+from meterwatch.registers import RegisterChange
 
 ENTRIES_MAX: Final = 4096
 Key = tuple[int, int, int, int]
+News = Events | RegisterChange | None
+"""What the rest of the service must be told, beside the answer."""
 
 _log = structlog.get_logger(__name__)
 
@@ -24,24 +27,24 @@ class Doubts:
     """See the module head. Safe to use from many threads."""
 
     def __init__(self) -> None:
-        self._kept: dict[Key, tuple[Stored, Events | None]] = {}
+        self._kept: dict[Key, tuple[Stored, News]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def keep(self, kind: int, batch: Batch, stored: Stored, events: Events | None) -> None:
+    def keep(self, kind: int, batch: Batch, stored: Stored, news: News) -> None:
         """Keep an answer until its batch is sent again."""
         with self._lock:
             key = _key(kind, batch)
             self._kept.pop(key, None)
-            self._kept[key] = (stored, events)
+            self._kept[key] = (stored, news)
             if len(self._kept) > ENTRIES_MAX:
                 oldest = next(iter(self._kept))
                 del self._kept[oldest]
                 _log.error("the rules will not see a stored batch before the next start", key=oldest)
 
-    def take(self, kind: int, batch: Batch, batch_id: int) -> tuple[Stored, Events | None] | None:
+    def take(self, kind: int, batch: Batch, batch_id: int) -> tuple[Stored, News] | None:
         """The kept answer if it is the one of ledger row `batch_id`; it is then the caller's to deliver."""
         with self._lock:
             kept = self._kept.pop(_key(kind, batch), None)

@@ -25,13 +25,13 @@ WITH new AS (
 SELECT array_agg(slot), array_agg(at), array_agg(code::integer) FROM new"""
 
 NO_EVENTS: Final = Events(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int16))
-_NO_READS: Final = Reads(NO_EVENTS.slot, NO_EVENTS.at_us, 900, NO_EVENTS.slot, {})
+NO_READS: Final = Reads(NO_EVENTS.slot, NO_EVENTS.at_us, 900, NO_EVENTS.slot, {})
 
 
 def as_batch(request: EventBatch) -> Batch:
     """The request as the ledger knows it: a batch without reads."""
     key = (request.head_end_id, request.epoch, request.seq, request.digest)
-    return Batch(*key, _NO_READS, request.rejects, 0, request.rows_sent)
+    return Batch(*key, NO_READS, request.rejects, 0, request.rows_sent)
 
 
 def store_events(

@@ -16,7 +16,7 @@ from meterwatch.batch import Batch, ReadChange, Stored
 from meterwatch.errors import StorageBroken
 from storage.arrays import RawJson, moment
 
-READS, EVENTS = 1, 2
+READS, EVENTS, REGISTERS = 1, 2, 3
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 _FIND = """

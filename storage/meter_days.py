@@ -22,6 +22,7 @@ from meterwatch.quality import DAY_BITS
 from storage.arrays import bigints, fetch_columns, integers, moment, moments
 from storage.faults import storage_faults
 from storage.probe import PLAN
+from storage.registers import registers_of_days, store_register_days
 from storage.stamps import AMONG
 
 LOCK_TIMEOUT: Final = "2s"
@@ -89,7 +90,14 @@ SELECT array_agg(slot), array_agg(at) FROM (
      AND r.superseded_at = b.received_at WHERE NOT b.evaluated AND b.kind = 1
     UNION ALL
     SELECT e.slot, e.at FROM batches b JOIN events e ON e.received_at = b.received_at
-     WHERE NOT b.evaluated AND b.kind = 2) AS touched"""
+     WHERE NOT b.evaluated AND b.kind = 2
+    UNION ALL
+    SELECT r.slot, unnest(ARRAY[r.at - interval '5 s', coalesce(n.at, r.at) - interval '5 s'])
+    FROM batches b JOIN register_reads r ON r.received_at = b.received_at
+    LEFT JOIN LATERAL (
+        SELECT n.at FROM register_reads n WHERE n.slot = r.slot AND n.register = r.register AND n.at > r.at
+          AND n.at <= r.at + interval '62 days' ORDER BY n.at LIMIT 1) AS n ON true
+     WHERE NOT b.evaluated AND b.kind = 3) AS touched"""
 
 
 class Pass(NamedTuple):
@@ -123,6 +131,16 @@ class DayStep:
         """Power-fail and restoration events of each span and the day before it: index, at_us, code."""
         [columns] = await fetch_columns(self._connection, _EVENTS, _spans(slots, start_us, end_us))
         return columns
+
+    async def registers(
+        self, slots: NDArray[np.int32], start_us: NDArray[np.int64], end_us: NDArray[np.int64]
+    ) -> Columns:
+        """See storage.registers."""
+        return await registers_of_days(self._connection, slots, start_us, end_us)
+
+    async def store_registers(self, day: int, slots: NDArray[np.int32], columns: Columns) -> None:
+        """See storage.registers."""
+        await store_register_days(self._connection, day, slots, columns)
 
     async def stored(self, slots: NDArray[np.int32], days: list[int]) -> Columns:
         """Stored meter-days: index of the slot, day, import_wh, complete, then TAIL."""

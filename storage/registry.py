@@ -10,7 +10,7 @@ Promises: all or nothing, with every error placed in its file. Refuses to know C
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Final, LiteralString, NamedTuple
@@ -166,8 +166,8 @@ async def _merge(connection: psycopg.AsyncConnection[Any], kind: str, parsed: Pa
         "name": sql.Identifier(merge.name),
         "source": sql.SQL(merge.source),
         "values": sql.SQL(", ").join(values),
-        "old": sql.SQL(", ").join(sql.SQL("t.{}").format(value) for value in values),
-        "new": sql.SQL(", ").join(sql.SQL("s.{}").format(value) for value in values),
+        "old": _row_of("t", merge.values),
+        "new": _row_of("s", merge.values),
         "copied": sql.SQL(merge.copied),
     }
 
@@ -187,13 +187,13 @@ async def _merge(connection: psycopg.AsyncConnection[Any], kind: str, parsed: Pa
         " FROM ({source}) AS s LEFT JOIN {table} t ON t.{name} = s.{name}"
     )
     await run("ANALYZE staged")
-    await run(
-        "INSERT INTO {table} ({key}, {name}, {values}) SELECT s.id, s.{name}, {new} FROM staged s WHERE s.added"
-        " ORDER BY s.id"
-    )
-    assign = sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(value) for value in values)
-    names["assign"] = assign
-    await run("UPDATE {table} t SET {assign} FROM staged s WHERE t.{key} = s.id AND s.changed")
+    if values:
+        await run(
+            "INSERT INTO {table} ({key}, {name}, {values}) SELECT s.id, s.{name}, {new} FROM staged s WHERE s.added"
+            " ORDER BY s.id"
+        )
+        names["assign"] = sql.SQL(", ").join(sql.SQL("{0} = s.{0}").format(value) for value in values)
+        await run("UPDATE {table} t SET {assign} FROM staged s WHERE t.{key} = s.id AND s.changed")
     await run("CREATE TEMP TABLE touched ON COMMIT DROP AS SELECT id FROM staged WHERE changed")
     for membership in MEMBERSHIPS.get(kind, ()):
         await _move(connection, membership, merge.name, valid_from_us)
@@ -282,6 +282,13 @@ async def _move(
     )
     await run("INSERT INTO touched SELECT id FROM moved")
     await run("DROP TABLE moved")
+
+
+def _row_of(alias: LiteralString, columns: Sequence[LiteralString]) -> sql.Composable:
+    """These columns of a table; of none something that never changes."""
+    if not columns:
+        return sql.SQL("true")
+    return sql.SQL(", ").join(sql.SQL("{}.{}").format(sql.SQL(alias), sql.Identifier(column)) for column in columns)
 
 
 def _comparable(alias: LiteralString, column: LiteralString) -> sql.Composed:

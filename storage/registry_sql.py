@@ -20,7 +20,7 @@ class Merge(NamedTuple):
     source: LiteralString
     """Query over the temporary table `arrived` as a, parents resolved to ids."""
     values: tuple[LiteralString, ...]
-    """Columns of the table that the file sets."""
+    """Columns of the table that the file sets; none: it only says something of rows that are there."""
 
 
 class Membership(NamedTuple):
@@ -87,6 +87,23 @@ MERGES: Final[dict[str, Merge]] = {
             "terminal_type",
         ),
     ),
+    "registers": Merge(
+        "meters",
+        "slot",
+        "meter",
+        "meter text, device text, digits smallint, lsb_wh real",
+        "SELECT a.*, m.installed_at FROM arrived a JOIN meters m USING (meter)",
+        (),
+    ),
+    "check_meters": Merge(
+        "meters",
+        "slot",
+        "meter",
+        "meter text, transformer text",
+        "SELECT a.*, m.installed_at, t.transformer_id FROM arrived a JOIN meters m USING (meter)"
+        " LEFT JOIN transformers t USING (transformer)",
+        (),
+    ),
 }
 
 MEMBERSHIPS: Final[dict[str, tuple[Membership, ...]]] = {
@@ -97,6 +114,8 @@ MEMBERSHIPS: Final[dict[str, tuple[Membership, ...]]] = {
         Membership("meter_transformers", "slot", ("transformer_id",), "installed_at"),
         Membership("meter_links", "slot", ("head_end_id", "concentrator_id", "comm_mode"), "installed_at"),
     ),
+    "registers": (Membership("meter_registers", "slot", ("device", "digits", "lsb_wh"), "installed_at"),),
+    "check_meters": (Membership("check_meters", "slot", ("transformer_id",), "installed_at"),),
 }
 
 ASSET_QUERIES: Final[dict[str, LiteralString]] = {

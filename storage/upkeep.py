@@ -191,6 +191,10 @@ class Upkeep:
             ("events", keep.events_days),
             ("transformer_loads", keep.loads_days),
             ("meter_days", keep.meter_days),
+            ("register_reads", keep.reads_days),
+            ("register_versions", keep.reads_days),
+            ("register_days", keep.meter_days),
+            ("transformer_days", keep.meter_days),
             ("quarantine", keep.quarantine_days),
         ):
             older = cut(days)
@@ -206,7 +210,7 @@ class Upkeep:
     async def _drop_chunks(self, connection: psycopg.AsyncConnection[Any], table: str, older: datetime) -> bool:
         """False: put off."""
         try:
-            before = older.date() if table == "meter_days" else older
+            before = older.date() if table.endswith("_days") else older
             dropped = await (await connection.execute("SELECT drop_chunks(%s, %s)", (table, before))).fetchall()
         except _BUSY as error:
             _log.info("chunks not dropped yet", table=table, error=type(error).__name__)

@@ -25,11 +25,12 @@ from psycopg.pq import TransactionStatus
 
 from meterwatch.batch import Batch, EventBatch, Events, Stored
 from meterwatch.errors import StorageUnavailable
-from storage import edits, ledger
+from meterwatch.registers import RegisterBatch, RegisterChange
+from storage import edits, ledger, registers
 from storage.doubts import Doubts
 from storage.events import NO_EVENTS, as_batch, store_events
 from storage.faults import fault_of
-from storage.ledger import EVENTS, READS
+from storage.ledger import EVENTS, READS, REGISTERS
 from storage.reads_table import ReadsTable
 from storage.rowstore import Rowstore
 from storage.settle import settle
@@ -274,7 +275,31 @@ class Writer:
 
     def _told_before(self, batch: Batch, known: Stored) -> tuple[Stored, Events]:
         kept = None if known.reused else self._doubts.take(EVENTS, batch, known.batch_id)
-        return (known, NO_EVENTS) if kept is None else (kept[0], kept[1] or NO_EVENTS)
+        return (kept[0], kept[1]) if kept is not None and isinstance(kept[1], Events) else (known, NO_EVENTS)
+
+    def write_registers(self, request: RegisterBatch, now_us: int) -> tuple[Stored, RegisterChange]:
+        """Store a request of register reads in one transaction; the answer and what it changed. Errors as for write."""
+        return self._guarded(lambda: self._write_registers(request, now_us))
+
+    def _write_registers(self, request: RegisterBatch, now_us: int) -> tuple[Stored, RegisterChange]:
+        connection = self._open()
+        batch = registers.as_batch(request)
+        [known] = ledger.find(connection, REGISTERS, [batch])
+        if known is not None:
+            kept = None if known.reused else self._doubts.take(REGISTERS, batch, known.batch_id)
+            if kept is not None and isinstance(kept[1], RegisterChange):
+                return kept[0], kept[1]
+            return known, registers.NO_CHANGE
+        done: tuple[Stored, RegisterChange] | None = None
+        try:
+            with connection.transaction(), connection.cursor() as cursor:
+                done = registers.store_registers(cursor, request, now_us, self._reasons)
+        except psycopg.Error:
+            if done is not None:
+                self._doubts.keep(REGISTERS, batch, *done)
+            raise
+        self._doubts.forget(REGISTERS, batch)
+        return done
 
 
 def _widen(connection: psycopg.Connection[tuple[Any, ...]]) -> None:

@@ -17,9 +17,10 @@ def problems(kind: str, content: bytes | str) -> list[tuple[int, str]]:
 
 
 def test_the_demo_grid_has_no_problem() -> None:
-    parsed = parse(RegistryCsv(kind, kind, (GRID / f"{kind}.csv").read_bytes()) for kind in KINDS)
+    files = [(kind, GRID / f"{kind}.csv") for kind in KINDS]
+    parsed = parse(RegistryCsv(kind, kind, file.read_bytes()) for kind, file in files if file.exists())
     assert parsed.problems == []
-    assert [len(rows) for rows in parsed.rows.values()] == [1, 4, 35, 19, 1203]
+    assert [len(rows) for rows in parsed.rows.values()] == [1, 4, 35, 19, 1203, 0, 0]
 
 
 def test_empty_optional_values_take_their_defaults() -> None:

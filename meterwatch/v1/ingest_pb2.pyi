@@ -168,6 +168,30 @@ EVENT_CODE_UNDER_VOLTAGE: EventCode.ValueType  # 11
 """Voltage below its band."""
 Global___EventCode: _TypeAlias = EventCode  # noqa: Y015
 
+class _Register:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RegisterEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Register.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REGISTER_UNSPECIFIED: _Register.ValueType  # 0
+    """Refused."""
+    REGISTER_IMPORT: _Register.ValueType  # 1
+    """Active energy drawn from the grid."""
+    REGISTER_EXPORT: _Register.ValueType  # 2
+    """Active energy fed into the grid."""
+
+class Register(_Register, metaclass=_RegisterEnumTypeWrapper):
+    """Which register of a meter."""
+
+REGISTER_UNSPECIFIED: Register.ValueType  # 0
+"""Refused."""
+REGISTER_IMPORT: Register.ValueType  # 1
+"""Active energy drawn from the grid."""
+REGISTER_EXPORT: Register.ValueType  # 2
+"""Active energy fed into the grid."""
+Global___Register: _TypeAlias = Register  # noqa: Y015
+
 @_typing.final
 class IngestRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -994,3 +1018,111 @@ class EditReadsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EditReadsResponse: _TypeAlias = EditReadsResponse  # noqa: Y015
+
+@_typing.final
+class SendRegistersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEAD_END_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    METER_INDEX_FIELD_NUMBER: _builtins.int
+    AT_US_FIELD_NUMBER: _builtins.int
+    REGISTER_FIELD_NUMBER: _builtins.int
+    VALUE_WH_FIELD_NUMBER: _builtins.int
+    head_end: _builtins.str
+    """Registered name of the head-end."""
+    epoch: _builtins.int
+    """As in Hello."""
+    seq: _builtins.int
+    """Number of this request within (head_end, epoch), from 1; a number space of its own, apart from batches and events.
+    Unit: none.
+    """
+    @_builtins.property
+    def meter(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Meter numbers the rows refer to."""
+
+    @_builtins.property
+    def meter_index(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Index into meter, one per row. Unit: index."""
+
+    @_builtins.property
+    def at_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The moment the register showed it, by the meter's clock, one per row. Unit: microseconds since 1970-01-01 UTC."""
+
+    @_builtins.property
+    def register(self) -> _containers.RepeatedScalarFieldContainer[Global___Register.ValueType]:
+        """Which register, one per row."""
+
+    @_builtins.property
+    def value_wh(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What it showed, one per row: primary energy, so times the meter's multiplier. Unit: Wh."""
+
+    def __init__(
+        self,
+        *,
+        head_end: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        seq: _builtins.int = ...,
+        meter: _abc.Iterable[_builtins.str] | None = ...,
+        meter_index: _abc.Iterable[_builtins.int] | None = ...,
+        at_us: _abc.Iterable[_builtins.int] | None = ...,
+        register: _abc.Iterable[Global___Register.ValueType] | None = ...,
+        value_wh: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_us", b"at_us", "epoch", b"epoch", "head_end", b"head_end", "meter", b"meter", "meter_index", b"meter_index", "register", b"register", "seq", b"seq", "value_wh", b"value_wh"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendRegistersRequest: _TypeAlias = SendRegistersRequest  # noqa: Y015
+
+@_typing.final
+class SendRegistersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    DUPLICATES_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    REJECTED_ROW_FIELD_NUMBER: _builtins.int
+    REJECTED_REASON_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.int
+    """Register reads stored for the first time. Unit: rows. accepted + versions + duplicates + rejected = rows sent."""
+    versions: _builtins.int
+    """Rows that differ from what was stored and took its place; the old value is kept. Unit: rows."""
+    duplicates: _builtins.int
+    """Rows that were there already with the same value. Unit: rows."""
+    rejected: _builtins.int
+    """Rows put into quarantine. Unit: rows."""
+    replayed: _builtins.bool
+    """True if this request was answered before."""
+    @_builtins.property
+    def rejected_row(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their row numbers, from 0. Unit: row number."""
+
+    @_builtins.property
+    def rejected_reason(self) -> _containers.RepeatedScalarFieldContainer[Global___RowReason.ValueType]:
+        """Why, in the same order."""
+
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.int = ...,
+        versions: _builtins.int = ...,
+        duplicates: _builtins.int = ...,
+        rejected: _builtins.int = ...,
+        rejected_row: _abc.Iterable[_builtins.int] | None = ...,
+        rejected_reason: _abc.Iterable[Global___RowReason.ValueType] | None = ...,
+        replayed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "duplicates", b"duplicates", "rejected", b"rejected", "rejected_reason", b"rejected_reason", "rejected_row", b"rejected_row", "replayed", b"replayed", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendRegistersResponse: _TypeAlias = SendRegistersResponse  # noqa: Y015

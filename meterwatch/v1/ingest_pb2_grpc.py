@@ -54,6 +54,11 @@ class IngestStub:
                 request_serializer=meterwatch_dot_v1_dot_ingest__pb2.EditReadsRequest.SerializeToString,
                 response_deserializer=meterwatch_dot_v1_dot_ingest__pb2.EditReadsResponse.FromString,
                 _registered_method=True)
+        self.SendRegisters = channel.unary_unary(
+                '/meterwatch.v1.Ingest/SendRegisters',
+                request_serializer=meterwatch_dot_v1_dot_ingest__pb2.SendRegistersRequest.SerializeToString,
+                response_deserializer=meterwatch_dot_v1_dot_ingest__pb2.SendRegistersResponse.FromString,
+                _registered_method=True)
 
 
 class IngestServicer:
@@ -91,6 +96,14 @@ class IngestServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SendRegisters(self, request, context):
+        """Send cumulative register reads of meters: what the register shows, not what an interval took. One request, one
+        transaction; sending the same request again gives the same answer. At most 65000 rows and 4 MiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IngestServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +126,11 @@ def add_IngestServicer_to_server(servicer, server):
                     servicer.EditReads,
                     request_deserializer=meterwatch_dot_v1_dot_ingest__pb2.EditReadsRequest.FromString,
                     response_serializer=meterwatch_dot_v1_dot_ingest__pb2.EditReadsResponse.SerializeToString,
+            ),
+            'SendRegisters': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendRegisters,
+                    request_deserializer=meterwatch_dot_v1_dot_ingest__pb2.SendRegistersRequest.FromString,
+                    response_serializer=meterwatch_dot_v1_dot_ingest__pb2.SendRegistersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +241,33 @@ class Ingest:
             '/meterwatch.v1.Ingest/EditReads',
             meterwatch_dot_v1_dot_ingest__pb2.EditReadsRequest.SerializeToString,
             meterwatch_dot_v1_dot_ingest__pb2.EditReadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendRegisters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterwatch.v1.Ingest/SendRegisters',
+            meterwatch_dot_v1_dot_ingest__pb2.SendRegistersRequest.SerializeToString,
+            meterwatch_dot_v1_dot_ingest__pb2.SendRegistersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,10 @@ class IngestStub:
     committed, with who and why in read_edits, and evaluated. No later read of a head-end replaces them, unless it is
     sent as edited by hand itself. At most 262144 bytes a request.
     """
+    SendRegisters: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.SendRegistersRequest, _ingest_pb2.SendRegistersResponse]
+    """Send cumulative register reads of meters: what the register shows, not what an interval took. One request, one
+    transaction; sending the same request again gives the same answer. At most 65000 rows and 4 MiB.
+    """
 
 @_typing.type_check_only
 class IngestAsyncStub(IngestStub):
@@ -69,6 +73,10 @@ class IngestAsyncStub(IngestStub):
     """Values put in by hand, over what is stored or where nothing is: all of them or none. Answered when they are
     committed, with who and why in read_edits, and evaluated. No later read of a head-end replaces them, unless it is
     sent as edited by hand itself. At most 262144 bytes a request.
+    """
+    SendRegisters: _aio.UnaryUnaryMultiCallable[_ingest_pb2.SendRegistersRequest, _ingest_pb2.SendRegistersResponse]  # type: ignore[assignment]
+    """Send cumulative register reads of meters: what the register shows, not what an interval took. One request, one
+    transaction; sending the same request again gives the same answer. At most 65000 rows and 4 MiB.
     """
 
 class IngestServicer(metaclass=_abc_1.ABCMeta):
@@ -109,6 +117,16 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
         """Values put in by hand, over what is stored or where nothing is: all of them or none. Answered when they are
         committed, with who and why in read_edits, and evaluated. No later read of a head-end replaces them, unless it is
         sent as edited by hand itself. At most 262144 bytes a request.
+        """
+
+    @_abc_1.abstractmethod
+    def SendRegisters(
+        self,
+        request: _ingest_pb2.SendRegistersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ingest_pb2.SendRegistersResponse, _abc.Awaitable[_ingest_pb2.SendRegistersResponse]]:
+        """Send cumulative register reads of meters: what the register shows, not what an interval took. One request, one
+        transaction; sending the same request again gives the same answer. At most 65000 rows and 4 MiB.
         """
 
 def add_IngestServicer_to_server(servicer: IngestServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

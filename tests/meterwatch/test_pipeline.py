@@ -19,6 +19,7 @@ from meterwatch.batch import Batch, EventBatch, Events, Reads, Rejects, Stored
 from meterwatch.clock import Clock, ReplayClock, SimulatedClock
 from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.pipeline import Pipeline
+from meterwatch.registers import RegisterBatch, RegisterChange
 
 NONE = np.zeros(0, np.int32)
 REJECTS = Rejects(np.zeros(0, np.uint32), np.zeros(0, np.uint8), [])
@@ -78,6 +79,14 @@ class FakeWriter:
                 raise self.poison[one.seq]
         return [(self._one(-one.epoch, one.seq), one.events) for one in group]
 
+    def write_registers(self, request: RegisterBatch, now_us: int) -> tuple[Stored, RegisterChange]:
+        self.groups.append([request.seq])
+        if request.seq in self.poison:
+            raise self.poison[request.seq]
+        self.began.set()
+        assert self.gate.wait(20)
+        return self._one(-request.epoch, request.seq), RegisterChange(request.reads.slot, request.reads.at_us)
+
 
 class FakeRules:
     def __init__(self, log: list[Any]) -> None:
@@ -92,6 +101,9 @@ class FakeRules:
 
     def observe_events(self, events: Events, now_us: int) -> None:
         self.log.append(("saw events", events.rows))
+
+    def observe_registers(self, change: RegisterChange) -> None:
+        self.log.append(("saw registers", len(change.slot)))
 
     def deaf_to(self, head_ends: frozenset[int], now_us: int) -> None:
         if head_ends != self.deaf:
@@ -114,6 +126,7 @@ async def piped(writers: int = 1, clock: Clock | None = None) -> AsyncIterator[A
     log: list[Any] = []
     ledger: dict[tuple[int, int], int] = {}
     reads, events = [FakeWriter(ledger) for _ in range(writers)], FakeWriter(ledger)
+    shown = FakeWriter(ledger)
     rules = FakeRules(log)
     record_gate = asyncio.Event()
     record_gate.set()
@@ -131,16 +144,18 @@ async def piped(writers: int = 1, clock: Clock | None = None) -> AsyncIterator[A
         return 0
 
     topology: Any = SimpleNamespace()
-    made = Pipeline(clock or SimulatedClock(1, 1.0), [*reads, events], rules, record, last_acked, topology)
+    made = Pipeline(
+        clock or SimulatedClock(1, 1.0), [*reads, events], rules, record, last_acked, topology, registers=shown
+    )
     made.ready()
     core = asyncio.create_task(made.run())
     try:
         yield SimpleNamespace(
-            pipeline=made, writer=reads[0], writers=reads, events=events, rules=rules, log=log, core=core,
+            pipeline=made, writer=reads[0], writers=reads, events=events, shown=shown, rules=rules, log=log, core=core,
             record_gate=record_gate, faults=faults, told=told,
         )  # fmt: skip
     finally:
-        for writer in (*reads, events):
+        for writer in (*reads, events, shown):
             writer.gate.set()
         core.cancel()
         await asyncio.gather(core, return_exceptions=True)

@@ -28,15 +28,19 @@ async def pool(dsn: str) -> AsyncIterator[psycopg_pool.AsyncConnectionPool[Any]]
     """A pool on an empty registry."""
     with psycopg.connect(dsn) as connection:
         connection.execute(
-            "TRUNCATE meter_links, meter_transformers, transformer_feeders, meters, concentrators, transformers,"
-            " feeders, head_ends RESTART IDENTITY"
+            "TRUNCATE meter_registers, check_meters, meter_links, meter_transformers, transformer_feeders, meters,"
+            " concentrators, transformers, feeders, head_ends RESTART IDENTITY"
         )
     async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=3, open=False) as opened:
         yield opened
 
 
 def demo_files() -> list[RegistryCsv]:
-    return [RegistryCsv(kind, f"{kind}.csv", (GRID / f"{kind}.csv").read_bytes()) for kind in KINDS]
+    return [
+        RegistryCsv(kind, f"{kind}.csv", (GRID / f"{kind}.csv").read_bytes())
+        for kind in KINDS
+        if (GRID / f"{kind}.csv").exists()
+    ]
 
 
 def small(meters: str = "M1,T1\nM2,T1\n", **changes: str) -> Parsed:
@@ -304,3 +308,28 @@ async def test_a_list_outside_its_limits_is_an_invalid_argument(served: Served, 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await served.stub.ListAssets(registry_pb2.ListAssetsRequest(**fields))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_registers_and_check_meters_are_effective_dated_and_say_nothing_of_unknown_meters(pool: Any) -> None:
+    store = RegistryStore(pool)
+    registers = "meter,device,digits,lsb_wh\nM1,A-1,6,10\nM2,,,\n"
+    more = {"registers": registers, "check_meters": "meter,transformer\nM2,T1\n"}
+    first = await store.import_files(small(**more), NOW_US)
+    assert (first.counts["registers"], first.counts["check_meters"]) == (Count(0, 2, 0), Count(0, 1, 0))
+    again = await store.import_files(small(**more), NOW_US + DAY_US)
+    assert (again.counts["registers"], again.counts["check_meters"]) == (Count(0, 0, 2), Count(0, 0, 1))
+    changed = {"registers": registers.replace("A-1", "B-7"), "check_meters": "meter,transformer\nM2,\n"}
+    await store.import_files(small(**changed), NOW_US + DAY_US)
+    periods = await rows_of(
+        pool,
+        "SELECT meter, device, digits, lsb_wh, valid_from > '2020-05-01Z', valid_to = 'infinity' FROM meter_registers"
+        " JOIN meters USING (slot) ORDER BY meter, valid_from",
+    )
+    assert periods == [
+        ("M1", "A-1", 6, 10.0, False, False),
+        ("M1", "B-7", 6, 10.0, True, True),
+        ("M2", "", None, 1.0, False, True),
+    ]
+    assert await rows_of(pool, "SELECT valid_to < 'infinity' FROM check_meters") == [(True,)]
+    unknown = await store.import_files(small(registers="meter,device,digits,lsb_wh\nM9,,,\n"), NOW_US)
+    assert ["M9" in problem.message for problem in unknown.problems] == [True]
