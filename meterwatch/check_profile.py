@@ -92,6 +92,18 @@ class DayLimits:
     """V14: and by this share of what the register advanced. (std practice)"""
 
 
+@dataclass(frozen=True, slots=True)
+class BalanceLimits:
+    """Thresholds of V18, the balance of a transformer."""
+
+    loss_low: float = 0.0
+    """Members drew more than was delivered. (std practice)"""
+    loss_high: float = 0.15
+    """More than this share of what was delivered is lost. (std practice)"""
+    coverage: float = 0.98
+    """Reads cover at least this share of the day, of the check meters and of the members. (std practice)"""
+
+
 _BY_CLASS: Final = (DayLimits(), DayLimits(), DayLimits(spike_floor_kw=0.0, spike_floor_share=0.2, use_floor_wh=10_000))
 
 
@@ -102,6 +114,7 @@ class CheckProfile:
     name: str = "default"
     ingest: tuple[Limits, ...] = (Limits(),)
     day: tuple[DayLimits, ...] = _BY_CLASS
+    balance: BalanceLimits = BalanceLimits()
 
     def day_limits(self, meter_class: int) -> DayLimits:
         """Of one class."""

@@ -26,6 +26,7 @@ from meterwatch.local_days import LAST_DAY, day_of, day_starts_us
 from meterwatch.metrics import Metrics
 from meterwatch.quality import CHECK_OF, DAY_BITS
 from meterwatch.topology import Topology
+from rules.balance import DayEnergy, imbalance
 from rules.day_checks import WEEKS, DayReads, DaySums, Events, MeterDays, Tail, judge, powerless
 from rules.register_checks import DayRegisters, RegisterSums, judge_registers
 from storage.meter_days import DayStep, DayStore, Pass
@@ -40,6 +41,7 @@ REST_SHARE: Final = 1.0
 BUSY_REST_S: Final = 2.0
 """And at least so long while more than BUSY_ROWS reads wait for the database: a tenth of one core."""
 BUSY_ROWS: Final = 20_000
+EVERY_SLOT: Final = 2**31 - 1
 Ints = NDArray[np.int64]
 Slots = NDArray[np.int32]
 _log = structlog.get_logger(__name__)
@@ -132,6 +134,7 @@ class JudgedDays:
         async with self._store.step() as step:
             if len(slots):
                 await self._judge(step, at.day, slots)
+                await self._balance(step, at.day, slots, done.next_slot)
             await step.passed(zone, done)
         self._passes[zone] = done
         self._metrics.meter_days_judged.labels("first").inc(len(slots))
@@ -151,6 +154,8 @@ class JudgedDays:
         async with self._store.step() as step:
             changed = await self._judge(step, day, slots)
             await self._judge(step, day + 1, tomorrow)
+            await self._balance(step, day, slots, EVERY_SLOT)
+            await self._balance(step, day + 1, tomorrow, EVERY_SLOT)
             if len(changed):
                 await step.owe_later(changed, [day + 7 * week for week in range(1, WEEKS + 1)])
             await step.paid(ids)
@@ -190,6 +195,19 @@ class JudgedDays:
         was_wh[stored[0][mine]], was_complete[stored[0][mine]] = stored[2][mine], stored[3][mine]
         changed_slots: Slots = slots[(was_wh != sums.import_wh) | (was_complete != complete)]
         return changed_slots
+
+    async def _balance(self, step: DayStep, day: int, slots: Slots, judged_below: int) -> None:
+        """V18 of the transformers of these meters, if all their meters have a slot below: the others come later."""
+        if len(slots) == 0:
+            return
+        from_us, to_us = self._bounds(day, slots)
+        energy = await step.energy(day, slots, int(from_us.min()), int(to_us.max()), judged_below)
+        _, supply_wh, sales_wh, _, supplied, sold, moved, was = energy
+        if len(supply_wh) == 0:
+            return
+        loss, found = imbalance(DayEnergy(supply_wh, sales_wh, supplied, sold, moved), self._profile.balance)
+        await step.store_balances(day, energy, loss, found)
+        self._metrics.check_findings.labels("V18").inc(int(np.count_nonzero(found & ~was)))
 
     def _bounds(self, day: int, slots: Slots) -> tuple[Ints, Ints]:
         zones = self._marks.zones

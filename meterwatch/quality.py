@@ -49,6 +49,8 @@ class Quality(IntFlag):
     """V08: the register showed less than before when this interval was going on or ended."""
     REGISTER_MISMATCH = 1 << 16
     """V14: ends the reads of a day whose sum is not what the register advanced."""
+    IMBALANCE = 1 << 17
+    """V18: of the day of a check meter, never of a read: its transformer delivered what its members did not draw."""
 
 
 DAY_BITS: Final = (
@@ -76,6 +78,7 @@ CHECK_OF: Final = {
     Quality.ZERO_UNDER_LOAD: "V17",
     Quality.REGISTER_BACK: "V08",
     Quality.REGISTER_MISMATCH: "V14",
+    Quality.IMBALANCE: "V18",
 }
 """The check that sets a bit; facts (lateness, supply) have none."""
 

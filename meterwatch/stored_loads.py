@@ -122,7 +122,7 @@ class _Restore:
         """Cells of these transformers with from_us < window end, window start < to_us, in parts to be added up."""
         chosen = np.zeros(self._n + 1, np.bool_)  # the last one stands for none (-1)
         chosen[transformers] = True
-        slots = np.flatnonzero(chosen[self._topology.transformer_of]).astype(np.int32)
+        slots = np.flatnonzero(chosen[self._topology.member_of]).astype(np.int32)
         first, stop = from_us // self._window_us, -(-to_us // self._window_us)
         async for change in self._view.reads(slots, self._topology.slots, from_us, to_us):
             cells, _ = self._overload.members.cells(change)
@@ -130,7 +130,7 @@ class _Restore:
 
     def _cells_of(self, slot: Ints, end_us: Ints, interval_s: Ints) -> Loads:
         """The cells, empty, into which such reads fall."""
-        transformer = self._topology.transformer_of[slot].astype(np.int64)
+        transformer = self._topology.member_of[slot].astype(np.int64)
         mine = transformer >= 0
         transformer, end_us, interval_s = transformer[mine], end_us[mine], interval_s[mine]
         first = (end_us - interval_s.astype(np.int64) * US) // self._window_us

@@ -65,6 +65,10 @@ class Topology:
     """Of the instrument transformers, per slot; left out: 1."""
     head_end_zone: Sequence[str] = ()
     """IANA time zone of each head-end; its meters' days begin by it. Left out: UTC."""
+    measures: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    """Per slot, the transformer whose supply the meter measures; -1: none. Left out: nobody measures one."""
+    member_of: NDArray[np.int32] = field(init=False)
+    """Per slot, the transformer whose load it is part of: transformer_of, but -1 for who measures one."""
     any_multiplier: bool = field(init=False)
     """Some meter has a multiplier other than 1."""
     meter_class: NDArray[np.uint8] = field(init=False)
@@ -75,8 +79,12 @@ class Topology:
         meter_class = np.where(np.bitwise_count(self.phases) == 1, MeterClass.SINGLE_PHASE, MeterClass.POLYPHASE)
         meter_class[multiplier != 1] = MeterClass.TRANSFORMER_RATED
         meter_class = meter_class.astype(np.uint8)
-        for column in (multiplier, meter_class):
+        measures = self.measures if len(self.measures) else np.full(self.slots, -1, np.int32)
+        member_of = np.where(measures >= 0, np.int32(-1), self.transformer_of) if len(self.measures) else None
+        for column in (multiplier, meter_class, measures):
             column.flags.writeable = False
+        object.__setattr__(self, "measures", measures)
+        object.__setattr__(self, "member_of", self.transformer_of if member_of is None else member_of)
         object.__setattr__(self, "multiplier", multiplier)
         object.__setattr__(self, "any_multiplier", bool((multiplier != 1).any()))
         object.__setattr__(self, "meter_class", meter_class)

@@ -44,19 +44,19 @@ class Members:
     def count(self) -> Ints:
         """Registered members of every transformer."""
         tree = self._topology
-        served = (tree.transformer_of >= 0) & (tree.installed_us != NEVER)
-        return np.bincount(tree.transformer_of[served], minlength=self.transformers).astype(np.int64)
+        served = (tree.member_of >= 0) & (tree.installed_us != NEVER)
+        return np.bincount(tree.member_of[served], minlength=self.transformers).astype(np.int64)
 
     def digest(self) -> Ints:
         """Per transformer a number that changes with its members, their weights and terms, and the arithmetic."""
         tree = self._topology
-        mine = np.flatnonzero(tree.transformer_of >= 0)
+        mine = np.flatnonzero(tree.member_of >= 0)
         mixed = np.zeros(len(mine), np.uint64)
         for column in (mine, self._weight[mine], tree.installed_us[mine], tree.retired_us[mine]):
             mixed = _mix(mixed ^ column.astype(np.int64).view(np.uint64))
         profile = np.array([self.window_s, int(self._power_factor * 1e6)], np.uint64)
         total = np.full(self.transformers, _mix(profile).sum(), np.uint64)
-        np.add.at(total, tree.transformer_of[mine], mixed)
+        np.add.at(total, tree.member_of[mine], mixed)
         return total.view(np.int64)
 
     def expected(self, window: int) -> Ints:
@@ -70,9 +70,9 @@ class Members:
         row = self._expected.get(key)
         if row is None:
             tree = self._topology
-            served = (tree.transformer_of >= 0) & (tree.installed_us <= start_us) & (tree.retired_us >= end_us)
+            served = (tree.member_of >= 0) & (tree.installed_us <= start_us) & (tree.retired_us >= end_us)
             row = np.zeros(self.transformers, np.int64)
-            np.add.at(row, tree.transformer_of[served], self._weight[served].astype(np.int64) * self.window_s)
+            np.add.at(row, tree.member_of[served], self._weight[served].astype(np.int64) * self.window_s)
             if len(self._expected) > EXPECTED_KEPT:
                 self._expected.clear()
             self._expected[key] = row
@@ -88,7 +88,7 @@ class Members:
 
     def cells(self, change: ReadChange) -> tuple[Loads, Ints]:
         """Sums per (transformer, window), and of each read that counts the window in which it ends."""
-        transformer = self._topology.transformer_of[change.slot]
+        transformer = self._topology.member_of[change.slot]
         origin = change.quality & ORIGIN_MASK
         counts = (transformer >= 0) & change.has_energy
         if origin.any():

@@ -20,6 +20,7 @@ from psycopg_pool import AsyncConnectionPool
 from meterwatch.local_days import as_date, as_number
 from meterwatch.quality import DAY_BITS
 from storage.arrays import bigints, fetch_columns, integers, moment, moments
+from storage.balance import energy_of_day, store_balances
 from storage.faults import storage_faults
 from storage.probe import PLAN
 from storage.registers import registers_of_days, store_register_days
@@ -141,6 +142,18 @@ class DayStep:
     async def store_registers(self, day: int, slots: NDArray[np.int32], columns: Columns) -> None:
         """See storage.registers."""
         await store_register_days(self._connection, day, slots, columns)
+
+    async def energy(
+        self, day: int, slots: NDArray[np.int32], since_us: int, until_us: int, judged_below: int
+    ) -> Columns:
+        """See storage.balance."""
+        return await energy_of_day(self._connection, day, slots, since_us, until_us, judged_below)
+
+    async def store_balances(
+        self, day: int, energy: Columns, loss: NDArray[np.float64], found: NDArray[np.bool_]
+    ) -> None:
+        """See storage.balance."""
+        await store_balances(self._connection, day, energy, loss, found)
 
     async def stored(self, slots: NDArray[np.int32], days: list[int]) -> Columns:
         """Stored meter-days: index of the slot, day, import_wh, complete, then TAIL."""

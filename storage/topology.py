@@ -36,6 +36,9 @@ FROM meters WHERE slot >= %(first)s AND slot < %(stop)s"""
 _MEMBERS = """
 SELECT array_agg(slot), array_agg(transformer_id) FROM meter_transformers
 WHERE slot >= %(first)s AND slot < %(stop)s AND valid_from <= %(now)s AND valid_to > %(now)s"""
+_CHECK_METERS = """
+SELECT array_agg(slot), array_agg(transformer_id) FROM check_meters
+WHERE slot >= %(first)s AND slot < %(stop)s AND valid_from <= %(now)s AND valid_to > %(now)s"""
 _LINKS = """
 SELECT array_agg(slot), array_agg(coalesce(concentrator_id, -1)), array_agg(coalesce(head_end_id, -1)),
        array_agg(array_position(%(modes)s::text[], comm_mode) - 1)
@@ -94,6 +97,7 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
         late_window_us=_frozen(_third(head_end_rows, np.int64, 0) * DAY_US),
         slot_of=Numbers(meter),
         multiplier=_frozen(meters.multiplier),
+        measures=_frozen(meters.measures),
         head_end_zone=_placed_names(head_end_rows, _count(head_end_rows), 3),
     )
 
@@ -109,6 +113,7 @@ class _Meters:
         self.name_start = np.zeros(slots, np.int64)
         self.name_bytes = np.zeros(slots, np.int32)
         self.transformer_of = np.full(slots, -1, np.int32)
+        self.measures = np.full(slots, -1, np.int32)
         self.concentrator_of = np.full(slots, -1, np.int32)
         self.head_end_of = np.full(slots, -1, np.int32)
         self.phases = np.zeros(slots, np.uint8)
@@ -140,6 +145,7 @@ class _Meters:
         queries: list[tuple[LiteralString, dict[str, Any], list[NDArray[Any]]]] = [
             (_METERS, {**page, "phases": _PHASES}, meter),
             (_MEMBERS, page, [self.transformer_of]),
+            (_CHECK_METERS, page, [self.measures]),
             (_LINKS, {**page, "modes": self.modes}, link),
         ]
         for query, parameters, columns in queries:

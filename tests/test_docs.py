@@ -15,7 +15,7 @@ import pytest
 from meterwatch.alarms import AlarmState, TransitionKind
 from meterwatch.batch import EventCode
 from meterwatch.channels import CHANNEL_NAMES
-from meterwatch.check_profile import CHECK_PROFILES, DayLimits, Limits
+from meterwatch.check_profile import CHECK_PROFILES, BalanceLimits, DayLimits, Limits
 from meterwatch.config import Config
 from meterwatch.devtools import lifecycle, protodoc
 from meterwatch.episodes import Severity
@@ -163,7 +163,7 @@ def test_every_threshold_is_in_the_page_of_the_rules_by_name_and_number(profile:
     assert missing == []
 
 
-@pytest.mark.parametrize("limits", [Limits(), DayLimits()])
+@pytest.mark.parametrize("limits", [Limits(), DayLimits(), BalanceLimits()])
 def test_every_threshold_of_validation_is_in_the_page_of_the_rules_by_name_and_number(limits: Any) -> None:
     rows = [line.split("|") for line in text("docs/rules.md").splitlines() if re.match(r"\| (V\d\d|-) \|", line)]
     missing = []
