@@ -82,6 +82,14 @@ class DayLimits:
     """V17: a current above this share of Imax is a load: 2 % of Ib, of a meter whose Imax is 20 Ib. (ours)"""
     loaded_intervals: int = 4
     """V17: so many intervals one after the other. (ours)"""
+    drift_s: float = 60.0
+    """V10: the median lag of a day may differ from that of the peers by this. (ours)"""
+    drift_scatters: float = 4.0
+    """V10: and by so many times the median deviation of the peers: a long poll is no drift. (ours)"""
+    drift_samples: int = 12
+    """V10: so many reads of the day must have come in step. (ours)"""
+    drift_peers: int = 20
+    """V10: so many meters must be reached in the same way. (ours)"""
     register_back_lsb: float = 1.0
     """V08: a register may show less than before by so many steps of its display: rounding. (std practice)"""
     rollover_factor: float = 1.2

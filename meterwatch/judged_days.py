@@ -24,10 +24,11 @@ from meterwatch.day_marks import DayMarks
 from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.local_days import LAST_DAY, day_of, day_starts_us
 from meterwatch.metrics import Metrics
-from meterwatch.quality import CHECK_OF, DAY_BITS
+from meterwatch.quality import CHECK_OF, DAY_BITS, Quality
 from meterwatch.topology import Topology
 from rules.balance import DayEnergy, imbalance
 from rules.day_checks import WEEKS, DayReads, DaySums, Events, MeterDays, Tail, judge, powerless
+from rules.drift import ModeLags, drifting, lags
 from rules.register_checks import DayRegisters, RegisterSums, judge_registers
 from storage.meter_days import DayStep, DayStore, Pass
 
@@ -68,6 +69,7 @@ class JudgedDays:
         self._metrics = metrics
         self._waiting_rows = waiting_rows
         self._passes: dict[str, Pass] = {}
+        self._mode_lags = ModeLags()
 
     async def start(self) -> None:
         """Know how far the passes have come, and mark what a crash left unevaluated. Before anything is evaluated."""
@@ -133,7 +135,7 @@ class JudgedDays:
         done = Pass(at.day, int(slots[-1]) + 1) if len(slots) else Pass(at.day + 1, 0)
         async with self._store.step() as step:
             if len(slots):
-                await self._judge(step, at.day, slots)
+                await self._judge(step, at.day, slots, first=True)
                 await self._balance(step, at.day, slots, done.next_slot)
             await step.passed(zone, done)
         self._passes[zone] = done
@@ -162,7 +164,7 @@ class JudgedDays:
         self._metrics.meter_days_judged.labels("again").inc(len(slots) + len(tomorrow))
         return True
 
-    async def _judge(self, step: DayStep, day: int, slots: Slots) -> Slots:
+    async def _judge(self, step: DayStep, day: int, slots: Slots, *, first: bool = False) -> Slots:
         """Judge one day of some meters and store what came of it; those whose energy is another than it was."""
         topology = self._topology()
         slots = slots[slots < topology.slots]
@@ -181,6 +183,7 @@ class JudgedDays:
         days = self._meter_days(topology, day, slots, start_us, end_us, whole, stored)
         registers = _registers(shown, topology.multiplier[slots])
         bits, sums, reads, advanced = await asyncio.to_thread(_judged, columns, events, registers, days)
+        bits |= await self._clocks(step, day, slots, columns, reads, days, sums, learn=first)
         changed = np.flatnonzero(bits != reads.quality & DAY_BITS)
         if len(changed):
             version = columns[4].astype(np.int32)
@@ -195,6 +198,35 @@ class JudgedDays:
         was_wh[stored[0][mine]], was_complete[stored[0][mine]] = stored[2][mine], stored[3][mine]
         changed_slots: Slots = slots[(was_wh != sums.import_wh) | (was_complete != complete)]
         return changed_slots
+
+    async def _clocks(
+        self,
+        step: DayStep,
+        day: int,
+        slots: Slots,
+        columns: list[NDArray[Any]],
+        reads: DayReads,
+        days: MeterDays,
+        sums: DaySums,
+        *,
+        learn: bool,
+    ) -> NDArray[np.int32]:
+        """V10: store the clocks of these meters; bits of their reads, also put into the findings of the day."""
+        topology = self._topology()
+        usable = reads.measured & (columns[4] == 1)
+        lag_s, samples = lags(reads.of[usable], reads.end_us[usable], columns[9][usable], len(slots))
+        known = np.flatnonzero(samples >= days.limit("drift_samples"))
+        way = topology.head_end_of[slots].astype(np.int64) * len(topology.comm_modes) + topology.comm_mode[slots]
+        if learn:  # once a day and meter: who is corrected often is no majority
+            self._mode_lags.learn(way[known], lag_s[known])
+        usual_s, scatter_s = self._mode_lags.usual(way, int(days.limit("drift_peers").max()))
+        drift_s = lag_s - usual_s
+        found = drifting(drift_s, scatter_s, days.limit("drift_s"), days.limit("drift_scatters"))
+        found &= samples >= days.limit("drift_samples")
+        figures = (lag_s[known], usual_s[known], drift_s[known])
+        await step.store_clocks(day, slots[known], figures, samples[known])
+        sums.findings[found] |= np.int32(Quality.DRIFTING)
+        return (found[reads.of] & reads.last) * np.int32(Quality.DRIFTING)
 
     async def _balance(self, step: DayStep, day: int, slots: Slots, judged_below: int) -> None:
         """V18 of the transformers of these meters, if all their meters have a slot below: the others come later."""
@@ -260,7 +292,7 @@ class JudgedDays:
 def _judged(
     columns: list[NDArray[Any]], events: list[NDArray[Any]], registers: DayRegisters, days: MeterDays
 ) -> tuple[NDArray[np.int32], DaySums, DayReads, RegisterSums]:
-    of, end_us, interval_s, quality, _, import_wh, export_wh, current_a, powered_down = columns
+    of, end_us, interval_s, quality, _, import_wh, export_wh, current_a, powered_down, _ = columns
     of, end_us, interval_s = of.astype(np.intp), end_us.astype(np.int64), interval_s.astype(np.int64)
     quality = quality.astype(np.int32)
     found = Events(events[0].astype(np.intp), events[1].astype(np.int64), events[2].astype(np.int16))

@@ -51,6 +51,8 @@ class Quality(IntFlag):
     """V14: ends the reads of a day whose sum is not what the register advanced."""
     IMBALANCE = 1 << 17
     """V18: of the day of a check meter, never of a read: its transformer delivered what its members did not draw."""
+    DRIFTING = 1 << 18
+    """V10: the last read of a day in which reads came more than 60 s before or after those of the peers."""
 
 
 DAY_BITS: Final = (
@@ -61,6 +63,7 @@ DAY_BITS: Final = (
     | Quality.ZERO_UNDER_LOAD
     | Quality.REGISTER_BACK
     | Quality.REGISTER_MISMATCH
+    | Quality.DRIFTING
 )
 """Findings of the local day of a read."""
 
@@ -79,6 +82,7 @@ CHECK_OF: Final = {
     Quality.REGISTER_BACK: "V08",
     Quality.REGISTER_MISMATCH: "V14",
     Quality.IMBALANCE: "V18",
+    Quality.DRIFTING: "V10",
 }
 """The check that sets a bit; facts (lateness, supply) have none."""
 

@@ -101,6 +101,11 @@ class DayReads:
         return np.concatenate(([True], self.of[1:] != self.of[:-1])) if len(self.of) else np.zeros(0, np.bool_)
 
     @property
+    def last(self) -> Mask:
+        """Last read of its meter-day."""
+        return np.concatenate((self.first[1:], [True]))[: len(self.of)]
+
+    @property
     def measured(self) -> Mask:
         """Import is there and is no estimate."""
         origin = (self.quality & ORIGIN_MASK) >> ORIGIN_SHIFT
@@ -222,8 +227,7 @@ def unusual_use(reads: DayReads, days: MeterDays, import_wh: Ints, covered_s: In
     usual = np.median(days.weekday_wh, axis=1)
     odd = (import_wh < days.limit("use_low") * usual) & complete | (import_wh > days.limit("use_high") * usual)
     odd &= (days.weekday_wh >= 0).all(axis=1) & (np.maximum(import_wh, usual) > days.limit("use_floor_wh"))
-    last = np.concatenate((reads.first[1:], [True]))[: len(reads.of)]
-    found: Mask = last & odd[reads.of] & (reads.import_wh >= 0)
+    found: Mask = reads.last & odd[reads.of] & (reads.import_wh >= 0)
     return found
 
 
@@ -322,7 +326,7 @@ def _sums(reads: DayReads, days: MeterDays) -> DaySums:
 def _tail(reads: DayReads, days: MeterDays, rows: int) -> Tail:
     """How these days end, out of their own reads alone."""
     none = Tail.none(rows)
-    last = np.flatnonzero(np.concatenate((reads.first[1:], [True]))[: len(reads.of)])
+    last = np.flatnonzero(reads.last)
 
     def at_end(values: Ints) -> Ints:
         placed = np.zeros(rows, np.int64)

@@ -21,6 +21,7 @@ from meterwatch.local_days import as_date, as_number
 from meterwatch.quality import DAY_BITS
 from storage.arrays import bigints, fetch_columns, integers, moment, moments
 from storage.balance import energy_of_day, store_balances
+from storage.clocks import store_clocks
 from storage.faults import storage_faults
 from storage.probe import PLAN
 from storage.registers import registers_of_days, store_register_days
@@ -41,7 +42,7 @@ _READS: Final = f"""
 SELECT array_agg(slot), array_agg(end_at), array_agg(interval_s), array_agg(quality), array_agg(version),
        array_agg(coalesce(import_wh, -1)), array_agg(coalesce(export_wh, -1)),
        array_agg(coalesce(greatest(current_a_a, current_b_a, current_c_a), -1)),
-       array_agg(coalesce(device_status, 0) & 64 <> 0)
+       array_agg(coalesce(device_status, 0) & 64 <> 0), array_agg(received_at)
 FROM reads WHERE slot = ANY(%(slots)s) AND {AMONG.format(first="%(after)s", last="%(until)s")}"""
 _EVENTS: Final = """
 SELECT array_agg(n - 1), array_agg(at), array_agg(code)
@@ -117,8 +118,8 @@ class DayStep:
     async def reads(self, slots: NDArray[np.int32], start_us: NDArray[np.int64], end_us: NDArray[np.int64]) -> Columns:
         """Reads that end in start_us < end <= end_us of each slot, by index of the slot and end. slots ascend.
 
-        Columns: index, end_us, interval_s, quality, version, import_wh, export_wh, current_a (-1: absent), and whether
-        the meter says that it was without power.
+        Columns: index, end_us, interval_s, quality, version, import_wh, export_wh, current_a (-1: absent), whether
+        the meter says that it was without power, and received_us.
         """
         span = {"after": moment(int(start_us.min()) + 1), "until": moment(int(end_us.max()) + 1)}
         [columns] = await fetch_columns(self._connection, _READS, {"slots": integers(slots)} | span)
@@ -142,6 +143,13 @@ class DayStep:
     async def store_registers(self, day: int, slots: NDArray[np.int32], columns: Columns) -> None:
         """See storage.registers."""
         await store_register_days(self._connection, day, slots, columns)
+
+    async def store_clocks(
+        self, day: int, slots: NDArray[np.int32], figures: tuple[NDArray[np.float64], ...], samples: NDArray[np.int64]
+    ) -> None:
+        """See storage.clocks."""
+        lag_s, usual_s, drift_s = figures
+        await store_clocks(self._connection, day, slots, lag_s, usual_s, drift_s, samples)
 
     async def energy(
         self, day: int, slots: NDArray[np.int32], since_us: int, until_us: int, judged_below: int

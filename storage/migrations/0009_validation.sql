@@ -77,3 +77,13 @@ CREATE TABLE transformer_days (
 SELECT create_hypertable('transformer_days', 'day', chunk_time_interval => INTERVAL '28 days', create_default_indexes => false);
 CREATE UNIQUE INDEX transformer_days_transformer_day ON transformer_days (transformer_id, day);
 COMMENT ON TABLE transformer_days IS 'V18: balance of a measured transformer over a local day: what its check meters delivered and what its members drew.';
+
+CREATE TABLE meter_clocks (
+    slot integer PRIMARY KEY,
+    day date NOT NULL,
+    lag_s real NOT NULL,
+    usual_lag_s real,
+    drift_s real,
+    samples integer NOT NULL
+) WITH (fillfactor = 70);
+COMMENT ON TABLE meter_clocks IS 'V10 in figures: how long after its end a read of a meter comes, how long it takes with its peers, and the difference: its clock. Of the newest day judged.';

@@ -1,0 +1,36 @@
+"""How far the clocks of meters are off, in the database: one row a meter, of the newest local day judged."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+
+from meterwatch.local_days import as_date
+from storage.arrays import integers
+
+Floats = NDArray[np.float64]
+_STORE: Final = """
+INSERT INTO meter_clocks AS c (slot, day, lag_s, usual_lag_s, drift_s, samples)
+SELECT slot, %s, lag_s, nullif(usual, 'NaN'), nullif(drift, 'NaN'), samples
+FROM unnest(%s::integer[], %s::real[], %s::real[], %s::real[], %s::integer[])
+  AS n (slot, lag_s, usual, drift, samples)
+ON CONFLICT (slot) DO UPDATE SET day = EXCLUDED.day, lag_s = EXCLUDED.lag_s, usual_lag_s = EXCLUDED.usual_lag_s,
+  drift_s = EXCLUDED.drift_s, samples = EXCLUDED.samples WHERE c.day <= EXCLUDED.day"""
+
+
+async def store_clocks(
+    connection: psycopg.AsyncConnection[Any],
+    day: int,
+    slots: NDArray[np.int32],
+    lag_s: Floats,
+    usual_s: Floats,
+    drift_s: Floats,
+    samples: NDArray[np.int64],
+) -> None:
+    """Write the clocks of these meters, unless a later day is written already. NaN: not known."""
+    if len(slots):
+        parameters = (lag_s.tolist(), usual_s.tolist(), drift_s.tolist(), integers(samples.astype(np.int32)))
+        await connection.execute(_STORE, (as_date(day), integers(slots), *parameters))
