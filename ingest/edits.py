@@ -7,7 +7,6 @@ in the ledger under BY_HAND and two numbers made of the action's id, so that the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -19,7 +18,7 @@ from ingest.ports import Pipeline
 from ingest.unary import READS_MAX, batch_of_rows
 from ingest.validate import validate
 from meterwatch.batch import Batch, Edit
-from meterwatch.check_profile import Limits
+from meterwatch.check_profile import CheckProfile
 from meterwatch.errors import Rejected
 from meterwatch.quality import Origin
 from meterwatch.texts import check_text
@@ -33,7 +32,7 @@ _log = structlog.get_logger(__name__)
 
 
 async def edit(
-    pipeline: Pipeline, request: pb.EditReadsRequest, digest: bytes, checks: Sequence[Limits]
+    pipeline: Pipeline, request: pb.EditReadsRequest, digest: bytes, checks: CheckProfile
 ) -> pb.EditReadsResponse:
     """Put reads in and say what became of them, when they are committed and evaluated."""
     batch = edited(request, digest, pipeline.topology(), pipeline.clock.now_us(), checks)
@@ -49,9 +48,7 @@ async def edit(
     )
 
 
-def edited(
-    request: pb.EditReadsRequest, digest: bytes, topology: Topology, now_us: int, limits: Sequence[Limits]
-) -> Batch:
+def edited(request: pb.EditReadsRequest, digest: bytes, topology: Topology, now_us: int, checks: CheckProfile) -> Batch:
     """The batch to submit. Rejected for the first thing that is wrong with any of its reads."""
     check_text("action_id", request.action_id, 1, 64)
     check_text("operator", request.operator, 1, 128)
@@ -71,7 +68,7 @@ def edited(
         head_end_of=np.full_like(topology.head_end_of, -1),
         late_window_us=topology.late_window_us.max(keepdims=True),
     )
-    batch = validate(found, slot, meters, BY_HAND, epoch, his, now_us, limits)
+    batch = validate(found, slot, meters, BY_HAND, epoch, his, now_us, checks)
     if len(batch.rejects.row):
         row, reason = int(batch.rejects.row[0]), pb.RowReason.Name(pb.RowReason.ValueType(int(batch.rejects.reason[0])))
         raise Rejected(

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
@@ -25,7 +25,7 @@ from ingest.session import CREDITS_MAX, Session, StreamLimits, ack_of, head_end_
 from ingest.unary import batch_of_rows, events_of
 from meterwatch import failpoints
 from meterwatch.batch import EventBatch
-from meterwatch.check_profile import DEFAULT, Limits
+from meterwatch.check_profile import DEFAULT, CheckProfile
 from meterwatch.errors import Draining, Overloaded, Rejected
 from meterwatch.status import abort, abort_with
 from meterwatch.v1 import ingest_pb2 as pb
@@ -101,7 +101,7 @@ class IngestService:
         limits: StreamLimits,
         version: str,
         streams_max: int = 64,
-        checks: Sequence[Limits] = DEFAULT.ingest,
+        checks: CheckProfile = DEFAULT,
         nacked: Callable[[str], object] = lambda reason: None,
     ) -> None:
         self._nacked = nacked
@@ -328,9 +328,9 @@ class IngestService:
             stamps = np.array(request.at_us, np.int64)
             if len(stamps):
                 self._pipeline.clock.saw(int(stamps.max()))
-            events, rejects, rows = events_of(
-                request, head_end_id, topology, self._pipeline.clock.now_us(), self._checks[0]
-            )
+            now_us = self._pipeline.clock.now_us()
+            limits = self._checks.at(now_us).ingest[0]
+            events, rejects, rows = events_of(request, head_end_id, topology, now_us, limits)
             digest = hashlib.blake2b(data, digest_size=16).digest()
             async with asyncio.timeout(self._limits.batch_deadline_s):
                 stored = await self._pipeline.submit_events(
@@ -361,7 +361,9 @@ class IngestService:
             if len(request.at_us):
                 self._pipeline.clock.saw(max(request.at_us))
             digest = hashlib.blake2b(data, digest_size=16).digest()
-            batch = registers_of(request, digest, head_end_id, topology, self._pipeline.clock.now_us(), self._checks[0])
+            now_us = self._pipeline.clock.now_us()
+            limits = self._checks.at(now_us).ingest[0]
+            batch = registers_of(request, digest, head_end_id, topology, now_us, limits)
             async with asyncio.timeout(self._limits.batch_deadline_s):
                 stored = await self._pipeline.submit_registers(batch)
             _refuse_reused(stored.reused, request.seq, request.epoch)

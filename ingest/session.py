@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from ingest.dictionary import Dictionary
 from ingest.ports import Pipeline
 from ingest.validate import validate
 from meterwatch.batch import Batch, Stored
-from meterwatch.check_profile import Limits
+from meterwatch.check_profile import CheckProfile
 from meterwatch.clock import US
 from meterwatch.errors import Denied, Rejected
 from meterwatch.topology import Topology
@@ -70,7 +69,7 @@ def head_end_of(name: str, topology: Topology) -> int:
 class Session:
     """State of one stream after its Hello."""
 
-    def __init__(self, pipeline: Pipeline, limits: StreamLimits, checks: Sequence[Limits], hello: pb.Hello) -> None:
+    def __init__(self, pipeline: Pipeline, limits: StreamLimits, checks: CheckProfile, hello: pb.Hello) -> None:
         if hello.epoch == 0:
             raise Rejected("BAD_EPOCH", "epoch 0; expected a number from 1; send e.g. the start time in seconds")
         if hello.epoch > np.iinfo(np.int64).max:

@@ -18,7 +18,7 @@ from ingest.checks import View
 from ingest.decode import Columns
 from meterwatch.batch import Batch, Column, Reads, Rejects
 from meterwatch.channels import CHANNEL_BIT
-from meterwatch.check_profile import US, Limits
+from meterwatch.check_profile import US, CheckProfile, Limits
 from meterwatch.errors import Rejected
 from meterwatch.quality import ORIGIN_SHIFT, Quality
 from meterwatch.topology import Topology
@@ -56,16 +56,17 @@ def validate(
     epoch: int,
     topology: Topology,
     now_us: int,
-    by_class: Sequence[Limits],
+    profile: CheckProfile,
 ) -> Batch:
     """Check one batch.
 
     Args: slot, per row the slot or -1 if unknown; meter, the stream's dictionary (texts by index) for details;
-    now_us, the service's clock; by_class, limits by meterwatch.check_profile.MeterClass, one element for all classes.
+    now_us, the service's clock; profile, the limits: what V03 and V04 compare with the clock is as of now, the rest
+    as of the end of each interval.
     Raises Rejected IMPLAUSIBLE_BATCH, LOOKS_LIKE_OTHER_UNIT or TOO_SPREAD for the batch.
     """
     rows = columns.rows
-    limits = by_class[0]
+    limits = profile.at(now_us).ingest[0]
     verdicts = _Verdicts(rows)
     end_us = columns.end_us
     late_us = now_us - int(topology.late_window_us[head_end_id])
@@ -98,7 +99,7 @@ def validate(
     view = _view(columns, topology, at)
     verdicts.reject(checks.not_finite(view), pb.ROW_REASON_NOT_FINITE)
     verdicts.reject(checks.negative_energy(view), pb.ROW_REASON_NEGATIVE)
-    groups = _groups(topology, at, by_class)
+    groups = _groups(topology, at, end_us, profile)
     for of_class, rows_of_class in groups:
         verdicts.reject(_within(checks.out_of_range(view, of_class), rows_of_class), pb.ROW_REASON_OUT_OF_RANGE)
     for of_class, rows_of_class in groups:
@@ -140,12 +141,19 @@ def _view(columns: Columns, topology: Topology, at: Rows) -> View:
     )
 
 
-def _groups(topology: Topology, at: Rows, by_class: Sequence[Limits]) -> list[tuple[Limits, checks.Mask | None]]:
+def _groups(
+    topology: Topology, at: Rows, end_us: NDArray[np.int64], profile: CheckProfile
+) -> list[tuple[Limits, checks.Mask | None]]:
     """Limits with the rows they are for; None: all rows."""
-    if len(by_class) == 1 or topology.slots == 0:
-        return [(by_class[0], None)]
-    meter_class = topology.meter_class.take(at)
-    return [(by_class[number], meter_class == number) for number in np.unique(meter_class).tolist()]
+    groups: list[tuple[Limits, checks.Mask | None]] = []
+    for version, rows in profile.parts(end_us):
+        if len(version.ingest) == 1 or topology.slots == 0:
+            groups.append((version.ingest[0], rows))
+            continue
+        meter_class = topology.meter_class.take(at)
+        for number in np.unique(meter_class).tolist():
+            groups.append((version.ingest[number], _within(meter_class == number, rows)))
+    return groups
 
 
 def _within(found: checks.Mask, rows: checks.Mask | None) -> checks.Mask:

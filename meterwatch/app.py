@@ -28,7 +28,7 @@ from alarm.service import handlers as alarm_handlers
 from ingest.service import IngestService
 from ingest.session import StreamLimits
 from meterwatch.calls import Watch
-from meterwatch.check_profile import CHECK_PROFILES
+from meterwatch.check_profile import chosen
 from meterwatch.clock import Clock, RealClock, ReplayClock, SimulatedClock
 from meterwatch.config import Config
 from meterwatch.day_marks import DayMarks
@@ -149,7 +149,7 @@ async def _serving(
     topology = await registry.load_topology(clock.now_us())
     desk = await AlarmDesk.open(store, topology, clock, config.server.subscribers_max)
     profile = PROFILES[config.rules.profile]
-    checks = CHECK_PROFILES[config.checks.profile]
+    checks = chosen(config.checks.profile, config.checks.changes)
     marks, day_store = DayMarks(topology), DayStore(pool)
     rules = WiredRules(Engine(topology, profile), history, clock, marks)
     metrics = Metrics()
@@ -182,7 +182,7 @@ async def _serving(
         batch_deadline_s=config.server.batch_deadline_s,
     )
     ingest = IngestService(
-        pipeline, limits, version("meterwatch"), config.server.streams_max, checks.ingest,
+        pipeline, limits, version("meterwatch"), config.server.streams_max, checks,
         nacked=lambda reason: metrics.nacks.labels(reason).inc(),
     )  # fmt: skip
     metrics.watch(

@@ -1,15 +1,21 @@
 """The thresholds of validation, by name and by class of meter, with unit and source. A check holds no literal.
 
 Marks as in rules.profile: (std) a standard or a published practice, (ours) our choice, (check) from memory of one.
-`checks.profile` in the configuration chooses a profile; it holds from the start of the service, for what is judged from
-then on.
+`checks.profile` in the configuration chooses a profile and `checks.changes` what takes its place from a moment on.
+Which one judges a read follows from the read's own time, whenever it comes; both hold from the start of the service,
+for what is judged from then on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import IntEnum
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 US: Final = 1_000_000
 
@@ -123,6 +129,31 @@ class CheckProfile:
     ingest: tuple[Limits, ...] = (Limits(),)
     day: tuple[DayLimits, ...] = _BY_CLASS
     balance: BalanceLimits = BalanceLimits()
+    changes: tuple[tuple[int, CheckProfile], ...] = ()
+    """What takes its place, for intervals that end after that moment: UTC microseconds, rising."""
+
+    def at(self, end_us: int) -> CheckProfile:
+        """What judges an interval that ends then. One that ends at the moment of a change is before it."""
+        found = self
+        for from_us, profile in self.changes:
+            if end_us > from_us:
+                found = profile
+        return found
+
+    def of_day(self, day: int) -> CheckProfile:
+        """What judges a local day, in every time zone: by noon UTC of its date, days since 1970."""
+        return self.at((2 * day + 1) * 43_200 * US)
+
+    def parts(self, end_us: NDArray[np.int64]) -> list[tuple[CheckProfile, NDArray[np.bool_] | None]]:
+        """What judges intervals that end then, and which of them; None: all. Free without changes."""
+        if not self.changes:
+            return [(self, None)]
+        number = np.searchsorted([from_us for from_us, _ in self.changes], end_us, side="left")
+        profiles = (self, *(profile for _, profile in self.changes))
+        found = np.unique(number).tolist()
+        if len(found) == 1:
+            return [(profiles[found[0]], None)]
+        return [(profiles[one], number == one) for one in found]
 
     def day_limits(self, meter_class: int) -> DayLimits:
         """Of one class."""
@@ -140,3 +171,12 @@ LENIENT: Final = CheckProfile(
 
 CHECK_PROFILES: Final = {profile.name: profile for profile in (DEFAULT, LENIENT)}
 """By name, as the configuration chooses them (checks.profile)."""
+
+
+def chosen(name: str, changes: Mapping[datetime, str]) -> CheckProfile:
+    """The profile of that name with its changes: from each moment (with a time zone) on the profile of another name.
+
+    KeyError for a name that is not known.
+    """
+    at = tuple((round(moment.timestamp() * US), CHECK_PROFILES[to]) for moment, to in sorted(changes.items()))
+    return replace(CHECK_PROFILES[name], changes=at)

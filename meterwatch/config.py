@@ -110,10 +110,11 @@ class Rules(BaseModel):
 
 
 class Checks(BaseModel):
-    """Which set of thresholds validation uses."""
+    """Which set of thresholds validation uses, and what takes its place for intervals that end after a moment."""
 
     model_config = _SECTION
     profile: str = "default"
+    changes: dict[AwareDatetime, str] = {}
 
 
 class Metrics(BaseModel):
@@ -321,16 +322,15 @@ def _rule_profile(config: Config) -> str | None:
 
 
 def _check_profile(config: Config) -> str | None:
-    if config.checks.profile not in CHECK_PROFILES:
-        return (
-            f"checks.profile = '{config.checks.profile}' is not known; known are {', '.join(sorted(CHECK_PROFILES))}."
-        )
+    for name in (config.checks.profile, *config.checks.changes.values()):
+        if name not in CHECK_PROFILES:
+            return f"checks.profile = '{name}' is not known; known are {', '.join(sorted(CHECK_PROFILES))}."
     return None
 
 
 _CROSS_CHECKS: Final = (
     _Check(("rules.profile",), _rule_profile),
-    _Check(("checks.profile",), _check_profile),
+    _Check(("checks.profile", "checks.changes"), _check_profile),
     _Check(("server.host", "server.insecure_listen"), _listens_openly),
     _Check(("server.port", "metrics.port"), _same_port),
     _Check(("clock.mode", "clock.start"), _clock_start),

@@ -237,7 +237,8 @@ class JudgedDays:
         _, supply_wh, sales_wh, _, supplied, sold, moved, was = energy
         if len(supply_wh) == 0:
             return
-        loss, found = imbalance(DayEnergy(supply_wh, sales_wh, supplied, sold, moved), self._profile.balance)
+        limits = self._profile.of_day(day).balance
+        loss, found = imbalance(DayEnergy(supply_wh, sales_wh, supplied, sold, moved), limits)
         await step.store_balances(day, energy, loss, found)
         self._metrics.check_findings.labels("V18").inc(int(np.count_nonzero(found & ~was)))
 
@@ -280,7 +281,7 @@ class JudgedDays:
             meter_class=topology.meter_class[slots],
             weekday_wh=weekday_wh,
             tail=tail,
-            profile=self._profile,
+            profile=self._profile.of_day(day),
         )
 
     def _count(self, fresh: NDArray[np.int32]) -> None:

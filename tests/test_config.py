@@ -59,6 +59,8 @@ def test_all_problems_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> 
         ("[clock]\nspeed = 2", "only with"),
         ('[rules]\nprofile = "bogus"', "en50160"),
         ('[checks]\nprofile = "bogus"', "lenient"),
+        ('[checks.changes]\n"2026-01-01T00:00:00Z" = "bogus"', "lenient"),
+        ('[checks.changes]\n"2026-01-01T00:00:00" = "lenient"', "timezone"),
         ('[database]\nurl = "mysql://me:hidden@x/y"', "postgresql://"),
         ("[server", "is not TOML"),
         ("server = 3", "server = 3"),

@@ -11,7 +11,7 @@ from ingest.decode import Columns, columns, fingerprint
 from ingest.validate import validate
 from meterwatch.batch import Batch, Stored
 from meterwatch.channels import CHANNEL_BIT, CHANNELS
-from meterwatch.check_profile import Limits
+from meterwatch.check_profile import DEFAULT
 from meterwatch.clock import ReplayClock
 from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2 as pb
@@ -115,7 +115,7 @@ def checked(rows: list[Row], interval_s: int = 900, now_us: int = NOW_US, topolo
     meters = meters_of(rows)
     found = decoded(message(rows, interval_s), meters)
     slots = np.array([topology.slot_of.get(meter, -1) for meter in meters], np.int32)
-    return validate(found, slots[found.meter_index], meters, HOME, 7, topology, now_us, (Limits(),))
+    return validate(found, slots[found.meter_index], meters, HOME, 7, topology, now_us, DEFAULT)
 
 
 def reasons(batch: Batch) -> dict[int, int]:

@@ -9,7 +9,7 @@ from ingest_world import HOME, METERS, NOW_US, WORLD, Sink, message, registry
 from oracle import Row
 
 from ingest.session import CREDITS_MAX, NACKS_MAX, Session, StreamLimits, head_end_of
-from meterwatch.check_profile import Limits
+from meterwatch.check_profile import DEFAULT
 from meterwatch.errors import Denied, Rejected, StorageUnavailable
 from meterwatch.v1 import ingest_pb2 as pb
 
@@ -17,7 +17,7 @@ LIMITS = StreamLimits(credits=3, batch_rows_max=100, dictionary_entries_max=6)
 
 
 def session(pipeline: Sink | None = None, limits: StreamLimits = LIMITS, **hello) -> Session:
-    return Session(pipeline or Sink(), limits, (Limits(),), pb.Hello(**{"head_end": "HES", "epoch": 7, **hello}))
+    return Session(pipeline or Sink(), limits, DEFAULT, pb.Hello(**{"head_end": "HES", "epoch": 7, **hello}))
 
 
 def announce(stream: Session, *meters: str) -> pb.IngestResponse:

@@ -32,7 +32,7 @@ from ingest.decode import Columns
 from ingest.validate import validate
 from meterwatch import data
 from meterwatch.channels import CHANNELS, CURRENT, ENERGY, INTERVALS_S, VOLTAGE
-from meterwatch.check_profile import Limits
+from meterwatch.check_profile import DEFAULT, CheckProfile, Limits
 from meterwatch.errors import Rejected
 from meterwatch.quality import DAY_BITS, Quality
 from meterwatch.v1 import ingest_pb2 as pb
@@ -328,6 +328,7 @@ BITS = {
     ),
 }
 NOT_AT_INGEST = dict.fromkeys(DAY_BITS, "of the local day: tests/rules/test_day_checks.py")
+NOT_AT_INGEST[Quality.IMBALANCE] = "of a check meter's day: tests/integration/test_balance_days.py"
 
 
 @pytest.mark.parametrize("bit", Quality, ids=lambda bit: bit.name)
@@ -429,14 +430,14 @@ def test_an_absent_signalling_nan_is_let_be():
     mask = np.array([1, 17], "<u4")
     channels = {"import_wh": np.ones(2, "<i4"), "voltage_a_v": values}
     columns = Columns(1, 900, np.arange(2, dtype="<u4"), np.full(2, NOW_US), channels, mask, None, b"")
-    batch = validate(columns, np.array([0, 1], np.int32), ["ONE", "THREE"], HOME, 1, WORLD, NOW_US, (Limits(),))
+    batch = validate(columns, np.array([0, 1], np.int32), ["ONE", "THREE"], HOME, 1, WORLD, NOW_US, DEFAULT)
     assert [values for *_, values in kept(batch)] == [{"import_wh": 1}, {"import_wh": 1, "voltage_a_v": 0.0}]
 
 
 def test_an_ordered_batch_without_findings_is_not_copied():
     end_us = np.full(3, NOW_US)
     columns = Columns(1, 900, np.arange(3, dtype="<u4"), end_us, {"import_wh": np.ones(3, "<i4")}, None, None, b"")
-    batch = validate(columns, np.array([0, 1, 2], np.int32), ["ONE", "THREE", "X"], HOME, 1, WORLD, NOW_US, (Limits(),))
+    batch = validate(columns, np.array([0, 1, 2], np.int32), ["ONE", "THREE", "X"], HOME, 1, WORLD, NOW_US, DEFAULT)
     assert batch.reads.channels["import_wh"] is columns.channels["import_wh"]
     assert batch.reads.end_us is end_us
 
@@ -448,5 +449,24 @@ def test_each_class_of_meters_has_its_own_limits():
     for by_class, above in (((Limits(),), [0, 0]), ((strict,), [1, 1]), ((strict, Limits(), Limits()), [1, 0])):
         found = decoded(message(rows), ["ONE", "NOBODYS"])
         slot = np.array([WORLD.slot_of[row.meter] for row in rows], np.int32)
-        batch = validate(found, slot, ["ONE", "NOBODYS"], HOME, 7, WORLD, NOW_US, by_class)
+        batch = validate(found, slot, ["ONE", "NOBODYS"], HOME, 7, WORLD, NOW_US, CheckProfile(ingest=by_class))
         assert ((batch.reads.quality & Quality.ABOVE_CONTRACT) != 0).tolist() == above
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(-3, 1), st.integers(0, 10_000)), min_size=1, unique_by=lambda row: row[0]))
+def test_a_read_is_judged_by_the_profile_of_its_own_time_whatever_comes_with_it(told):
+    """The contract factor changes from 3 to 1 one interval ago: a read that ends then is still under the old one."""
+    change_us = NOW_US - STEP_US
+    strict = CheckProfile(ingest=(replace(Limits(), contract_factor=1.0),))
+    rows = [Row("ONE", change_us + steps * STEP_US, {"import_wh": wh}) for steps, wh in told]
+    slots = np.zeros(len(rows), np.int32)
+    profile = CheckProfile(changes=((change_us, strict),))
+    batch = validate(decoded(message(rows), ["ONE"]), slots, ["ONE"], HOME, 7, WORLD, NOW_US, profile)
+    above = {end_us: bool(quality & Quality.ABOVE_CONTRACT) for _, end_us, quality, _ in kept(batch)}
+    rejected = len(batch.rejects.row)
+    assert len(above) + rejected == len(rows)
+    for row in rows:
+        limit_wh = 2500 if row.end_us > change_us else 7500
+        if row.end_us in above:
+            assert above[row.end_us] == (row.values["import_wh"] > limit_wh)
