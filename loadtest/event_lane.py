@@ -13,7 +13,8 @@ from typing import Any
 
 from loadtest.lane import RETRY_S, Lane, Next
 from loadtest.plan import Message
-from meterwatch.client.events import DEADLINE_S, SEND_EVENTS
+from meterwatch.client.events import SEND_EVENTS
+from meterwatch.client.repeated import DEADLINE_S
 from meterwatch.client.retry import failure_of, open_channel
 from meterwatch.v1.ingest_pb2 import SendEventsResponse
 

@@ -262,13 +262,32 @@ def checked_events(
     meters: Sequence[str], at_us: ArrayLike, codes: ArrayLike, code_max: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Check events, one meter number, time and code each; ValueError says what to change."""
+    stamps = _named_stamps(meters, at_us, "event")
+    return stamps, _codes("codes", codes, len(stamps), code_max, "event")
+
+
+def checked_registers(
+    meters: Sequence[str], at_us: ArrayLike, value_wh: ArrayLike, registers: ArrayLike, register_max: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+    """Check register reads, one meter number, time, value and register each; ValueError says what to change."""
+    stamps = _named_stamps(meters, at_us, "register read")
+    values: NDArray[np.int64] = _whole("value_wh", value_wh, "<i8", len(stamps), -(1 << 63), (1 << 63) - 1)
+    return stamps, values, _codes("registers", registers, len(stamps), register_max, "register read")
+
+
+def _named_stamps(meters: Sequence[str], at_us: ArrayLike, what: str) -> NDArray[np.int64]:
     check_names(meters)
     stamps = _stamps("at_us", at_us)
     if len(meters) != len(stamps):
-        raise ValueError(f"meters has {len(meters)} values, at_us has {len(stamps)}; give one value per event")
+        raise ValueError(f"meters has {len(meters)} values, at_us has {len(stamps)}; give one value per {what}")
+    return stamps
+
+
+def _codes(name: str, codes: ArrayLike, rows: int, most: int, what: str) -> NDArray[np.int32]:
     array = np.asarray(codes)
     if array.ndim == 0:
-        array = np.full(len(stamps), array)
-    if len(array) != len(stamps):
-        raise ValueError(f"codes has {len(array)} values, at_us has {len(stamps)}; give one value per event")
-    return stamps, _whole("codes", array, "<i4", len(stamps), 1, code_max)
+        array = np.full(rows, array)
+    if len(array) != rows:
+        raise ValueError(f"{name} has {len(array)} values, at_us has {rows}; give one value per {what}")
+    checked: NDArray[np.int32] = _whole(name, array, "<i4", rows, 1, most)
+    return checked

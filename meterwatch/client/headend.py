@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 from meterwatch.client.encode import NAME, Columns, Row, checked_columns, row_columns
 from meterwatch.client.errors import Incomplete, Refused, Unreachable
 from meterwatch.client.events import EventSender
+from meterwatch.client.repeated import Repeated
 from meterwatch.client.retry import BUGS_MAX, Backoff, Failure, failure_of, open_channel
 from meterwatch.client.stream import Pending, Stream
 from meterwatch.client.totals import Totals
@@ -83,7 +84,8 @@ class HeadEnd:
         self._answer_timeout_s, self._give_up_after_s = answer_timeout_s, give_up_after_s
         self._on_ack = on_ack
         self._backoff = backoff or Backoff()
-        self._events = EventSender(address, head_end, self.epoch, self._backoff, give_up_after_s, credentials)
+        calls = Repeated(address, self._backoff, give_up_after_s, credentials)
+        self._events = EventSender(calls, head_end, self.epoch)
         self._changed = threading.Condition()
         self._meters: list[str] = []
         self._index: dict[str, int] = {}
@@ -155,6 +157,13 @@ class HeadEnd:
     def send_events(self, meters: Sequence[str], at_us: ArrayLike, codes: ArrayLike) -> Totals:
         """Send events, one meter number, time and EventCode each; returns when they are stored and evaluated."""
         return self._events.send(meters, at_us, codes)
+
+    def send_registers(
+        self, meters: Sequence[str], at_us: ArrayLike, value_wh: ArrayLike, registers: ArrayLike = 1
+    ) -> Totals:
+        """Send what cumulative registers showed, one meter number, time, primary Wh and Register each (1 import, 2
+        export; one for all will do); returns when they are stored."""
+        return self._events.send_registers(meters, at_us, value_wh, registers)
 
     def flush(self) -> Totals:
         """Wait until every batch is answered; return what became of them since the start."""

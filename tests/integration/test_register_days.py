@@ -13,6 +13,7 @@ from served import HEAD_END, METERS, Served, ended, fresh_end_us, fresh_epoch, s
 from test_judged_days import HOUR_US, US, Plant, plant, quarter_hours, us
 
 from meterwatch.batch import Rejects
+from meterwatch.client import HeadEnd
 from meterwatch.quality import Quality
 from meterwatch.registers import RegisterBatch, RegisterReads
 from meterwatch.v1 import ingest_pb2 as pb
@@ -164,3 +165,17 @@ def test_an_answered_request_is_stored_and_evaluated_and_its_repeat_has_the_same
     counted = served.service.metrics.registry.get_sample_value
     assert counted("meterwatch_registers_total", {"outcome": "accepted"}) == 2
     assert counted("meterwatch_registers_rejected_total", {"reason": "negative"}) == 1
+
+
+def test_the_client_sends_registers_and_says_what_became_of_them(served: Served) -> None:
+    at_us = fresh_end_us()
+    with HeadEnd(served.address, HEAD_END, epoch=fresh_epoch()) as head_end:
+        first = head_end.send_registers([METERS[1]] * 2, [at_us, at_us], [5, 6], [1, 2])
+        again = head_end.send_registers([METERS[1], "M-nobody"], [at_us, at_us], [7, 8])
+        with pytest.raises(ValueError, match="registers"):
+            head_end.send_registers([METERS[1]], [at_us], [5], [3])
+    assert (first.sent, first.accepted, first.versions, first.rejected) == (2, 2, 0, 0)
+    assert (again.sent, again.accepted, again.versions, again.rejected) == (2, 0, 1, 1)
+    assert again.rejected_reasons == {"UNKNOWN_METER": 1}
+    stored = served.sql("SELECT register, value_wh FROM register_reads WHERE at = to_timestamp(%s / 1e6)", at_us)
+    assert sorted(stored) == [(1, 7), (2, 6)]
