@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
@@ -19,6 +19,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from alarm.desk import AlarmDesk
+from alarm.explain import explanation
 from alarm.hub import Coalesced, Subscription
 from alarm.kpi import kpis
 from alarm.wire import (
@@ -34,9 +35,10 @@ from alarm.wire import (
     targets_of,
     transition_to_wire,
 )
-from meterwatch.alarms import Alarm, AlarmFilter, Began, Transition
+from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, Began, Transition
 from meterwatch.clock import Clock
 from meterwatch.errors import Missing, Rejected
+from meterwatch.explained import CHILDREN_SHOWN, Seen
 from meterwatch.status import abort, abort_with
 from meterwatch.texts import check_text
 from meterwatch.v1 import alarms_pb2 as pb
@@ -73,6 +75,15 @@ class Reader(Protocol):
 
     async def get(self, alarm_id: str) -> tuple[Alarm, list[Transition]] | None: ...
 
+    async def get_many(self, alarm_ids: Sequence[str]) -> list[Alarm]: ...
+
+    async def children(self, alarm_id: str, limit: int) -> tuple[dict[AlarmState, int], list[Alarm]]: ...
+
+
+async def nothing_seen(_: Alarm) -> Seen:
+    """A witness that saw nothing: an explanation is then of the record alone."""
+    return Seen("")
+
 
 class AlarmService:
     """Serves meterwatch.v1.Alarms from a desk and the tables; register with `handlers(service)`."""
@@ -85,6 +96,7 @@ class AlarmService:
         rules_ready: Callable[[], bool],
         bookmark_s: float = BOOKMARK_S,
         age_s_max: float = AGE_S_MAX,
+        witness: Callable[[Alarm], Awaitable[Seen]] = nothing_seen,
     ) -> None:
         self._desk = desk
         self._hub = desk.hub
@@ -94,6 +106,7 @@ class AlarmService:
         self._encoder = Encoder()
         self._bookmark_s = bookmark_s
         self._age_s_max = age_s_max
+        self._witness = witness
 
     async def subscribe(self, request: pb.SubscribeRequest, context: Any) -> None:
         """Write the stream of one subscriber until it leaves, is too old, or the service drains."""
@@ -137,13 +150,23 @@ class AlarmService:
 
     async def get_alarm(self, request: pb.GetAlarmRequest, context: Any) -> pb.GetAlarmResponse:
         """One alarm with its history."""
-        check_text("alarm_id", request.alarm_id, 1, 64)
-        found = await self._reader.get(request.alarm_id)
+        alarm, transitions = await self._found(request.alarm_id)
+        return pb.GetAlarmResponse(alarm=alarm_to_wire(alarm), transition=map(transition_to_wire, transitions))
+
+    async def explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:
+        """One alarm with all that can be said about it."""
+        alarm, transitions = await self._found(request.alarm_id)
+        parents = await self._reader.get_many([alarm.parent_id]) if alarm.parent_id else []
+        children, worst = await self._reader.children(alarm.alarm_id, CHILDREN_SHOWN)
+        seen = await self._witness(alarm)
+        return explanation(alarm, transitions, parents[0] if parents else None, children, worst, seen)
+
+    async def _found(self, alarm_id: str) -> tuple[Alarm, list[Transition]]:
+        check_text("alarm_id", alarm_id, 1, ID_CHARS_MAX)
+        found = await self._reader.get(alarm_id)
         if found is None:
-            raise Missing(
-                "ALARM_UNKNOWN", f"alarm {request.alarm_id!r} is not known; take the id from Subscribe or ListAlarms"
-            )
-        return pb.GetAlarmResponse(alarm=alarm_to_wire(found[0]), transition=map(transition_to_wire, found[1]))
+            raise Missing("ALARM_UNKNOWN", f"alarm {alarm_id!r} is not known; take the id from Subscribe or ListAlarms")
+        return found
 
     async def acknowledge(self, request: pb.AcknowledgeRequest, context: Any) -> pb.AcknowledgeResponse:
         """Commit an operator's acknowledgement."""
@@ -282,6 +305,7 @@ def handlers(service: AlarmService) -> grpc.GenericRpcHandler:
             "Act": _unary(service.act, pb.ActRequest),
             "GetKpis": _unary(service.get_kpis, pb.GetKpisRequest),
             "ActOnMany": _unary(service.act_on_many, pb.ActOnManyRequest),
+            "Explain": _unary(service.explain, pb.ExplainRequest),
         },
     )
 

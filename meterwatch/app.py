@@ -42,9 +42,11 @@ from meterwatch.server import bind, make_server
 from meterwatch.v1 import ingest_pb2, registry_pb2_grpc
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
 from meterwatch.wired_rules import HEARD_US, WiredRules, hear, rebuild
+from meterwatch.witness import Witness, rules_version
 from rules.engine import Engine
 from rules.profile import PROFILES
 from storage.alarms import AlarmStore
+from storage.arrivals import Arrivals
 from storage.doubts import Doubts
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.history import History
@@ -151,7 +153,8 @@ async def _serving(
     profile = PROFILES[config.rules.profile]
     checks = chosen(config.checks.profile, config.checks.changes)
     marks, day_store = DayMarks(topology), DayStore(pool)
-    rules = WiredRules(Engine(topology, profile), history, clock, marks)
+    rules_of = rules_version(profile, version("meterwatch"))
+    rules = WiredRules(Engine(topology, profile), history, clock, marks, rules_of)
     metrics = Metrics()
     reasons = {int(number): name.removeprefix("ROW_REASON_") for name, number in ingest_pb2.RowReason.items()}
     doubts = Doubts()
@@ -205,7 +208,7 @@ async def _serving(
 
     async def registry_changed() -> None:
         fresh = await registry.load_topology(clock.now_us())
-        rebuilt = WiredRules(Engine(fresh, profile), history, clock, marks)
+        rebuilt = WiredRules(Engine(fresh, profile), history, clock, marks, rules_of)
         async with pipeline.paused():
             verdicts, _ = await rebuild(rebuilt, fresh, history, desk, clock)
             rebuilt.engine.silence.heard(*rules_in_place().engine.silence.last_heard())
@@ -215,9 +218,9 @@ async def _serving(
             await pipeline.settle()
         await asyncio.to_thread(give_back)
 
-    server.add_generic_rpc_handlers(
-        (ingest.handler(), alarm_handlers(AlarmService(desk, store, clock, lambda: ready[0])))
-    )
+    witness = Witness(history, Arrivals(pool), pipeline.topology, profile, clock, rules_of)
+    alarms = AlarmService(desk, store, clock, lambda: ready[0], witness=witness.see)
+    server.add_generic_rpc_handlers((ingest.handler(), alarm_handlers(alarms)))
     registry_pb2_grpc.add_RegistryServicer_to_server(RegistryService(registry, clock, registry_changed), server)
     add_ReadsServicer_to_server(ReadsService(pool), server)
     await health.starting()

@@ -14,3 +14,14 @@ def check_text(field: str, text: str, chars_min: int, chars_max: int) -> None:
         )
     if "\0" in text:
         raise Rejected("TEXT_NUL", f"{field} contains a NUL character; remove it")
+
+
+def visible(text: str) -> str:
+    """The text as a terminal may show it: what is no printable character becomes its escape, e.g. \\x1b.
+
+    Names come from files and other systems; one with an escape sequence could rewrite an operator's screen, one with an
+    override of the direction of writing could read as another name.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

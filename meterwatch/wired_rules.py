@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -45,10 +46,13 @@ DAY_US: Final = 86_400 * US
 
 
 class WiredRules:
-    """The engine with the history it may ask for."""
+    """The engine with the history it may ask for. version: of the rules, for the evidence of what they tell."""
 
-    def __init__(self, engine: Engine, history: History, clock: Clock, marks: DayMarks | None = None) -> None:
+    def __init__(
+        self, engine: Engine, history: History, clock: Clock, marks: DayMarks | None = None, version: str = ""
+    ) -> None:
         self.engine = engine
+        self._version = version
         self._marks = marks
         self._history = history
         self._clock = clock
@@ -79,7 +83,7 @@ class WiredRules:
         """Load what the engine wants, then evaluate (in a thread when it is much)."""
         for together in _together(self.engine.wanted()):
             await self._give(together, now_us + AHEAD_US)
-        return self.engine.evaluate(now_us)
+        return signed(self.engine.evaluate(now_us), self._version)
 
     async def _give(self, wanted: list[Wanted], to_us: int) -> None:
         """Read for several groups at once, and give each its own: no meter is in two of them."""
@@ -142,6 +146,18 @@ class WiredRules:
             silence.head_end_connected(head_end_id, now_us)
         else:
             silence.head_end_gone(head_end_id, now_us)
+
+
+def signed(verdicts: list[Verdict], version: str) -> list[Verdict]:
+    """The verdicts with the version of the rules in the evidence of every episode; as they are without one."""
+    if not version:
+        return verdicts
+    return [
+        replace(one, episodes=tuple(replace(e, evidence=e.evidence | {"rules": version}) for e in one.episodes))
+        if one.episodes
+        else one
+        for one in verdicts
+    ]
 
 
 def _together(wanted: list[Wanted]) -> Iterator[list[Wanted]]:

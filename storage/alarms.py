@@ -18,7 +18,18 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from meterwatch.alarms import ALARM_FIELDS, PAGED, Action, Alarm, AlarmFilter, Began, Draft, Transition, TransitionKind
+from meterwatch.alarms import (
+    ALARM_FIELDS,
+    PAGED,
+    Action,
+    Alarm,
+    AlarmFilter,
+    AlarmState,
+    Began,
+    Draft,
+    Transition,
+    TransitionKind,
+)
 from meterwatch.errors import StorageBroken
 from meterwatch.loads import LoadChange
 from storage.faults import storage_faults
@@ -175,6 +186,13 @@ class AlarmStore:
         """Those of the alarms that exist."""
         rows = await self._rows(_SELECT + sql.SQL("WHERE alarm_id = ANY(%s)"), (list(alarm_ids),))
         return [_alarm(row) for row in rows]
+
+    async def children(self, alarm_id: str, limit: int) -> tuple[dict[AlarmState, int], list[Alarm]]:
+        """How many alarms are folded into this one, by state, and the worst of them. Cost: by their number."""
+        query = sql.SQL("SELECT state, count(*) AS alarms FROM alarms WHERE parent_id = %s GROUP BY state")
+        counts = {AlarmState(row["state"]): row["alarms"] for row in await self._rows(query, (alarm_id,))}
+        worst = _SELECT + sql.SQL("WHERE parent_id = %s ORDER BY severity DESC, onset_at, alarm_id LIMIT %s")
+        return counts, [_alarm(row) for row in await self._rows(worst, (alarm_id, limit))] if counts else []
 
     async def find_actions(self, action_id: str) -> list[tuple[Action, Alarm]]:
         """What was done under this id, each with the alarm as it was after it."""

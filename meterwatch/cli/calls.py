@@ -128,6 +128,12 @@ def alarm_kpis(address: str, hours: int, operators: int) -> Any:
         return call("Alarms/GetKpis", request, alarms_pb2.GetKpisResponse)
 
 
+def explain_alarm(address: str, alarm_id: str) -> Any:
+    """All that can be said about an alarm; the ExplainResponse."""
+    with calling(address) as call:
+        return call("Alarms/Explain", alarms_pb2.ExplainRequest(alarm_id=alarm_id), alarms_pb2.ExplainResponse)
+
+
 def list_assets(address: str, kind: str, parent: str = "") -> Iterator[Any]:
     """Assets of one kind by name, over all pages."""
     request = registry_pb2.ListAssetsRequest(kind=kind, page_size=ASSET_PAGE, parent=parent)

@@ -1031,3 +1031,415 @@ class AlarmSource(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AlarmSource: _TypeAlias = AlarmSource  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALARM_ID_FIELD_NUMBER: _builtins.int
+    alarm_id: _builtins.str
+    """Alarm wanted. 1 to 64 characters."""
+    def __init__(
+        self,
+        *,
+        alarm_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm_id", b"alarm_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    """Bounded: 1000 changes, 50 children, 200 meters, 200 windows. What was seen is judged anew from what is stored now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALARM_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    RULES_VERSION_FIELD_NUMBER: _builtins.int
+    TOLD_BY_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    CHILD_COUNT_FIELD_NUMBER: _builtins.int
+    CHILD_FIELD_NUMBER: _builtins.int
+    METERS_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    rules_version: _builtins.str
+    """Rules in force now: name of the profile, a digest of its numbers, version of the service."""
+    told_by: _builtins.str
+    """Rules that told what is on record; empty if it was recorded before the service kept it."""
+    @_builtins.property
+    def alarm(self) -> Global___Alarm:
+        """The alarm as it is. Its evidence is the rule's own account."""
+
+    @_builtins.property
+    def change(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedChange]:
+        """What happened to it, oldest first, each with what it changed."""
+
+    @_builtins.property
+    def limit(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedLimit]:
+        """The limits it was judged by, and what they are now."""
+
+    @_builtins.property
+    def parent(self) -> Global___Alarm:
+        """The alarm it is folded into; absent if none."""
+
+    @_builtins.property
+    def child_count(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChildCount]:
+        """How many alarms are folded into it, by state."""
+
+    @_builtins.property
+    def child(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alarm]:
+        """Of these the worst, at most 50."""
+
+    @_builtins.property
+    def meters(self) -> Global___MetersSeen:
+        """Its meters; absent for an overload and for a head-end."""
+
+    @_builtins.property
+    def load(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadSeen]:
+        """Its load around the onset and the end; only for an overload."""
+
+    @_builtins.property
+    def delivery(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]:
+        """Who was told of it outside this interface; empty where no routes are set up."""
+
+    def __init__(
+        self,
+        *,
+        alarm: Global___Alarm | None = ...,
+        change: _abc.Iterable[Global___ExplainedChange] | None = ...,
+        rules_version: _builtins.str = ...,
+        told_by: _builtins.str = ...,
+        limit: _abc.Iterable[Global___ExplainedLimit] | None = ...,
+        parent: Global___Alarm | None = ...,
+        child_count: _abc.Iterable[Global___ChildCount] | None = ...,
+        child: _abc.Iterable[Global___Alarm] | None = ...,
+        meters: Global___MetersSeen | None = ...,
+        load: _abc.Iterable[Global___LoadSeen] | None = ...,
+        delivery: _abc.Iterable[Global___Delivery] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "meters", b"meters", "parent", b"parent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "change", b"change", "child", b"child", "child_count", b"child_count", "delivery", b"delivery", "limit", b"limit", "load", b"load", "meters", b"meters", "parent", b"parent", "rules_version", b"rules_version", "told_by", b"told_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class ExplainedChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    RECORDED_US_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    """Cursor. Unit: none."""
+    kind: _builtins.str
+    """As Transition.kind."""
+    version: _builtins.int
+    """The alarm's version after it. Unit: none."""
+    recorded_us: _builtins.int
+    """Service clock when it was committed and shown to subscribers. Unit: microseconds since 1970-01-01 UTC."""
+    operator: _builtins.str
+    """Operator who did it; empty if nobody did."""
+    note: _builtins.str
+    """What the operator said."""
+    @_builtins.property
+    def field(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldChange]:
+        """What differs from the version before; of the first version nothing."""
+
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        kind: _builtins.str = ...,
+        version: _builtins.int = ...,
+        recorded_us: _builtins.int = ...,
+        operator: _builtins.str = ...,
+        note: _builtins.str = ...,
+        field: _abc.Iterable[Global___FieldChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "kind", b"kind", "note", b"note", "operator", b"operator", "recorded_us", b"recorded_us", "seq", b"seq", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainedChange: _TypeAlias = ExplainedChange  # noqa: Y015
+
+@_typing.final
+class FieldChange(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BEFORE_JSON_FIELD_NUMBER: _builtins.int
+    AFTER_JSON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Field of Alarm, or of its evidence as evidence.name."""
+    before_json: _builtins.str
+    """JSON; null if it was not there."""
+    after_json: _builtins.str
+    """JSON; null if it is not there."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        before_json: _builtins.str = ...,
+        after_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_json", b"after_json", "before_json", b"before_json", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldChange: _TypeAlias = FieldChange  # noqa: Y015
+
+@_typing.final
+class ExplainedLimit(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TOLD_JSON_FIELD_NUMBER: _builtins.int
+    NOW_JSON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name as in docs/rules.md."""
+    told_json: _builtins.str
+    """JSON: as the alarm was judged."""
+    now_json: _builtins.str
+    """JSON: in the profile in force now; null if it has no such limit."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        told_json: _builtins.str = ...,
+        now_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "now_json", b"now_json", "told_json", b"told_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainedLimit: _TypeAlias = ExplainedLimit  # noqa: Y015
+
+@_typing.final
+class ChildCount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    ALARMS_FIELD_NUMBER: _builtins.int
+    state: Global___AlarmState.ValueType
+    """State."""
+    alarms: _builtins.int
+    """Alarms in it."""
+    def __init__(
+        self,
+        *,
+        state: Global___AlarmState.ValueType = ...,
+        alarms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarms", b"alarms", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChildCount: _TypeAlias = ChildCount  # noqa: Y015
+
+@_typing.final
+class MetersSeen(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    LOOKED_AT_FIELD_NUMBER: _builtins.int
+    OFF_FIELD_NUMBER: _builtins.int
+    ON_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    members: _builtins.int
+    """Meters in service under the asset when the alarm was raised. Unit: meters."""
+    looked_at: _builtins.int
+    """Of these looked at: at most 20000. Unit: meters."""
+    off: _builtins.int
+    """Said OFF during the alarm. Unit: meters."""
+    on: _builtins.int
+    """Said nothing but ON between onset and raise. Unit: meters."""
+    silent: _builtins.int
+    """Said nothing, though the next read was due before the raise. Unit: meters."""
+    @_builtins.property
+    def meter(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeterSeen]:
+        """OFF first by time, then the silent, then the rest; at most 200."""
+
+    def __init__(
+        self,
+        *,
+        members: _builtins.int = ...,
+        looked_at: _builtins.int = ...,
+        off: _builtins.int = ...,
+        on: _builtins.int = ...,
+        silent: _builtins.int = ...,
+        meter: _abc.Iterable[Global___MeterSeen] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["looked_at", b"looked_at", "members", b"members", "meter", b"meter", "off", b"off", "on", b"on", "silent", b"silent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetersSeen: _TypeAlias = MetersSeen  # noqa: Y015
+
+@_typing.final
+class MeterSeen(_message.Message):
+    """All times in microseconds since 1970-01-01 UTC; 0: there is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_FIELD_NUMBER: _builtins.int
+    TRANSFORMER_FIELD_NUMBER: _builtins.int
+    SAID_FIELD_NUMBER: _builtins.int
+    SAID_US_FIELD_NUMBER: _builtins.int
+    SAID_BY_FIELD_NUMBER: _builtins.int
+    SAID_ARRIVED_US_FIELD_NUMBER: _builtins.int
+    BACK_US_FIELD_NUMBER: _builtins.int
+    BACK_BY_FIELD_NUMBER: _builtins.int
+    BACK_ARRIVED_US_FIELD_NUMBER: _builtins.int
+    HEARD_US_FIELD_NUMBER: _builtins.int
+    DUE_US_FIELD_NUMBER: _builtins.int
+    meter: _builtins.str
+    """Meter number."""
+    transformer: _builtins.str
+    """Its transformer."""
+    said: _builtins.str
+    """OFF, ON, SILENT or NOT_DUE."""
+    said_us: _builtins.int
+    """When it said so first."""
+    said_by: _builtins.str
+    """By EVENT or READ; empty if it said nothing."""
+    said_arrived_us: _builtins.int
+    """When that arrived at the service."""
+    back_us: _builtins.int
+    """Outage: since when it is ON again. Silence: its first read or event after the raise."""
+    back_by: _builtins.str
+    """By EVENT or READ."""
+    back_arrived_us: _builtins.int
+    """When that arrived."""
+    heard_us: _builtins.int
+    """Its last read or event up to the raise, as far back as was looked: two days."""
+    due_us: _builtins.int
+    """When the next read had to be there."""
+    def __init__(
+        self,
+        *,
+        meter: _builtins.str = ...,
+        transformer: _builtins.str = ...,
+        said: _builtins.str = ...,
+        said_us: _builtins.int = ...,
+        said_by: _builtins.str = ...,
+        said_arrived_us: _builtins.int = ...,
+        back_us: _builtins.int = ...,
+        back_by: _builtins.str = ...,
+        back_arrived_us: _builtins.int = ...,
+        heard_us: _builtins.int = ...,
+        due_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["back_arrived_us", b"back_arrived_us", "back_by", b"back_by", "back_us", b"back_us", "due_us", b"due_us", "heard_us", b"heard_us", "meter", b"meter", "said", b"said", "said_arrived_us", b"said_arrived_us", "said_by", b"said_by", "said_us", b"said_us", "transformer", b"transformer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeterSeen: _TypeAlias = MeterSeen  # noqa: Y015
+
+@_typing.final
+class LoadSeen(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    END_US_FIELD_NUMBER: _builtins.int
+    B_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    VALID_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    HOLD_S_FIELD_NUMBER: _builtins.int
+    CLEAR_S_FIELD_NUMBER: _builtins.int
+    end_us: _builtins.int
+    """End of the window of 15 minutes. Unit: microseconds since 1970-01-01 UTC."""
+    b: _builtins.float
+    """Load over rating. Unit: none."""
+    coverage: _builtins.float
+    """Share of the expected reads that arrived, weighted. Unit: none."""
+    valid: _builtins.bool
+    """It counts: enough of them arrived."""
+    level: _builtins.str
+    """Highest level latched after it; empty if none."""
+    hold_s: _builtins.int
+    """How long the next level above has been held by then. Unit: seconds."""
+    clear_s: _builtins.int
+    """How long the load has been below the latched level's clear. Unit: seconds."""
+    def __init__(
+        self,
+        *,
+        end_us: _builtins.int = ...,
+        b: _builtins.float = ...,
+        coverage: _builtins.float = ...,
+        valid: _builtins.bool = ...,
+        level: _builtins.str = ...,
+        hold_s: _builtins.int = ...,
+        clear_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["b", b"b", "clear_s", b"clear_s", "coverage", b"coverage", "end_us", b"end_us", "hold_s", b"hold_s", "level", b"level", "valid", b"valid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadSeen: _TypeAlias = LoadSeen  # noqa: Y015
+
+@_typing.final
+class Delivery(_message.Message):
+    """All times in microseconds since 1970-01-01 UTC; 0: there is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    DEPARTMENT_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    AT_US_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Version of the alarm that was told. Unit: none."""
+    department: _builtins.str
+    """Whom: the department."""
+    route: _builtins.str
+    """By which route."""
+    outcome: _builtins.str
+    """What became of it."""
+    at_us: _builtins.int
+    """When it was handed over, service clock."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        department: _builtins.str = ...,
+        route: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        at_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_us", b"at_us", "department", b"department", "outcome", b"outcome", "route", b"route", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Delivery: _TypeAlias = Delivery  # noqa: Y015

@@ -69,6 +69,11 @@ class AlarmsStub:
                 request_serializer=meterwatch_dot_v1_dot_alarms__pb2.GetKpisRequest.SerializeToString,
                 response_deserializer=meterwatch_dot_v1_dot_alarms__pb2.GetKpisResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/meterwatch.v1.Alarms/Explain',
+                request_serializer=meterwatch_dot_v1_dot_alarms__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class AlarmsServicer:
@@ -126,6 +131,13 @@ class AlarmsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Why there is this alarm: what happened to it, by which limits, what was seen, who was silent, what it stands for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AlarmsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +175,11 @@ def add_AlarmsServicer_to_server(servicer, server):
                     servicer.GetKpis,
                     request_deserializer=meterwatch_dot_v1_dot_alarms__pb2.GetKpisRequest.FromString,
                     response_serializer=meterwatch_dot_v1_dot_alarms__pb2.GetKpisResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ExplainRequest.FromString,
+                    response_serializer=meterwatch_dot_v1_dot_alarms__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +371,33 @@ class Alarms:
             '/meterwatch.v1.Alarms/GetKpis',
             meterwatch_dot_v1_dot_alarms__pb2.GetKpisRequest.SerializeToString,
             meterwatch_dot_v1_dot_alarms__pb2.GetKpisResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterwatch.v1.Alarms/Explain',
+            meterwatch_dot_v1_dot_alarms__pb2.ExplainRequest.SerializeToString,
+            meterwatch_dot_v1_dot_alarms__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

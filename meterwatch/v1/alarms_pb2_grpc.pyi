@@ -53,6 +53,8 @@ class AlarmsStub:
     """
     GetKpis: _grpc.UnaryUnaryMultiCallable[_alarms_pb2.GetKpisRequest, _alarms_pb2.GetKpisResponse]
     """How the alarm system does, by the measures of ISA-18.2."""
+    Explain: _grpc.UnaryUnaryMultiCallable[_alarms_pb2.ExplainRequest, _alarms_pb2.ExplainResponse]
+    """Why there is this alarm: what happened to it, by which limits, what was seen, who was silent, what it stands for."""
 
 @_typing.type_check_only
 class AlarmsAsyncStub(AlarmsStub):
@@ -77,6 +79,8 @@ class AlarmsAsyncStub(AlarmsStub):
     """
     GetKpis: _aio.UnaryUnaryMultiCallable[_alarms_pb2.GetKpisRequest, _alarms_pb2.GetKpisResponse]  # type: ignore[assignment]
     """How the alarm system does, by the measures of ISA-18.2."""
+    Explain: _aio.UnaryUnaryMultiCallable[_alarms_pb2.ExplainRequest, _alarms_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Why there is this alarm: what happened to it, by which limits, what was seen, who was silent, what it stands for."""
 
 class AlarmsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -140,5 +144,13 @@ class AlarmsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_alarms_pb2.GetKpisResponse, _abc.Awaitable[_alarms_pb2.GetKpisResponse]]:
         """How the alarm system does, by the measures of ISA-18.2."""
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _alarms_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alarms_pb2.ExplainResponse, _abc.Awaitable[_alarms_pb2.ExplainResponse]]:
+        """Why there is this alarm: what happened to it, by which limits, what was seen, who was silent, what it stands for."""
 
 def add_AlarmsServicer_to_server(servicer: AlarmsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
