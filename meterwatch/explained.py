@@ -59,13 +59,19 @@ class LoadSeen:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Who was told, by what, when."""
+    """The alarm in one message to one target; fields as in alarms.proto."""
 
-    version: int
+    seq: int
+    change: str
     department: str
     route: str
+    target: str
+    step: int
     outcome: str
-    at_us: int
+    made_us: int
+    ended_us: int
+    attempts: int
+    last_error: str
 
 
 @dataclass(frozen=True, slots=True)

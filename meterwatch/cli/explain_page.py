@@ -205,8 +205,15 @@ def _changes(found: pb.ExplainResponse, zone: tzinfo) -> Table:
 def _deliveries(found: pb.ExplainResponse, zone: tzinfo) -> Table | None:
     if not found.delivery:
         return None
-    rows = [(at(d.at_us, zone), d.department, d.route, d.version, d.outcome) for d in found.delivery]
-    return _table(("when", "department", "route", "version", "outcome"), rows)
+    rows = [
+        (
+            at(d.made_us, zone), d.change, d.department, d.route, d.target, d.step or "", d.outcome,
+            after(d.ended_us, d.made_us), d.attempts, d.last_error,
+        )
+        for d in found.delivery
+    ]  # fmt: skip
+    columns = ("made", "what", "department", "route", "target", "step", "outcome", "", "tries", "last error")
+    return _table(columns, rows)
 
 
 def _value(json: str) -> str:

@@ -60,7 +60,7 @@ class Console(App[None]):
         Binding("p", "pause", "pause"),
         Binding("escape", "step_back", "back"),
         Binding("question_mark", "help", "help"),
-        Binding("q", "quit", "leave"),
+        Binding("q,ctrl+c", "quit", "leave"),
     ]
 
     def __init__(self, link: Link, operator: str, operators: int = 1, zone: tzinfo = UTC) -> None:

@@ -1408,37 +1408,61 @@ Global___LoadSeen: _TypeAlias = LoadSeen  # noqa: Y015
 
 @_typing.final
 class Delivery(_message.Message):
-    """All times in microseconds since 1970-01-01 UTC; 0: there is none."""
+    """The alarm in one message to one target."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    VERSION_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
     DEPARTMENT_FIELD_NUMBER: _builtins.int
     ROUTE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
-    AT_US_FIELD_NUMBER: _builtins.int
-    version: _builtins.int
-    """Version of the alarm that was told. Unit: none."""
+    MADE_US_FIELD_NUMBER: _builtins.int
+    ENDED_US_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    """Transition after which it was told. Unit: none."""
+    change: _builtins.str
+    """What was told of it."""
     department: _builtins.str
     """Whom: the department."""
     route: _builtins.str
     """By which route."""
+    target: _builtins.str
+    """To which target."""
+    step: _builtins.int
+    """0: by the route; n: by its n-th escalation. Unit: none."""
     outcome: _builtins.str
     """What became of it."""
-    at_us: _builtins.int
-    """When it was handed over, service clock."""
+    made_us: _builtins.int
+    """Service clock when the message was made. Unit: microseconds since 1970-01-01 UTC."""
+    ended_us: _builtins.int
+    """Machine clock when the target had it, or when it was given up; 0: it waits. Unit: microseconds since 1970-01-01 UTC."""
+    attempts: _builtins.int
+    """Tries. Unit: none."""
+    last_error: _builtins.str
+    """What the last try that failed came to."""
     def __init__(
         self,
         *,
-        version: _builtins.int = ...,
+        seq: _builtins.int = ...,
+        change: _builtins.str = ...,
         department: _builtins.str = ...,
         route: _builtins.str = ...,
+        target: _builtins.str = ...,
+        step: _builtins.int = ...,
         outcome: _builtins.str = ...,
-        at_us: _builtins.int = ...,
+        made_us: _builtins.int = ...,
+        ended_us: _builtins.int = ...,
+        attempts: _builtins.int = ...,
+        last_error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_us", b"at_us", "department", b"department", "outcome", b"outcome", "route", b"route", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "change", b"change", "department", b"department", "ended_us", b"ended_us", "last_error", b"last_error", "made_us", b"made_us", "outcome", b"outcome", "route", b"route", "seq", b"seq", "step", b"step", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -99,7 +99,7 @@ async def test_children_shown_are_bounded_and_counted_in_full(dsn: str) -> None:
 async def test_what_the_witness_saw_travels_whole(dsn: str) -> None:
     meter = MeterSeen("M0", "T0", "OFF", 1, "EVENT", 2, 3, "READ", 4, 5, 6)
     load = LoadSeen(7, 1.25, 0.5, True, "HEAVY", 900, 0)
-    delivery = Delivery(1, "grid", "mail", "DELIVERED", 8)
+    delivery = Delivery(1, "NEW", "grid", "outages", "pager", 2, "SENT", 8, 9, 3, "refused once")
     seen = Seen("default", {"posterior_min": 0.9}, MetersSeen(9, 8, 7, 6, 5, (meter,)), (load,), (delivery,))
 
     async def witness(_: Alarm) -> Seen:
