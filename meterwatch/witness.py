@@ -106,7 +106,7 @@ class Witness:
         if alarm.rule == AlarmType.OVERLOAD or alarm.asset_kind == "head_end":
             return None
         topology = self._topology()
-        every = members_of(topology, alarm.asset_kind, alarm.asset_id, alarm.raised_us)
+        every = members_of(topology, *surroundings(topology, alarm), alarm.raised_us)
         slots = every[:MEMBERS_MAX]
         interval_us = topology.interval_s[slots].astype(np.int64) * US
         reach_us = READS_MAX // max(len(slots), 1) * int(interval_us.min(initial=900 * US))
@@ -166,6 +166,16 @@ class Witness:
         if len(shown) > WINDOWS_SHOWN:
             shown = shown[: WINDOWS_SHOWN // 2] + shown[-WINDOWS_SHOWN // 2 :]
         return tuple(shown)
+
+
+def surroundings(topology: Topology, alarm: Alarm) -> tuple[str, int]:
+    """The asset whose meters tell of an alarm. Of a single meter what it hangs below: was it alone?"""
+    if alarm.asset_kind == "meter":
+        outage = alarm.rule == AlarmType.OUTAGE
+        above = int((topology.transformer_of if outage else topology.concentrator_of)[alarm.asset_id])
+        if above >= 0:
+            return ("transformer" if outage else "concentrator"), above
+    return alarm.asset_kind, alarm.asset_id
 
 
 def members_of(topology: Topology, kind: str, asset_id: int, at_us: int) -> NDArray[np.int32]:

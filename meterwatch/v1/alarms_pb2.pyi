@@ -1099,7 +1099,9 @@ class ExplainResponse(_message.Message):
 
     @_builtins.property
     def meters(self) -> Global___MetersSeen:
-        """Its meters; absent for an overload and for a head-end."""
+        """Its meters; of a meter those of its transformer (COMM_LOSS: concentrator), to see whether it was alone. Absent for an
+        overload and for a head-end.
+        """
 
     @_builtins.property
     def load(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadSeen]:
@@ -1269,7 +1271,7 @@ class MetersSeen(_message.Message):
     SILENT_FIELD_NUMBER: _builtins.int
     METER_FIELD_NUMBER: _builtins.int
     members: _builtins.int
-    """Meters in service under the asset when the alarm was raised. Unit: meters."""
+    """Meters in service when the alarm was raised. Unit: meters."""
     looked_at: _builtins.int
     """Of these looked at: at most 20000. Unit: meters."""
     off: _builtins.int

@@ -65,6 +65,19 @@ def send(address: str) -> list[str]:
     return gasped
 
 
+def send_late(address: str) -> None:
+    """The reads of the silent concentrator's meters, after all."""
+    town = fleet()
+    dead = np.array([name == CONCENTRATOR for name in town.concentrator])
+    dead &= np.array([name != FEEDER for name in town.feeder])
+    index = np.flatnonzero(dead).astype(np.uint32)
+    with HeadEnd(address, "HES-1") as head_end:
+        for step in range(SILENT_FROM, END + 1):
+            end_us = np.full(len(index), START_US + step * STEP_US)
+            head_end.send_columns(town.meter, index, end_us, 900, import_wh=np.full(len(index), 100, np.int32))
+        head_end.flush()
+
+
 @pytest.fixture
 async def told(dsn: str) -> AsyncIterator[Told]:
     config = Config(
@@ -119,6 +132,11 @@ async def test_each_alarm_says_what_was_seen_by_which_limits_and_who_was_silent(
     assert {m["said"] for m in seen["meter"]} == {"SILENT"}
     assert all(last < int(m["due_us"]) <= int(silence["alarm"]["raised_us"]) for m in seen["meter"])
     assert {int(m["back_us"]) for m in seen["meter"]} == {0}
+
+    await asyncio.to_thread(send_late, told.address)
+    late = (await explained(told, CONCENTRATOR))["meters"]
+    assert late["silent"] == seen["silent"]  # what came after the alarm was told does not count
+    assert all(int(m["back_us"]) > int(silence["alarm"]["raised_us"]) for m in late["meter"])
 
     overload = await explained(told, TRANSFORMER)
     load = overload["load"]
