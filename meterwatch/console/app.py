@@ -6,16 +6,18 @@ shows when the feed tells it, so the list is never ahead of the service.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, tzinfo
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeVar
 
 import typer
 from rich.text import Text
-from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
+from textual.message import Message
 from textual.widgets import Input, Static
 
 from meterwatch.cli.operate import seconds
@@ -31,8 +33,20 @@ from meterwatch.v1 import alarms_pb2 as pb
 
 REFRESH_S: Final = 0.1
 KPIS_S: Final = 15.0
+CALL: Final = "call of the console"
+"""Name of a thread that waits for the service."""
 SAID_S: Final = 8.0
 """How long an answer stays on the last line."""
+
+Answered = TypeVar("Answered")
+
+
+class Told(Message):
+    """The service has answered; `tell` does what the answer asks for."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        super().__init__()
+        self.tell = tell
 
 
 class Console(App[None]):
@@ -251,17 +265,6 @@ class Console(App[None]):
 
         self.push_screen(Prompt(f"{verb} {row.alarm_id}, version {row.version}: {row.summary}", fields), answered)
 
-    # Calls, on threads
-
-    @work(thread=True)
-    def _do(self, what: pb.ActRequest, row: Row, verb: str) -> None:
-        try:
-            refused = self._link.act(what, row.alarm_id, row.version)
-        except MeterwatchError as error:
-            refused = f"not known whether it was done: {error}"
-        done = refused or f"{verb} {row.alarm_id}: done"
-        self.call_from_thread(self.say, done)
-
     def action_explain(self) -> None:
         row = self._table.selected
         if row is None:
@@ -269,28 +272,45 @@ class Console(App[None]):
             return
         screen = Explanation(self._zone)
         self.push_screen(screen)
-        self._explain(row.alarm_id, screen)
 
-    @work(thread=True)
-    def _explain(self, alarm_id: str, screen: Explanation) -> None:
-        found: pb.ExplainResponse | str
-        try:
-            found = self._link.explain(alarm_id)
-        except MeterwatchError as error:
-            found = str(error)
-        self.call_from_thread(self._explained, screen, found)
+        def explained(found: pb.ExplainResponse | str) -> None:
+            if screen.is_attached:
+                screen.answered(found)
 
-    def _explained(self, screen: Explanation, found: pb.ExplainResponse | str) -> None:
-        if screen.is_attached:
-            screen.answered(found)
+        self._ask(lambda: self._link.explain(row.alarm_id), explained)
 
-    @work(thread=True, exclusive=True)
+    def _do(self, what: pb.ActRequest, row: Row, verb: str) -> None:
+        def answered(refused: str) -> None:
+            self.say(refused or f"{verb} {row.alarm_id}: done")
+
+        self._ask(lambda: self._link.act(what, row.alarm_id, row.version), answered)
+
     def _ask_kpis(self) -> None:
-        try:
-            found = self._link.kpis(self._operators)
-        except MeterwatchError:
-            return  # the link line says that there is no service
-        self.call_from_thread(self._told_kpis, found)
+        def told(found: pb.GetKpisResponse | str) -> None:
+            if not isinstance(found, str):  # else the link line says that there is no service
+                self._told_kpis(found)
+
+        self._ask(lambda: self._link.kpis(self._operators), told)
+
+    def _ask(self, ask: Callable[[], Answered], told: Callable[[Answered | str], None]) -> None:
+        """Call the service, and tell the answer or why there is none; on a thread that ends with the process.
+
+        A service that hangs must not keep an operator from leaving: textual's own workers are waited for.
+        """
+
+        def call() -> None:
+            answer: Answered | str
+            try:
+                answer = ask()
+            except Exception as error:  # the thread's boundary; what is not ours is named
+                answer = str(error) if isinstance(error, MeterwatchError) else f"{type(error).__name__}: {error}"
+            with suppress(RuntimeError):  # the console has been left meanwhile
+                self.post_message(Told(lambda: told(answer)))
+
+        threading.Thread(target=call, name=CALL, daemon=True).start()
+
+    def on_told(self, message: Told) -> None:
+        message.tell()
 
     def _told_kpis(self, found: pb.GetKpisResponse) -> None:
         self._flood_line.display = found.flood_now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from rich.console import Console as RichConsole
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from meterwatch.console.app import Console
+from meterwatch.console.app import CALL, Console
 from meterwatch.console.link import Health
 from meterwatch.console.table import AlarmTable, cells
 from meterwatch.texts import visible
@@ -43,7 +44,12 @@ class World:
 
     async def press(self, *keys: str) -> None:
         await self.pilot.press(*keys)
-        await self.app.workers.wait_for_complete()
+        await self.answered()
+
+    async def answered(self) -> None:
+        """Wait until no call is under way."""
+        while any(thread.name == CALL for thread in threading.enumerate()):
+            await self.pilot.pause(0.01)  # its answer comes through this loop
         await self.pilot.pause()
 
     async def comes(self, *rows: Any, begun: bool = False) -> None:
@@ -58,9 +64,9 @@ async def console(*rows: Any, size: tuple[int, int] = (120, 20), **link: Any) ->
     fake.come(*rows, begun=True)
     app = Console(fake, "Kim")
     async with app.run_test(size=size) as pilot:
-        await app.workers.wait_for_complete()
-        await pilot.pause()
-        yield World(fake, app, pilot)
+        world = World(fake, app, pilot)
+        await world.answered()
+        yield world
 
 
 async def test_the_gravest_is_on_top_and_a_root_says_how_many_are_folded_into_it() -> None:
@@ -200,6 +206,23 @@ async def test_explain_shows_the_page_or_why_there_is_none() -> None:
         assert "is not known" in str(world.app.screen.query_one("#page", Static).render())
         await world.press("escape", "question_mark")
         assert "acknowledge" in str(world.app.screen.query_one(Static).render())
+
+
+async def test_a_service_that_does_not_answer_keeps_nobody_from_leaving() -> None:
+    answers = threading.Event()
+
+    class Hanging(FakeLink):
+        def explain(self, alarm_id: str) -> pb.ExplainResponse:
+            answers.wait()
+            raise ValueError("too late")
+
+    link = Hanging()
+    link.come(row("A"), begun=True)
+    app = Console(link, "Kim")
+    async with app.run_test() as pilot:
+        await pilot.press("e", "escape", "q")
+    assert not app.is_running
+    answers.set()
 
 
 async def test_keys_on_an_empty_list_do_nothing_but_say_so() -> None:
