@@ -120,7 +120,7 @@ async def test_a_comment_and_a_prompt_that_is_left() -> None:
 async def test_the_cursor_stays_on_its_alarm_when_others_come_above_it_and_on_its_line_when_it_goes() -> None:
     rows = [row(f"A{i}", asset=f"T-{i}", onset_us=1000 - i) for i in range(50)]
     async with console(*rows) as world:
-        await world.press(*["down"] * 20)
+        await world.press(*["down"] * 25, *["up"] * 5)  # in the middle of the screen
         before = world.lines().index(next(line for line in world.lines() if "T-20 " in line))
         await world.comes(*(row(f"N{i}", asset=f"N-{i}", severity=4) for i in range(5)))
         selected = world.table.selected
