@@ -103,7 +103,7 @@ class Witness:
         )
 
     async def _meters(self, alarm: Alarm) -> MetersSeen | None:
-        if alarm.rule == AlarmType.OVERLOAD or alarm.asset_kind == "head_end":
+        if alarm.asset_kind == "head_end":
             return None
         topology = self._topology()
         every = members_of(topology, *surroundings(topology, alarm), alarm.raised_us)

@@ -15,6 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from meterwatch.alarms import AlarmType
 from meterwatch.texts import visible
 from meterwatch.v1 import alarms_pb2 as pb
 
@@ -130,9 +131,14 @@ def _meters(found: pb.ExplainResponse, zone: tzinfo) -> RenderableType | None:
     seen = found.meters
     if not seen.members:
         return None
-    counts = f"{seen.off} said OFF, {seen.on} said ON, {seen.silent} were silent, of {seen.members}"
+    outage = found.alarm.type == AlarmType.OUTAGE
+    counts = f"{seen.silent} were silent, of {seen.members}"
+    if outage:
+        counts = f"{seen.off} said OFF, {seen.on} said ON, {counts}"
     if seen.looked_at < seen.members:
         counts += f" ({seen.looked_at} looked at)"
+    # Of an overload only the silent matter: they are what its coverage lacks.
+    meters = [m for m in seen.meter if found.alarm.type != AlarmType.OVERLOAD or m.said == "SILENT"]
     columns = ("meter", "transformer", "said", "since", "by", "arrived", "heard last", "due", "back")
     rows = [
         (
@@ -140,8 +146,10 @@ def _meters(found: pb.ExplainResponse, zone: tzinfo) -> RenderableType | None:
             after(m.said_arrived_us, m.said_us), _short(m.heard_us, zone), _short(m.due_us, zone),
             _short(m.back_us, zone),
         )
-        for m in seen.meter[:METERS_MAX]
+        for m in meters[:METERS_MAX]
     ]  # fmt: skip
+    if not rows:
+        return Text(counts)
     if len(rows) < seen.looked_at:
         counts += f"; {len(rows)} of them:"
     return Group(Text(counts), _table(columns, rows))

@@ -39,8 +39,15 @@ PLAIN: Final = Style()
 BOLD: Final = Style(bold=True)
 DIM: Final = Style(dim=True)
 REVERSE: Final = Style(reverse=True)
-COLUMNS: Final = (("SEV", 4), ("STATE", 8), ("+", 6), ("SINCE", 14), ("TYPE", 9), ("ASSET", 22), ("DISTRICT", 12))
+WIDE: Final = {"SEV": 4, "STATE": 8, "+": 6, "SINCE": 14, "TYPE": 9, "ASSET": 22, "DISTRICT": 12}
 """Title and width; the summary has the rest."""
+NARROW: Final = {"SEV": 4, "STATE": 8, "+": 5, "SINCE": 14, "ASSET": 16}
+NARROW_BELOW: Final = 110
+
+
+def columns(width: int) -> dict[str, int]:
+    """The columns of a screen so wide, without the summary."""
+    return NARROW if width < NARROW_BELOW else WIDE
 
 
 def state_word(row: Row) -> str:
@@ -55,21 +62,22 @@ def cells(row: Row, count: int, width: int, zone: tzinfo) -> list[tuple[str, Sty
     since = datetime.fromtimestamp(row.onset_us // 1_000_000, UTC).astimezone(zone).strftime("%m-%d %H:%M:%S")
     unacknowledged = row.state in (pb.ALARM_STATE_UNACK_ACTIVE, pb.ALARM_STATE_RTN_UNACK) and not row.overlaid
     base = DIM if row.overlaid or row.state == pb.ALARM_STATE_SUPPRESSED else BOLD if unacknowledged else PLAIN
-    given = (
-        (SEVERITY_WORD.get(row.severity, "?"), SEVERITY_STYLE.get(row.severity, PLAIN)),
-        (state_word(row), base),
-        (f"+{count}" if count else "", base),
-        (since, base),
-        (row.type, base),
-        (row.asset, base),
-        (row.district, base),
-    )
-    parts = [
-        (set_cell_size(visible(text), size) + " ", style)
-        for (text, style), (_, size) in zip(given, COLUMNS, strict=True)
-    ]
-    left = width - sum(size + 1 for _, size in COLUMNS)
-    return [*parts, (set_cell_size(visible(row.summary), max(left, 0)), base)]
+    given = {
+        "SEV": SEVERITY_WORD.get(row.severity, "?"),
+        "STATE": state_word(row),
+        "+": f"+{count}" if count else "",
+        "SINCE": since,
+        "TYPE": row.type,
+        "ASSET": row.asset,
+        "DISTRICT": row.district,
+    }
+    sizes = columns(width)
+    parts = [(set_cell_size(visible(given[name]), size) + " ", base) for name, size in sizes.items()]
+    parts[0] = parts[0][0], SEVERITY_STYLE.get(row.severity, PLAIN)
+    who = row.assigned_to or row.acknowledged_by
+    said = f"@{who} {row.summary}" if who else row.summary
+    left = max(width - sum(sizes.values()) - len(sizes), 0)
+    return [*parts, (set_cell_size(visible(said), left), base)]
 
 
 class AlarmTable(Widget, can_focus=True):
@@ -158,7 +166,7 @@ class AlarmTable(Widget, can_focus=True):
         """One line of the screen."""
         width = self.size.width
         if y == 0:
-            title = " ".join(set_cell_size(name, size) for name, size in (*COLUMNS, ("SUMMARY", width)))
+            title = " ".join(set_cell_size(name, size) for name, size in (columns(width) | {"SUMMARY": width}).items())
             return Strip([Segment(set_cell_size(title, width), BOLD)], width)
         index = self._top + y - 1
         if index >= self.lines.rows:

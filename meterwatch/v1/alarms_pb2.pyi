@@ -1099,8 +1099,8 @@ class ExplainResponse(_message.Message):
 
     @_builtins.property
     def meters(self) -> Global___MetersSeen:
-        """Its meters; of a meter those of its transformer (COMM_LOSS: concentrator), to see whether it was alone. Absent for an
-        overload and for a head-end.
+        """Its meters; of a meter those of its transformer (COMM_LOSS: concentrator), to see whether it was alone. Votes only of
+        an outage. Absent for a head-end.
         """
 
     @_builtins.property
@@ -1275,11 +1275,11 @@ class MetersSeen(_message.Message):
     looked_at: _builtins.int
     """Of these looked at: at most 20000. Unit: meters."""
     off: _builtins.int
-    """Said OFF during the alarm. Unit: meters."""
+    """Outage: said OFF during it. Unit: meters."""
     on: _builtins.int
-    """Said nothing but ON between onset and raise. Unit: meters."""
+    """Outage: said nothing but ON between onset and raise. Unit: meters."""
     silent: _builtins.int
-    """Said nothing, though the next read was due before the raise. Unit: meters."""
+    """Nothing had arrived since the onset, though the next read was due before the raise. Unit: meters."""
     @_builtins.property
     def meter(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeterSeen]:
         """OFF first by time, then the silent, then the rest; at most 200."""
@@ -1324,7 +1324,7 @@ class MeterSeen(_message.Message):
     transformer: _builtins.str
     """Its transformer."""
     said: _builtins.str
-    """OFF, ON, SILENT or NOT_DUE."""
+    """OFF, OFF_BEFORE (it was off already), ON, SILENT, HEARD (it said nothing of its supply) or NOT_DUE."""
     said_us: _builtins.int
     """When it said so first."""
     said_by: _builtins.str

@@ -72,6 +72,17 @@ def test_every_section_is_there_and_no_text_writes_on_the_screen() -> None:
         assert words in shown
 
 
+def test_of_an_overload_only_the_silent_meters_are_listed() -> None:
+    found = full()
+    found.alarm.type = "OVERLOAD"
+    found.meters.meter[0].said = "SILENT"
+    found.meters.meter[0].meter = "the silent one"
+    shown = page(found)
+    assert "10 were silent, of 500 (400 looked at); 1 of them" in shown
+    assert "the silent one" in shown
+    assert "said OFF" not in shown
+
+
 def test_an_alarm_of_which_nothing_is_known_has_a_short_page() -> None:
     shown = page(pb.ExplainResponse(alarm=pb.Alarm(alarm_id="OUT-1", onset_us=NOON_US)))
     assert "not on record" in shown

@@ -183,6 +183,15 @@ async def test_a_new_snapshot_replaces_the_list_and_keeps_filter_and_group() -> 
         assert "2 of 2" in world.text("link")
 
 
+async def test_a_narrow_screen_has_fewer_columns_and_the_summary_still() -> None:
+    async with console(row("A", assigned_to="crew 4"), size=(80, 10)) as world:
+        [line, *_] = world.lines()
+        assert len(line) <= 80
+        assert "T-1" in line
+        assert "@crew 4 Transf" in line
+        assert "North" not in line
+
+
 async def test_a_flood_is_shown_by_a_banner() -> None:
     figures = pb.GetKpisResponse(flood_now=True, paging=42, pages=77)
     async with console(row("A"), figures=figures) as world:

@@ -114,7 +114,7 @@ class Served:
 @contextmanager
 def serving(dsn: str, **server: Any) -> Iterator[Served]:
     """A service over `dsn` with the small registry, on a real clock."""
-    config = Config(server=Server(port=0, **server), database=Database(url=SecretStr(dsn)))
+    config = Config(server=Server(**({"port": 0} | server)), database=Database(url=SecretStr(dsn)))
     started: queue.Queue[Served | BaseException] = queue.Queue()
     stop: list[Callable[[], None]] = []
 

@@ -140,12 +140,17 @@ async def test_each_alarm_says_what_was_seen_by_which_limits_and_who_was_silent(
 
     overload = await explained(told, TRANSFORMER)
     load = overload["load"]
-    assert "meters" not in overload
+    assert (overload["meters"]["silent"], overload["meters"]["off"]) == (0, 0)
     raised = next(w for w in load if int(w["end_us"]) == int(overload["alarm"]["raised_us"]))
     before = next(w for w in load if int(w["end_us"]) == int(overload["alarm"]["raised_us"]) - STEP_US)
     assert (raised["level"], before["level"]) == ("OVERLOAD", "")
     assert raised["b"] == pytest.approx(1.2, abs=0.01)
     assert (raised["coverage"], raised["valid"]) == (1.0, True)
+
+    arguments = ["alarms", "explain", "OUT-none", "--address", told.address]
+    unknown = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+    assert unknown.exit_code != 0
+    assert "OUT-none" in unknown.output
 
     for asset, words in (
         (FEEDER, ("fault began", "first of it arrived", "posterior_min", "said OFF", "RAISED", "CLEARED")),

@@ -15,16 +15,19 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pyte
 import pytest
 from databases import Databases
 from served import ENOUGH_S, HEAD_END, METERS, US, Served, fresh_database, serving
+from service_process import free_port
 
 from meterwatch.batch import EventCode
+from meterwatch.cli import calls
 from meterwatch.client import AlarmFeed, HeadEnd
+from meterwatch.v1 import alarms_pb2 as pb
 
 COLUMNS, LINES = 140, 30
 WATCH = """
@@ -133,6 +136,22 @@ def test_an_alarm_appears_is_acknowledged_by_a_key_and_another_client_sees_it(se
         screen.until(lambda text: "fault began" not in text)
         screen.press("q")
         assert screen.process.wait(ENOUGH_S) == 0
+
+
+def test_over_a_restart_of_the_service_the_console_goes_on_from_its_cursor(cluster: Databases) -> None:
+    port = free_port()
+    with fresh_database(cluster) as dsn, ExitStack() as first, ExitStack() as opened:
+        served = first.enter_context(serving(dsn, port=port))
+        cut(served.address)
+        screen = opened.enter_context(terminal("alarms", "watch", "--address", served.address))
+        screen.until(lambda text: "1 of 1 alarms" in text)
+        first.close()
+        with serving(dsn, port=port):
+            act = pb.ActRequest(kind=pb.ACTION_KIND_SHELVE, operator="Lee", note="test", shelve_s=600)
+            target = pb.ActTarget(alarm_id=heard(served, "RAISED").alarm.alarm_id)
+            assert not calls.act(served.address, act, [target], None)[0].reason
+            shown = screen.until(lambda text: "z SHELF" in text and "reconnected" in text)
+            assert "BLIND" not in shown
 
 
 def test_without_a_service_the_console_says_so_and_leaves(service: Served) -> None:

@@ -158,7 +158,8 @@ async def test_the_end_of_a_long_outage_is_looked_at_too() -> None:
 
 async def test_of_a_long_overload_the_first_and_the_last_windows_are_shown() -> None:
     found = await witness(Stored(), T0 + 20 * 24 * HOUR_US).see(alarm("OVERLOAD"))
-    assert found.meters is None
+    assert found.meters is not None
+    assert (found.meters.members, found.meters.off, found.meters.silent) == (2, 0, 0)
     assert len(found.load) == WINDOWS_SHOWN
     assert found.load[0].end_us == T0 - HOUR_US + 900 * US
     assert found.load[-1].end_us == T0 + 20 * 24 * HOUR_US
