@@ -201,7 +201,7 @@ class Order:
         with_parent()
 
     def _rekey(self, alarm_id: str) -> Callable[[], None]:
-        """Take an alarm out before its count of children changes; the call puts it back."""
+        """Note an alarm's place before its count of children changes; the call then moves it to its new one."""
         row = self._rows.get(alarm_id) if alarm_id else None
         if row is None:
             return lambda: None
