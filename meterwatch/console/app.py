@@ -185,7 +185,7 @@ class Console(App[None]):
     def action_filter(self) -> None:
         self._filter_line.display = True
         self._filter_line.value = self._filter
-        self._filter_line.focus()
+        self.screen.set_focus(self._filter_line)  # at once: what is typed ahead must not be taken for keys
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """The filter line is complete."""

@@ -11,11 +11,13 @@ from typing import Any
 
 from console_cases import FakeLink, row
 from rich.console import Console as RichConsole
+from textual.events import Key
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from meterwatch.console.app import CALL, Console
 from meterwatch.console.link import Health
+from meterwatch.console.screens import Prompt
 from meterwatch.console.table import AlarmTable, cells
 from meterwatch.texts import visible
 from meterwatch.v1 import alarms_pb2 as pb
@@ -246,6 +248,15 @@ async def test_the_filter_line_takes_keys_as_letters() -> None:
         await world.press("slash", "a", "q", "e")
         assert world.app.query_one("#filter", Input).value == "aqe"
         assert world.link.acted == []
+
+
+async def test_what_is_typed_ahead_of_the_filter_line_is_no_key_of_the_list() -> None:
+    async with console(row("A")) as world:
+        for key, character in (("slash", "/"), ("s", "s"), ("a", "a")):
+            world.app.post_message(Key(key, character))  # not waiting for what the one before does
+        await world.pilot.pause()
+        assert world.app.query_one("#filter").display
+        assert not isinstance(world.app.screen, Prompt)
 
 
 async def test_no_name_writes_on_the_screen() -> None:

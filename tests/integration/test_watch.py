@@ -29,6 +29,7 @@ from meterwatch.cli import calls
 from meterwatch.client import AlarmFeed, HeadEnd
 from meterwatch.v1 import alarms_pb2 as pb
 
+pytestmark = pytest.mark.timeout(300)  # each step waits for a process that starts, up to ENOUGH_S
 COLUMNS, LINES = 140, 30
 WATCH = """
 import ctypes, sys
