@@ -34,13 +34,16 @@ from meterwatch.config import Config
 from meterwatch.day_marks import DayMarks
 from meterwatch.episodes import Verdict
 from meterwatch.errors import ConfigError, MeterwatchError, Overloaded, StorageUnavailable
+from meterwatch.interruptions import Interruptions
 from meterwatch.judged_days import JudgedDays
 from meterwatch.memory import give_back
 from meterwatch.metrics import Metrics
 from meterwatch.pipeline import Pipeline
+from meterwatch.reliability_figures import ReliabilityFigures
 from meterwatch.server import bind, make_server
 from meterwatch.v1 import ingest_pb2, registry_pb2_grpc
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
+from meterwatch.v1.reliability_pb2_grpc import add_ReliabilityServicer_to_server
 from meterwatch.wired_rules import HEARD_US, WiredRules, hear, rebuild
 from meterwatch.witness import Witness, rules_version
 from rules.engine import Engine
@@ -50,6 +53,7 @@ from storage.arrivals import Arrivals
 from storage.doubts import Doubts
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.history import History
+from storage.interruptions import InterruptionStore
 from storage.layout import Layout, open_table
 from storage.lease import Lease
 from storage.meter_days import DayStore
@@ -59,6 +63,7 @@ from storage.reads_table import ReadsTable
 from storage.registry import RegistryStore
 from storage.service_reads import ReadsService
 from storage.service_registry import RegistryService
+from storage.service_reliability import Indices, ReliabilityService
 from storage.settings import check_settings
 from storage.upkeep import Retention, Upkeep
 from storage.writer import Writer
@@ -83,6 +88,7 @@ class Service:
     core: asyncio.Task[None]
     metrics: Metrics
     days: JudgedDays
+    interruptions: Interruptions
     database: str = ""
     """Versions, edition and place of the database, for people."""
 
@@ -155,6 +161,8 @@ async def _serving(
     marks, day_store = DayMarks(topology), DayStore(pool)
     rules_of = rules_version(profile, version("meterwatch"))
     rules = WiredRules(Engine(topology, profile), history, clock, marks, rules_of)
+    interruptions = Interruptions(InterruptionStore(pool), profile.outage)
+    rules.engine.judged = interruptions.judged
     metrics = Metrics()
     reasons = {int(number): name.removeprefix("ROW_REASON_") for name, number in ingest_pb2.RowReason.items()}
     doubts = Doubts()
@@ -169,7 +177,7 @@ async def _serving(
         return pipeline.rules
 
     async def record(verdicts: list[Verdict], batch_ids: list[int]) -> None:
-        await marks.save(day_store.owe)
+        await asyncio.gather(marks.save(day_store.owe), interruptions.owe())
         await rules_in_place().record(desk, verdicts, batch_ids)
 
     pipeline = Pipeline(clock, list(writers), rules, record, history.last_acked, topology, metrics, registers)
@@ -193,6 +201,10 @@ async def _serving(
             "streams_open": ("Streams of head-ends open.", lambda: ingest.streams),
             "queue_rows": ("Rows validated and waiting for the database.", lambda: pipeline.waiting_rows),
             "subscribers": ("Subscribers to alarms.", lambda: desk.hub.subscribers),
+            "interruptions_behind_groups": (
+                "Feeders (transformers, meters) whose interruptions are to be written.",
+                lambda: interruptions.waiting,
+            ),
             "judged_days_behind_seconds": (
                 "How long ago the oldest local day ended that is not yet judged for all its meters; 0: none is owed.",
                 lambda: days.behind_s,
@@ -209,6 +221,7 @@ async def _serving(
     async def registry_changed() -> None:
         fresh = await registry.load_topology(clock.now_us())
         rebuilt = WiredRules(Engine(fresh, profile), history, clock, marks, rules_of)
+        rebuilt.engine.judged = interruptions.judged
         async with pipeline.paused():
             verdicts, _ = await rebuild(rebuilt, fresh, history, desk, clock)
             rebuilt.engine.silence.heard(*rules_in_place().engine.silence.last_heard())
@@ -223,17 +236,27 @@ async def _serving(
     server.add_generic_rpc_handlers((ingest.handler(), alarm_handlers(alarms)))
     registry_pb2_grpc.add_RegistryServicer_to_server(RegistryService(registry, clock, registry_changed), server)
     add_ReadsServicer_to_server(ReadsService(pool), server)
+    indices = Indices(pool, profile.outage.sustained_s)
+    reliability = ReliabilityService(indices, clock, lambda: interruptions.waiting)
+    add_ReliabilityServicer_to_server(reliability, server)
     await health.starting()
     address = bind(server, config.server)
     await server.start()
     core: asyncio.Task[None] | None = None
     try:
         await days.start()
+        unwritten = await interruptions.restore(rules.engine)
         verdicts, owed = await rebuild(rules, topology, history, desk, clock)
         await record(verdicts, owed)
+        await interruptions.adopt(unwritten)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=columnar)
         hearing = hear(rules_in_place, history, topology.slots, clock.now_us() - HEARD_US)
-        core = asyncio.create_task(_core(pipeline, desk, lease, upkeep, cluster, hearing, days.run()))
+        others = [hearing, days.run(), interruptions.run()]
+        if config.metrics.port:
+            figures = ReliabilityFigures(indices, clock)
+            metrics.registry.register(figures)
+            others.append(figures.run())
+        core = asyncio.create_task(_core(pipeline, desk, lease, upkeep, cluster, *others))
         await asyncio.to_thread(give_back)
         pipeline.ready()
         ready[0] = True
@@ -242,7 +265,7 @@ async def _serving(
         await health.serving()
         _log.info("ready", address=address, meters=len(topology.slot_of), owed_batches=len(owed))
         async with metrics.serving(config.metrics.port):
-            yield Service(address, dsn, clock, pipeline, desk, core, metrics, days)
+            yield Service(address, dsn, clock, pipeline, desk, core, metrics, days, interruptions)
     finally:
         ingest.drain()
         await health.draining()
@@ -255,6 +278,9 @@ async def _serving(
         if well and rules_in_place().puts_off:
             with suppress(StorageUnavailable, Overloaded):  # then the next start counts them
                 await rules_in_place().settle(desk)
+        if well:
+            with suppress(StorageUnavailable, Overloaded):  # then the next start writes them
+                await interruptions.flush()
         for writer in (*writers, registers):
             writer.close()
 

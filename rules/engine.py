@@ -9,6 +9,7 @@ I/O, no threads here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -20,6 +21,7 @@ from meterwatch.clock import US
 from meterwatch.episodes import Verdict
 from meterwatch.topology import Topology
 from rules import outage
+from rules.interruptions import Heard
 from rules.overload import Overload
 from rules.profile import RuleProfile
 from rules.silence import Silence
@@ -92,6 +94,8 @@ class Engine:
         self._next_number = 0
         self._explaining: set[Group] = set()
         self._is_explained = np.zeros(topology.slots, np.bool_)
+        self.judged: Callable[[Heard], None] = lambda _: None
+        """Told what was known of each group whenever it is judged."""
 
     def observe_reads(self, change: ReadChange, now_us: int, *, counted: bool = False) -> None:
         """Take committed reads. counted: their loads are counted already, by Overload.recount."""
@@ -191,6 +195,7 @@ class Engine:
 
     def _judge(self, group: Group, state: _Active, now_us: int) -> list[Verdict]:
         evidence = join(state.evidence)
+        self.judged(Heard(group, state.members.slot, state.from_us, evidence, self._topology, now_us))
         if len(evidence.slot) > max(PRUNE_ROWS, 2 * state.pruned_rows):
             evidence = self._prune(state, evidence, now_us)
         state.evidence = [evidence]

@@ -48,7 +48,9 @@ __all__ = [
     "groups_of",
     "join",
     "judge",
+    "merged",
     "off_runs",
+    "until_retired",
 ]
 
 RULE: Final = "OUTAGE"
@@ -113,7 +115,7 @@ def judge(
         due.reached(at_us)
     ours &= evidence.at_us <= now_us
     heard = Evidence(evidence.slot[ours], evidence.at_us[ours], evidence.vote[ours])
-    runs = _until_retired(off_runs(heard), topology, now_us)
+    runs = until_retired(off_runs(heard), topology, now_us)
     by_start = runs.where(np.argsort(runs.start_us, kind="stable"))
 
     ids, sizes = np.unique(tree[tree >= 0], return_counts=True)
@@ -148,7 +150,7 @@ def judge(
     return verdicts, due.next_us if due.next_us < NEVER else None
 
 
-def _until_retired(runs: Runs, topology: Topology, now_us: int) -> Runs:
+def until_retired(runs: Runs, topology: Topology, now_us: int) -> Runs:
     """A meter taken away is not off any longer, once that has come."""
     leaves_us = topology.retired_us[runs.slot]
     leaves_us = np.where(leaves_us <= now_us, leaves_us, NEVER)
@@ -208,7 +210,7 @@ def _span(outage: Outage) -> str:
     return f"{max(outage.restored_us - outage.onset_us, 0) // (60 * US)} min"
 
 
-def _merged(runs: Runs, profile: OutageProfile) -> Runs:
+def merged(runs: Runs, profile: OutageProfile) -> Runs:
     """Runs of one meter with less than restore_hold of supply between them are one. Runs by slot, then start."""
     if not len(runs.slot):
         return runs
@@ -221,7 +223,7 @@ def _merged(runs: Runs, profile: OutageProfile) -> Runs:
 def _single_meters(scene: _Scene, runs: Runs, roots: list[Outage]) -> list[tuple[int, Episode]]:
     """Episodes of meters that no transformer or feeder outage explains (any more)."""
     profile, due = scene.profile, scene.due
-    runs = _merged(runs, profile)
+    runs = merged(runs, profile)
     nested_us, hold_us = profile.nested_after_s * US, profile.restore_hold_s * US
     where = scene.topology.transformer_of[runs.slot]
     raised_us = runs.start_us + profile.sustained_s * US

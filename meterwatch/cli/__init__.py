@@ -14,6 +14,7 @@ import typer
 from meterwatch.cli import config, db, reads, registry, rules, watch
 from meterwatch.cli.doctor import doctor
 from meterwatch.cli.failures import EXIT_CODES, ReportingGroup
+from meterwatch.cli.indices import indices
 from meterwatch.cli.loadtest import loadtest
 from meterwatch.cli.send import send
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command()(send)
 app.command()(doctor)
 app.command()(loadtest)
+app.command()(indices)
 app.add_typer(watch.app, name="alarms", help="List and follow alarms, acknowledge and shelve them, and so on.")
 app.add_typer(reads.app, name="reads", help="Stored reads: now, as they were known earlier, and edits by hand.")
 app.add_typer(rules.app, name="rules", help="The rules over stored history.")

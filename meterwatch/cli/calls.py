@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2
 from meterwatch import client
 from meterwatch.client import RegistryFile, Unreachable
 from meterwatch.client.retry import failure_of, open_channel
-from meterwatch.v1 import alarms_pb2, ingest_pb2, reads_pb2, registry_pb2
+from meterwatch.v1 import alarms_pb2, ingest_pb2, reads_pb2, registry_pb2, reliability_pb2
 
 DEADLINE_S: Final = 60.0
 REACH_S: Final = 20.0
@@ -150,3 +150,9 @@ def import_registry(address: str, files: list[tuple[str, str, bytes]], valid_fro
     """Import (kind, name, CSV) files as one transaction; return the ImportResponse."""
     with calling(address):
         return client.import_registry(address, [RegistryFile(*file) for file in files], valid_from_us, dry_run=dry_run)
+
+
+def indices(address: str, request: reliability_pb2.GetIndicesRequest) -> Any:
+    """The indices of supply; the GetIndicesResponse."""
+    with calling(address) as call:
+        return call("Reliability/GetIndices", request, reliability_pb2.GetIndicesResponse)

@@ -1,0 +1,42 @@
+"""Interruptions of customers: when each meter was without supply, for the indices of IEEE 1366.
+
+The same votes as OUTAGE, the same OFF runs, and none of its questions: whether a wider outage explains a run, and
+whether it pages, does not matter to the customer. So an interruption is a pure function of the votes of one meter:
+from its first OFF to its first ON that holds for restore_hold; silence ends none and begins none. Which are
+sustained, and what they come to, is asked of the stored interruptions (SQL function reliability_indices).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from meterwatch.topology import Topology
+from rules.outage import merged, until_retired
+from rules.profile import OutageProfile
+from rules.supply import Evidence, Ids, Runs, off_runs
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was known of the supply of some meters when they were judged."""
+
+    group: tuple[str, int]
+    """(asset_kind, asset_id) of what they hang below."""
+    slot: Ids
+    """All of them."""
+    from_us: int
+    """The votes are complete from here on, and for who was off then, since before that."""
+    evidence: Evidence
+    topology: Topology
+    now_us: int
+
+
+def interruptions(heard: Heard, profile: OutageProfile) -> Runs:
+    """All interruptions of these meters from from_us on, by slot, then start; what lasts ends NEVER."""
+    votes, topology, now_us = heard.evidence, heard.topology, heard.now_us
+    serving = (topology.installed_us[heard.slot] <= now_us) & (topology.retired_us[heard.slot] > heard.from_us)
+    known = (votes.at_us <= now_us) & np.isin(votes.slot, heard.slot[serving])
+    runs = off_runs(Evidence(votes.slot[known], votes.at_us[known], votes.vote[known]))
+    return merged(until_retired(runs, topology, now_us), profile)
