@@ -72,6 +72,14 @@ def expired(alarm: Alarm) -> Draft:
     return Draft(KIND[Input.EXPIRE], replace(alarm, version=alarm.version + 1, **NO_SHELF), was=alarm)
 
 
+def announced_again(alarm: Alarm, now_us: int) -> Draft:
+    """The transition of an alarm that has stood for too long."""
+    changes: dict[str, Any] = {"acknowledged_by": None, "acknowledged_us": None, "note": None}
+    state = NEXT[alarm.state, Input.RE_ALARM]
+    after = replace(alarm, version=alarm.version + 1, state=state, announced_us=now_us, **changes)
+    return Draft(KIND[Input.RE_ALARM], after, was=alarm)
+
+
 def shelf_after(alarm: Alarm, inputs: list[Input]) -> dict[str, Any]:
     """What becomes of the shelf fields when this happens to the alarm."""
     shelf = alarm.shelf

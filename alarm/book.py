@@ -6,8 +6,8 @@ transition. So the same verdict twice makes nothing, a restart makes nothing, an
 instead of raising a second one. Several differences at once are one transition; its kind names the first in the order
 reopened, suppressed, closed, severity, amended.
 
-`reconcile`, `act` and `expire` only propose; the book changes in `apply`, after the drafts are committed. It knows no
-clock, no database and no event loop.
+`reconcile`, `act`, `expire` and `announce_again` only propose; the book changes in `apply`, after the drafts are
+committed. It knows no clock, no database and no event loop.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from alarm.actions import acted, expired, shelf_after
+from alarm.actions import acted, announced_again, expired, shelf_after
 from alarm.lifecycle import KIND, NEXT, Input
+from alarm.profile import AlarmProfile
+from alarm.shaping import HELD_S, REPEATS, Key
 from meterwatch.alarms import Action, Alarm, AlarmState, Draft, TransitionKind
 from meterwatch.episodes import Episode, Verdict
 from meterwatch.errors import Missing, Stale
@@ -35,19 +37,18 @@ GROWTH_PERCENT: Final = 10
 """Evidence alone makes a transition only when the affected count grows by this much; else a storm floods the log."""
 AFFECTED: Final = "affected"
 """Key of the affected count in an episode's evidence."""
+ANNOUNCED: Final = frozenset({Input.REOPEN, Input.RELEASE, Input.ESCALATE})
+"""Inputs with which an alarm that is active afterwards calls for somebody anew."""
 PREFIX: Final = {"OUTAGE": "OUT", "OVERLOAD": "OVL", "COMM_LOSS": "COM"}
-
-
-Key = tuple[str, str, int]
-"""rule, asset_kind, asset_id."""
 
 
 class Book:
     """The alarms that are not finished or shelved, and those that ended within KEEP_US."""
 
-    def __init__(self, alarms: Iterable[Alarm], names: Topology) -> None:
+    def __init__(self, alarms: Iterable[Alarm], names: Topology, profile: AlarmProfile | None = None) -> None:
         self.names = names
         """Registry names for new alarms; replaced after a registry change."""
+        self.profile = profile or AlarmProfile()
         self.horizon_us = 0
         """Finished alarms that ended before this may be missing here; see `adopt`."""
         self._pruned_us = 0
@@ -99,7 +100,9 @@ class Book:
                 ]
         risen = [a for a, _ in matched if a.state is AlarmState.RETRACTED] + [draft.alarm for draft in raised]
         parents = {(a.rule, a.asset_kind, a.asset_id): a.alarm_id for a in risen}
-        followed = [_follow(alarm, episode, self._parent_id(alarm, episode, parents)) for alarm, episode in matched]
+        followed = [
+            self._follow(alarm, episode, self._parent_id(alarm, episode, parents), now_us) for alarm, episode in matched
+        ]
         return raised + [draft for draft in followed if draft is not None] + retracted
 
     def act(self, action: Action, expected_version: int, now_us: int) -> Draft:
@@ -122,6 +125,18 @@ class Book:
         shelved = [self._by_id[alarm_id] for alarm_id in sorted(self._shelved)]
         return [expired(a) for a in shelved if a.shelved_until_us is not None and a.shelved_until_us <= now_us]
 
+    def announce_again(self, now_us: int) -> list[Draft]:
+        """Propose to announce again what has stood for too long. Cost: linear in the alarms, if the profile does so."""
+        if not self.profile.re_alarms:
+            return []
+        standing = (alarm for alarm in self if alarm.cleared_us is None and alarm.pages)
+        return [announced_again(alarm, now_us) for alarm in standing if self._too_long(alarm, now_us)]
+
+    def _too_long(self, alarm: Alarm, now_us: int) -> bool:
+        wait_us = self.profile.of(alarm.rule, alarm.asset_kind).re_alarm_s * 1_000_000
+        told_us = max(alarm.recorded_us, alarm.announced_us or 0, alarm.acknowledged_us or 0)
+        return 0 < wait_us <= now_us - told_us
+
     def apply(self, alarms: Iterable[Alarm]) -> None:
         """Take committed alarms, and forget finished ones that ended before the horizon."""
         self.adopt(alarms)
@@ -139,7 +154,7 @@ class Book:
     def _match(self, verdict: Verdict, now_us: int) -> tuple[list[tuple[Alarm, Episode]], list[Episode], list[Alarm]]:
         """Pairs of alarm and episode, episodes without an alarm, alarms without an episode."""
         known = self._by_key.get((verdict.rule, verdict.asset_kind, verdict.asset_id), {}).values()
-        alarms = [a for a in known if a.cleared_us is None or a.cleared_us >= verdict.from_us]
+        alarms = [a for a in known if a.cleared_us is None or a.cleared_us - _held_us(a) >= verdict.from_us]
         choices = sorted(
             (
                 a.state is AlarmState.RETRACTED,
@@ -196,8 +211,45 @@ class Book:
             parent_id=None,
             summary=episode.summary,
             evidence=episode.evidence,
+            priority=self.profile.priority(verdict.rule, verdict.asset_kind, episode.severity),
+            announced_us=now_us,
         )
         return Draft(TransitionKind.RAISED, alarm)
+
+    def _follow(self, alarm: Alarm, episode: Episode, parent_id: str | None, now_us: int) -> Draft | None:
+        """What a matched episode changes, or None."""
+        inputs = _inputs(alarm, episode, parent_id)
+        state, kind = alarm.state, None
+        for given in inputs:
+            after = NEXT[state, given]
+            if kind is None and (after is not state or given in (Input.SUPPRESS, Input.RELEASE)):
+                kind = KIND[given]
+            state = after
+        if kind is None:
+            kind = _attribute_change(alarm, episode)
+        if kind is None:
+            return None
+        announced = state is AlarmState.UNACK_ACTIVE and ANNOUNCED.intersection(inputs)
+        reset = state is AlarmState.UNACK_ACTIVE and alarm.acknowledged_us is not None
+        return _draft(
+            alarm,
+            kind,
+            state=state,
+            severity=episode.severity,
+            level=episode.level,
+            onset_us=episode.onset_us,
+            raised_us=episode.raised_us,
+            cleared_us=episode.cleared_us,
+            parent_id=parent_id,
+            summary=episode.summary,
+            evidence=episode.evidence,
+            acknowledged_by=None if reset else alarm.acknowledged_by,
+            acknowledged_us=None if reset else alarm.acknowledged_us,
+            note=None if reset else alarm.note,
+            priority=self.profile.priority(alarm.rule, alarm.asset_kind, episode.severity),
+            announced_us=now_us if announced else alarm.announced_us,
+            **shelf_after(alarm, inputs),
+        )
 
     def _parent_id(self, alarm: Alarm, episode: Episode, raised: dict[Key, str]) -> str | None:
         if episode.parent is None:
@@ -226,39 +278,6 @@ def _over_if_old(episode: Episode, now_us: int) -> Episode:
     if episode.cleared_us is None and episode.raised_us < now_us - OPEN_HISTORY_US:
         return replace(episode, cleared_us=episode.raised_us)
     return episode
-
-
-def _follow(alarm: Alarm, episode: Episode, parent_id: str | None) -> Draft | None:
-    """What a matched episode changes, or None."""
-    inputs = _inputs(alarm, episode, parent_id)
-    state, kind = alarm.state, None
-    for given in inputs:
-        after = NEXT[state, given]
-        if kind is None and (after is not state or given in (Input.SUPPRESS, Input.RELEASE)):
-            kind = KIND[given]
-        state = after
-    if kind is None:
-        kind = _attribute_change(alarm, episode)
-    if kind is None:
-        return None
-    reset = state is AlarmState.UNACK_ACTIVE and alarm.acknowledged_us is not None
-    return _draft(
-        alarm,
-        kind,
-        state=state,
-        severity=episode.severity,
-        level=episode.level,
-        onset_us=episode.onset_us,
-        raised_us=episode.raised_us,
-        cleared_us=episode.cleared_us,
-        parent_id=parent_id,
-        summary=episode.summary,
-        evidence=episode.evidence,
-        acknowledged_by=None if reset else alarm.acknowledged_by,
-        acknowledged_us=None if reset else alarm.acknowledged_us,
-        note=None if reset else alarm.note,
-        **shelf_after(alarm, inputs),
-    )
 
 
 def _inputs(alarm: Alarm, episode: Episode, parent_id: str | None) -> list[Input]:
@@ -294,7 +313,14 @@ def _attribute_change(alarm: Alarm, episode: Episode) -> TransitionKind | None:
     before, after = alarm.evidence.get(AFFECTED, 0), episode.evidence.get(AFFECTED, 0)
     if after > before and (after - before) * 100 >= before * GROWTH_PERCENT:
         return TransitionKind.AMENDED
+    if alarm.evidence.get(REPEATS, 0) != episode.evidence.get(REPEATS, 0):
+        return TransitionKind.AMENDED
     return None
+
+
+def _held_us(alarm: Alarm) -> int:
+    """How much later the alarm is over than its rule says."""
+    return int(alarm.evidence.get(HELD_S, 0)) * 1_000_000
 
 
 def _overlap_us(alarm: Alarm, episode: Episode, now_us: int) -> int:

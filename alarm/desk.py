@@ -18,6 +18,8 @@ import structlog
 from alarm.actions import check_action
 from alarm.book import KEEP_US, Book
 from alarm.hub import SUBSCRIBERS_MAX, Hub
+from alarm.profile import AlarmProfile
+from alarm.shaping import Key, Waiting, key_of, shaped_all
 from meterwatch import failpoints
 from meterwatch.alarms import Action, Alarm, AlarmFilter, Draft, Transition, TransitionKind
 from meterwatch.clock import Clock
@@ -73,16 +75,23 @@ class AlarmDesk:
         self._turn = asyncio.Lock()
         self._in_doubt = False
         """A commit was begun and its outcome not seen."""
+        self._waiting: dict[Key, Waiting] = {}
+        """Verdicts of which more is to be told when a delay ends."""
 
     @classmethod
     async def open(
-        cls, store: Store, names: Topology, clock: Clock, subscribers_max: int = SUBSCRIBERS_MAX
+        cls,
+        store: Store,
+        names: Topology,
+        clock: Clock,
+        subscribers_max: int = SUBSCRIBERS_MAX,
+        profile: AlarmProfile | None = None,
     ) -> AlarmDesk:
         """A desk with book and hub as the database has them."""
         seq = await store.newest_seq()
         alarms = await store.load_open_and_recent(clock.now_us() - KEEP_US)
         hub = Hub(alarms, seq, await store.log_id(), subscribers_max=subscribers_max)
-        return cls(Book(alarms, names), store, hub, clock)
+        return cls(Book(alarms, names, profile), store, hub, clock)
 
     async def record(
         self, verdicts: Sequence[Verdict], batch_ids: Sequence[int], loads: LoadChange | None = None
@@ -91,11 +100,14 @@ class AlarmDesk:
         async with self._turn:
             await self._settle()
             now_us = self._clock.now_us()
-            drafts = self.book.reconcile(verdicts, now_us)
+            told, later = shaped_all([*verdicts, *self._due(verdicts, now_us)], self.book.profile, now_us)
+            drafts = self.book.reconcile(told, now_us)
             while forgotten := await self._forgotten(drafts):
                 self.book.adopt(forgotten)
-                drafts = self.book.reconcile(verdicts, now_us)
-            return await self._commit(drafts, batch_ids, now_us, loads)
+                drafts = self.book.reconcile(told, now_us)
+            transitions = await self._commit(drafts, batch_ids, now_us, loads)
+            self._wait(later)
+            return transitions
 
     async def act(self, action: Action, expected_version: int) -> Alarm:
         """Commit an operator's action; the alarm after it. The same action again gets the same answer.
@@ -140,20 +152,47 @@ class AlarmDesk:
 
     async def lift_shelves(self) -> list[Transition]:
         """Commit the end of the shelves whose time is over."""
-        async with self._turn:
-            await self._settle()
-            now_us = self._clock.now_us()
-            drafts = self.book.expire(now_us)
-            return await self._commit(drafts, (), now_us) if drafts else []
+        return await self._propose(self.book.expire)
+
+    async def announce_again(self) -> list[Transition]:
+        """Announce again what has stood for too long."""
+        return await self._propose(self.book.announce_again)
+
+    async def end_delays(self) -> list[Transition]:
+        """Tell what the end of a delay changes."""
+        return await self.record((), ()) if self._waiting else []
 
     async def keep_time(self, tick_s: float = TICK_S) -> None:
-        """Lift shelves when their time is over, until cancelled. While the database is away they wait for it."""
+        """Do what only the time makes necessary, until cancelled. While the database is away it waits for it."""
         while True:
             try:
                 await self.lift_shelves()
+                await self.end_delays()
+                await self.announce_again()
             except (StorageUnavailable, Overloaded) as error:
-                _log.warning("shelves not lifted", error=str(error))
+                _log.warning("alarms wait for the database", error=str(error))
             await asyncio.sleep(tick_s)
+
+    async def _propose(self, proposed: Callable[[int], list[Draft]]) -> list[Transition]:
+        async with self._turn:
+            await self._settle()
+            now_us = self._clock.now_us()
+            drafts = proposed(now_us)
+            return await self._commit(drafts, (), now_us) if drafts else []
+
+    def _due(self, verdicts: Sequence[Verdict], now_us: int) -> list[Verdict]:
+        """What is to be told again by now, unless there is a newer verdict."""
+        if not self._waiting:
+            return []
+        newer = {key_of(verdict) for verdict in verdicts}
+        return [one.verdict for key, one in self._waiting.items() if one.due_us <= now_us and key not in newer]
+
+    def _wait(self, later: Mapping[Key, Waiting | None]) -> None:
+        for key, one in later.items():
+            if one is None:
+                self._waiting.pop(key, None)
+            else:
+                self._waiting[key] = one
 
     def _matching(self, wanted: AlarmFilter) -> dict[str, int]:
         return {a.alarm_id: 0 for a in self.book if not a.finished and wanted.matches(a)}

@@ -32,6 +32,7 @@ class Input(Enum):
     PUT_BACK = auto()
     COMMENT = auto()
     ASSIGN = auto()
+    RE_ALARM = auto()
 
 
 _S, _I = AlarmState, Input
@@ -39,10 +40,12 @@ NEXT: Final[dict[tuple[AlarmState, Input], AlarmState]] = {
     (_S.UNACK_ACTIVE, _I.CLOSE): _S.RTN_UNACK,
     (_S.UNACK_ACTIVE, _I.ACKNOWLEDGE): _S.ACK_ACTIVE,
     (_S.UNACK_ACTIVE, _I.ESCALATE): _S.UNACK_ACTIVE,
+    (_S.UNACK_ACTIVE, _I.RE_ALARM): _S.UNACK_ACTIVE,
     (_S.UNACK_ACTIVE, _I.SUPPRESS): _S.SUPPRESSED,
     (_S.UNACK_ACTIVE, _I.RETRACT): _S.RETRACTED,
     (_S.ACK_ACTIVE, _I.CLOSE): _S.NORMAL,
     (_S.ACK_ACTIVE, _I.ESCALATE): _S.UNACK_ACTIVE,  # worse than what was acknowledged
+    (_S.ACK_ACTIVE, _I.RE_ALARM): _S.UNACK_ACTIVE,  # it has stood for too long
     (_S.ACK_ACTIVE, _I.SUPPRESS): _S.SUPPRESSED,
     (_S.ACK_ACTIVE, _I.RETRACT): _S.RETRACTED,
     (_S.RTN_UNACK, _I.REOPEN): _S.UNACK_ACTIVE,
@@ -103,5 +106,6 @@ KIND: Final = {
     _I.PUT_BACK: TransitionKind.RETURNED_TO_SERVICE,
     _I.COMMENT: TransitionKind.COMMENTED,
     _I.ASSIGN: TransitionKind.ASSIGNED,
+    _I.RE_ALARM: TransitionKind.REANNOUNCED,
 }
 """What a transition is called by the input that made it."""

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError, Message
 from alarm.desk import AlarmDesk
 from alarm.explain import explanation
 from alarm.hub import Coalesced, Subscription
-from alarm.kpi import kpis
+from alarm.kpi import CHATTER_COUNT, CHATTERING_MAX, TOP, WINDOW_US, Kpis, kpis
 from alarm.wire import (
     ID_CHARS_MAX,
     RESPONSE_BYTES_MAX,
@@ -35,7 +35,7 @@ from alarm.wire import (
     targets_of,
     transition_to_wire,
 )
-from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, Began, Transition
+from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, Pages, Transition
 from meterwatch.clock import Clock
 from meterwatch.errors import Missing, Rejected
 from meterwatch.explained import CHILDREN_SHOWN, Seen
@@ -71,7 +71,9 @@ class Reader(Protocol):
         self, wanted: AlarmFilter, *, active_only: bool, limit: int, after: tuple[int, str] | None = None
     ) -> list[Alarm]: ...
 
-    async def began_to_page(self, since_us: int) -> list[Began]: ...
+    async def pages(
+        self, from_us: int, now_us: int, *, window_us: int, chatter_count: int, top: int, most: int
+    ) -> Pages: ...
 
     async def get(self, alarm_id: str) -> tuple[Alarm, list[Transition]] | None: ...
 
@@ -83,6 +85,14 @@ class Reader(Protocol):
 async def nothing_seen(_: Alarm) -> Seen:
     """A witness that saw nothing: an explanation is then of the record alone."""
     return Seen("")
+
+
+async def read_kpis(reader: Reader, from_us: int, now_us: int, operators: int) -> Kpis:
+    """Figures of a span. Cost: the pages in it, in the database; here some thousand numbers at most."""
+    pages = await reader.pages(
+        from_us, now_us, window_us=WINDOW_US, chatter_count=CHATTER_COUNT, top=TOP, most=CHATTERING_MAX
+    )
+    return kpis(pages, from_us, now_us, operators)
 
 
 class AlarmService:
@@ -203,7 +213,7 @@ class AlarmService:
             )
         now_us = self._clock.now_us()
         from_us = now_us - hours * 3_600_000_000
-        found = kpis(await self._reader.began_to_page(from_us), from_us, now_us, operators)
+        found = await read_kpis(self._reader, from_us, now_us, operators)
         return kpis_to_wire(found, [alarm for alarm in self._desk.book if alarm.pages], now_us)
 
     async def _follow(self, subscription: Subscription, transitions_max: int, context: Any) -> NoReturn:

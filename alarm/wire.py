@@ -12,7 +12,18 @@ import orjson
 
 from alarm.hub import Coalesced
 from alarm.kpi import STALE_US, Kpis
-from meterwatch.alarms import Action, Alarm, AlarmFilter, AlarmState, AlarmType, Source, Transition, TransitionKind
+from alarm.shaping import CHATTERING, REPEATS
+from meterwatch.alarms import (
+    Action,
+    Alarm,
+    AlarmFilter,
+    AlarmState,
+    AlarmType,
+    Priority,
+    Source,
+    Transition,
+    TransitionKind,
+)
 from meterwatch.episodes import Severity
 from meterwatch.errors import Missing, Rejected, Stale
 from meterwatch.texts import check_text
@@ -30,6 +41,7 @@ ID_CHARS_MAX, PERSON_CHARS_MAX, NOTE_CHARS_MAX = 64, 128, 2000
 
 STATE_TO_WIRE: Final = {state: pb.AlarmState.Value(f"ALARM_STATE_{state.value}") for state in AlarmState}
 STATE_OF_WIRE: Final = {value: state for state, value in STATE_TO_WIRE.items()}
+PRIORITY_TO_WIRE: Final = {priority: pb.Priority.Value(f"PRIORITY_{priority.name}") for priority in Priority}
 ACTION_OF_WIRE: Final[dict[int, TransitionKind]] = {
     pb.ACTION_KIND_ACKNOWLEDGE: TransitionKind.ACKNOWLEDGED,
     pb.ACTION_KIND_SHELVE: TransitionKind.SHELVED,
@@ -73,6 +85,10 @@ def alarm_to_wire(alarm: Alarm) -> pb.Alarm:
         out_of_service_by=alarm.out_of_service_by or "",
         out_of_service_reason=alarm.out_of_service_reason or "",
         assigned_to=alarm.assigned_to or "",
+        priority=PRIORITY_TO_WIRE[alarm.priority],
+        announced_us=alarm.announced_us or alarm.recorded_us,
+        repeats=alarm.evidence.get(REPEATS, 0),
+        chattering=alarm.evidence.get(CHATTERING, False),
     )
 
 

@@ -6,9 +6,9 @@ neither the wire nor the tables. All times are UTC microseconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any, Final
 
 from meterwatch.episodes import Severity
@@ -20,6 +20,15 @@ class AlarmType(StrEnum):
     OUTAGE = "OUTAGE"
     OVERLOAD = "OVERLOAD"
     COMM_LOSS = "COMM_LOSS"
+
+
+class Priority(IntEnum):
+    """How soon somebody must act. Values as in alarms.proto."""
+
+    LOW = 1
+    MEDIUM = 2
+    HIGH = 3
+    CRITICAL = 4
 
 
 class AlarmState(StrEnum):
@@ -72,6 +81,7 @@ class TransitionKind(StrEnum):
     RETURNED_TO_SERVICE = "RETURNED_TO_SERVICE"
     COMMENTED = "COMMENTED"
     ASSIGNED = "ASSIGNED"
+    REANNOUNCED = "REANNOUNCED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,9 @@ class Alarm:
     """None: in service."""
     out_of_service_reason: str | None = None
     assigned_to: str | None = None
+    priority: Priority = Priority.LOW
+    announced_us: int | None = None
+    """Service clock when it last called for somebody by itself; None: when it was first committed."""
 
     @property
     def finished(self) -> bool:
@@ -141,13 +154,15 @@ class Alarm:
     def to_json(self) -> dict[str, Any]:
         """Every field; enums as their stored values."""
         row = {name: getattr(self, name) for name in ALARM_FIELDS}
-        return row | {"state": self.state.value, "severity": int(self.severity)}
+        return row | {"state": self.state.value, "severity": int(self.severity), "priority": int(self.priority)}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Alarm:
-        """Inverse of to_json. Fields a later version added are ignored; a missing one is a TypeError."""
+        """Inverse of to_json. Fields a later version added are ignored; a missing old one is a TypeError."""
         known = {name: row[name] for name in ALARM_FIELDS if name in row}
-        return cls(**(known | {"state": AlarmState(row["state"]), "severity": Severity(row["severity"])}))
+        severity = Severity(row["severity"])
+        priority = Priority(row.get("priority", severity))
+        return cls(**(known | {"state": AlarmState(row["state"]), "severity": severity, "priority": priority}))
 
 
 ALARM_FIELDS: Final = tuple(f.name for f in fields(Alarm))
@@ -206,12 +221,15 @@ Source = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
-    """Something began to page."""
+class Pages:
+    """What began to page in a span of the service's clock, counted."""
 
-    at_us: int
-    """Service clock."""
-    source: Source
+    windows: Mapping[int, int]
+    """By window of 10 minutes, 0 the last one."""
+    top: Sequence[tuple[Source, int]]
+    """The most frequent sources and how often each began to page."""
+    chattering: Sequence[tuple[Source, int]]
+    """Sources that began to page again and again within a window, by name."""
 
 
 @dataclass(frozen=True, slots=True)

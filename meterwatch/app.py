@@ -23,10 +23,12 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool
 
 from alarm.desk import AlarmDesk
+from alarm.profile import ALARM_PROFILES
 from alarm.service import AlarmService
 from alarm.service import handlers as alarm_handlers
 from ingest.service import IngestService
 from ingest.session import StreamLimits
+from meterwatch.alarm_figures import AlarmFigures
 from meterwatch.calls import Watch
 from meterwatch.check_profile import chosen
 from meterwatch.clock import Clock, RealClock, ReplayClock, SimulatedClock
@@ -155,7 +157,8 @@ async def _serving(
     registry, history, store = RegistryStore(pool), History(pool, columnar=columnar), AlarmStore(pool)
     clock.resume(await history.newest_stored_us())
     topology = await registry.load_topology(clock.now_us())
-    desk = await AlarmDesk.open(store, topology, clock, config.server.subscribers_max)
+    alarm_profile = ALARM_PROFILES[config.alarms.profile]
+    desk = await AlarmDesk.open(store, topology, clock, config.server.subscribers_max, alarm_profile)
     profile = PROFILES[config.rules.profile]
     checks = chosen(config.checks.profile, config.checks.changes)
     marks, day_store = DayMarks(topology), DayStore(pool)
@@ -256,6 +259,9 @@ async def _serving(
             figures = ReliabilityFigures(indices, clock)
             metrics.registry.register(figures)
             others.append(figures.run())
+            alarm_figures = AlarmFigures(store, desk, clock, config.alarms.operators)
+            alarm_figures.watch(metrics)
+            others.append(alarm_figures.run())
         core = asyncio.create_task(_core(pipeline, desk, lease, upkeep, cluster, *others))
         await asyncio.to_thread(give_back)
         pipeline.ready()

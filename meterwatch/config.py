@@ -21,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
+from alarm.profile import ALARM_PROFILES
 from meterwatch.check_profile import CHECK_PROFILES
 from meterwatch.errors import ConfigError
 from rules.profile import PROFILES
@@ -117,6 +118,15 @@ class Checks(BaseModel):
     changes: dict[AwareDatetime, str] = {}
 
 
+class Alarms(BaseModel):
+    """How alarms are presented."""
+
+    model_config = _SECTION
+    profile: str = "default"
+    operators: int = Field(default=1, ge=1, le=1000)
+    """Who share them, for the metrics of floods."""
+
+
 class Metrics(BaseModel):
     """Prometheus endpoint on the loopback address; port 0: off."""
 
@@ -142,6 +152,7 @@ class Config(BaseModel):
     clock: ClockSection = ClockSection()
     rules: Rules = Rules()
     checks: Checks = Checks()
+    alarms: Alarms = Alarms()
     metrics: Metrics = Metrics()
     log: Log = Log()
 
@@ -328,9 +339,17 @@ def _check_profile(config: Config) -> str | None:
     return None
 
 
+def _alarm_profile(config: Config) -> str | None:
+    if config.alarms.profile not in ALARM_PROFILES:
+        known = ", ".join(sorted(ALARM_PROFILES))
+        return f"alarms.profile = '{config.alarms.profile}' is not known; known are {known}."
+    return None
+
+
 _CROSS_CHECKS: Final = (
     _Check(("rules.profile",), _rule_profile),
     _Check(("checks.profile", "checks.changes"), _check_profile),
+    _Check(("alarms.profile",), _alarm_profile),
     _Check(("server.host", "server.insecure_listen"), _listens_openly),
     _Check(("server.port", "metrics.port"), _same_port),
     _Check(("clock.mode", "clock.start"), _clock_start),

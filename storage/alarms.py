@@ -7,7 +7,7 @@ its way (a plain sequence loses rows there). Cursors have no gaps. Refuses to kn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -25,8 +25,9 @@ from meterwatch.alarms import (
     Alarm,
     AlarmFilter,
     AlarmState,
-    Began,
     Draft,
+    Pages,
+    Source,
     Transition,
     TransitionKind,
 )
@@ -49,11 +50,24 @@ _UPSERT: Final = sql.SQL("INSERT INTO alarms ({}) VALUES ({}) ON CONFLICT (alarm
     sql.SQL(", ").join(sql.SQL("%s") for _ in _COLUMNS),
     sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(c)) for c in _COLUMNS[1:]),
 )
-_PAGES: Final = (
-    "({0}.alarm->>'state' IN ('UNACK_ACTIVE', 'ACK_ACTIVE', 'RTN_UNACK') "
-    "AND {0}.alarm->>'shelved_until_us' IS NULL AND {0}.alarm->>'out_of_service_by' IS NULL)"
+_PAGES_BY_WINDOW: Final = """
+SELECT floor(extract(epoch FROM greatest(%(now)s - recorded_at, interval '0')) * 1000000 / %(window)s)::integer AS back,
+       count(*) AS pages
+FROM alarm_pages WHERE recorded_at > %(from)s GROUP BY 1"""
+_PAGES_BY_SOURCE: Final = """
+WITH spaced AS (
+    SELECT rule, asset_kind, asset, recorded_at - lag(recorded_at, %(before)s::integer)
+        OVER (PARTITION BY rule, asset_kind, asset ORDER BY recorded_at, seq) AS took
+    FROM alarm_pages WHERE recorded_at > %(from)s
+), counted AS MATERIALIZED (
+    SELECT rule COLLATE "C" AS rule, asset_kind COLLATE "C" AS asset_kind, asset COLLATE "C" AS asset,
+           count(*) AS pages, coalesce(bool_or(took < %(window)s * interval '1 microsecond'), false) AS chatters
+    FROM spaced GROUP BY 1, 2, 3
 )
-"""Alarm.pages of a row of the log."""
+SELECT 'top' AS kind, * FROM (SELECT * FROM counted ORDER BY pages DESC, rule, asset_kind, asset LIMIT %(top)s) AS t
+UNION ALL
+SELECT 'chattering', * FROM (
+    SELECT * FROM counted WHERE chatters ORDER BY rule, asset_kind, asset LIMIT %(most)s) AS c"""
 _LOG: Final = (
     "SELECT l.seq, l.kind, l.recorded_at, l.alarm, p.alarm AS was, a.action_id, a.alarm_id, a.operator, a.note, "
     "a.shelve_s, a.once, a.assignee FROM alarm_log l LEFT JOIN alarm_actions a ON a.seq = l.seq "
@@ -110,6 +124,7 @@ class AlarmStore:
                     )
                     await cursor.executemany(_UPSERT, [_values(t.alarm) for t in done])
                 await _write_actions(cursor, done)
+                await _write_pages(cursor, done)
                 await mark_evaluated(cursor, evaluated_batch_ids, loads)
         return seqs
 
@@ -172,15 +187,27 @@ class AlarmStore:
         rows = await self._rows(query, (alarm_id, TRANSITIONS_MAX))
         return found[0], [_transition(row) for row in rows]
 
-    async def began_to_page(self, since_us: int) -> list[Began]:
-        """What began to page after a time of the service's clock, oldest first. Cost: the log since then."""
-        query = (
-            "SELECT l.recorded_at, l.alarm->>'rule' AS rule, l.alarm->>'asset_kind' AS kind, l.alarm->>'asset' AS name "
-            "FROM alarm_log l LEFT JOIN alarm_log p ON p.alarm_id = l.alarm_id AND p.version = l.version - 1 "
-            "WHERE l.recorded_at > %s AND " + _PAGES.format("l") + " AND (p.alarm IS NULL OR NOT " + _PAGES.format("p")
-        ) + ") ORDER BY l.seq"
-        rows = await self._rows(sql.SQL(query), (_at(since_us),))
-        return [Began(_us(row["recorded_at"]), (row["rule"], row["kind"], row["name"])) for row in rows]
+    async def pages(
+        self, from_us: int, now_us: int, *, window_us: int, chatter_count: int, top: int, most: int
+    ) -> Pages:
+        """What began to page after from_us, counted in windows back from now_us.
+
+        top: so many of the most frequent sources; most: so many of those that began chatter_count times within a
+        window.
+        """
+        span = {"from": _at(from_us), "now": _at(now_us), "window": window_us}
+        limits = {"before": chatter_count - 1, "top": top, "most": most}
+        windows = await self._rows(sql.SQL(_PAGES_BY_WINDOW), span)
+        sources = await self._rows(sql.SQL(_PAGES_BY_SOURCE), span | limits)
+
+        def chosen(which: str) -> list[tuple[Source, int]]:
+            return [
+                ((row["rule"], row["asset_kind"], row["asset"]), row["pages"])
+                for row in sources
+                if row["kind"] == which
+            ]
+
+        return Pages({row["back"]: row["pages"] for row in windows}, chosen("top"), chosen("chattering"))
 
     async def get_many(self, alarm_ids: Sequence[str]) -> list[Alarm]:
         """Those of the alarms that exist."""
@@ -202,7 +229,9 @@ class AlarmStore:
         rows = await self._rows(sql.SQL(query), (action_id,))
         return [(_action(row), Alarm.from_json(row["alarm"])) for row in rows]
 
-    async def _rows(self, query: sql.Composable, values: Sequence[object]) -> list[dict[str, Any]]:
+    async def _rows(
+        self, query: sql.Composable, values: Sequence[object] | Mapping[str, object]
+    ) -> list[dict[str, Any]]:
         with storage_faults():
             async with self._pool.connection() as connection, connection.cursor(row_factory=dict_row) as cursor:
                 await cursor.execute(query, values)
@@ -229,6 +258,19 @@ async def _write_actions(cursor: psycopg.AsyncCursor[Any], transitions: Sequence
             "INSERT INTO alarm_actions (action_id, alarm_id, kind, operator, note, shelve_s, once, assignee, "
             "recorded_at, seq) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             [(*(getattr(action, name) for name in _ACTION_FIELDS), at, seq) for action, at, seq in rows],
+        )
+
+
+async def _write_pages(cursor: psycopg.AsyncCursor[Any], transitions: Sequence[Transition]) -> None:
+    """One row per transition with which an alarm began to page."""
+    rows = [
+        (t.seq, _at(t.recorded_us), t.alarm.rule, t.alarm.asset_kind, t.alarm.asset)
+        for t in transitions
+        if t.alarm.pages and not (t.was is not None and t.was.pages)
+    ]
+    if rows:
+        await cursor.executemany(
+            "INSERT INTO alarm_pages (seq, recorded_at, rule, asset_kind, asset) VALUES (%s, %s, %s, %s, %s)", rows
         )
 
 

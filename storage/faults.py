@@ -7,6 +7,7 @@ A sentence made here goes to callers: it names the SQLSTATE and never host, user
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,14 +48,28 @@ _log = structlog.get_logger(__name__)
 
 @contextmanager
 def storage_faults() -> Iterator[None]:
-    """Translate psycopg's errors inside the block as the table says."""
+    """Translate psycopg's errors inside the block as the table says.
+
+    While the task is being cancelled any of them is the end of the query that was cancelled with it: CancelledError.
+    As an error of the database it would be taken for a reason to try again, and the task would never end.
+    """
     try:
         yield
     except psycopg.Error as error:
+        if _cancelling():
+            raise asyncio.CancelledError from error
         fault = fault_of(error)
         if fault is None:
             raise
         raise fault from error
+
+
+def _cancelling() -> bool:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # a thread without a loop
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 def fault_of(error: psycopg.Error) -> MeterwatchError | None:

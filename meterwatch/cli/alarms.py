@@ -33,6 +33,8 @@ def alarm_row(alarm: Any) -> dict[str, Any]:
         "alarm_id": alarm.alarm_id,
         "state": alarms_pb2.AlarmState.Name(alarm.state).removeprefix("ALARM_STATE_"),
         "severity": alarms_pb2.Severity.Name(alarm.severity).removeprefix("SEVERITY_"),
+        "priority": alarms_pb2.Priority.Name(alarm.priority).removeprefix("PRIORITY_"),
+        "repeats": alarm.repeats,
         "type": alarm.type,
         "level": alarm.level,
         "asset_kind": alarm.asset_kind,

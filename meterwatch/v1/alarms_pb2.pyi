@@ -141,6 +141,38 @@ SEVERITY_CRITICAL: Severity.ValueType  # 4
 """Act now."""
 Global___Severity: _TypeAlias = Severity  # noqa: Y015
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """Never sent."""
+    PRIORITY_LOW: _Priority.ValueType  # 1
+    """When there is time."""
+    PRIORITY_MEDIUM: _Priority.ValueType  # 2
+    """Today."""
+    PRIORITY_HIGH: _Priority.ValueType  # 3
+    """Within the hour."""
+    PRIORITY_CRITICAL: _Priority.ValueType  # 4
+    """Now."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """How soon somebody must act."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""Never sent."""
+PRIORITY_LOW: Priority.ValueType  # 1
+"""When there is time."""
+PRIORITY_MEDIUM: Priority.ValueType  # 2
+"""Today."""
+PRIORITY_HIGH: Priority.ValueType  # 3
+"""Within the hour."""
+PRIORITY_CRITICAL: Priority.ValueType  # 4
+"""Now."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 @_typing.final
 class Alarm(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -172,6 +204,10 @@ class Alarm(_message.Message):
     OUT_OF_SERVICE_BY_FIELD_NUMBER: _builtins.int
     OUT_OF_SERVICE_REASON_FIELD_NUMBER: _builtins.int
     ASSIGNED_TO_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    ANNOUNCED_US_FIELD_NUMBER: _builtins.int
+    REPEATS_FIELD_NUMBER: _builtins.int
+    CHATTERING_FIELD_NUMBER: _builtins.int
     alarm_id: _builtins.str
     """Stable handle."""
     type: _builtins.str
@@ -226,6 +262,16 @@ class Alarm(_message.Message):
     """Why."""
     assigned_to: _builtins.str
     """Whose it is; empty: nobody's."""
+    priority: Global___Priority.ValueType
+    """How soon somebody must act, by the alarm profile."""
+    announced_us: _builtins.int
+    """Service clock when it last called for somebody by itself: raised, worse, active again, or announced again because it
+    stood for too long. Unit: microseconds since 1970-01-01 UTC.
+    """
+    repeats: _builtins.int
+    """How often it began again and was counted here instead of making another alarm. Unit: times."""
+    chattering: _builtins.bool
+    """It began so often in so short a time that what follows is counted in repeats until it is quiet."""
     def __init__(
         self,
         *,
@@ -256,10 +302,14 @@ class Alarm(_message.Message):
         out_of_service_by: _builtins.str = ...,
         out_of_service_reason: _builtins.str = ...,
         assigned_to: _builtins.str = ...,
+        priority: Global___Priority.ValueType = ...,
+        announced_us: _builtins.int = ...,
+        repeats: _builtins.int = ...,
+        chattering: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_by", b"acknowledged_by", "acknowledged_us", b"acknowledged_us", "alarm_id", b"alarm_id", "asset", b"asset", "asset_kind", b"asset_kind", "assigned_to", b"assigned_to", "cleared_us", b"cleared_us", "district", b"district", "evidence_json", b"evidence_json", "feeder", b"feeder", "level", b"level", "note", b"note", "onset_us", b"onset_us", "out_of_service_by", b"out_of_service_by", "out_of_service_reason", b"out_of_service_reason", "parent_id", b"parent_id", "raised_us", b"raised_us", "recorded_us", b"recorded_us", "severity", b"severity", "shelved_by", b"shelved_by", "shelved_reason", b"shelved_reason", "shelved_until_normal", b"shelved_until_normal", "shelved_until_us", b"shelved_until_us", "state", b"state", "summary", b"summary", "type", b"type", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_by", b"acknowledged_by", "acknowledged_us", b"acknowledged_us", "alarm_id", b"alarm_id", "announced_us", b"announced_us", "asset", b"asset", "asset_kind", b"asset_kind", "assigned_to", b"assigned_to", "chattering", b"chattering", "cleared_us", b"cleared_us", "district", b"district", "evidence_json", b"evidence_json", "feeder", b"feeder", "level", b"level", "note", b"note", "onset_us", b"onset_us", "out_of_service_by", b"out_of_service_by", "out_of_service_reason", b"out_of_service_reason", "parent_id", b"parent_id", "priority", b"priority", "raised_us", b"raised_us", "recorded_us", b"recorded_us", "repeats", b"repeats", "severity", b"severity", "shelved_by", b"shelved_by", "shelved_reason", b"shelved_reason", "shelved_until_normal", b"shelved_until_normal", "shelved_until_us", b"shelved_until_us", "state", b"state", "summary", b"summary", "type", b"type", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -281,7 +331,7 @@ class Transition(_message.Message):
     """Cursor. Strictly rising in commit order. Unit: none."""
     kind: _builtins.str
     """RAISED, SEVERITY, AMENDED, CLEARED, REOPENED, SUPPRESSED, UNSUPPRESSED, RETRACTED, ACKNOWLEDGED, SHELVED, UNSHELVED,
-    OUT_OF_SERVICE, RETURNED_TO_SERVICE, COMMENTED or ASSIGNED.
+    OUT_OF_SERVICE, RETURNED_TO_SERVICE, COMMENTED, ASSIGNED or REANNOUNCED.
     """
     recorded_us: _builtins.int
     """Service clock when it was committed. Unit: microseconds since 1970-01-01 UTC."""

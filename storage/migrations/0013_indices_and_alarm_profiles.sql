@@ -118,3 +118,33 @@ SELECT 'district', r.* FROM reliability_indices('district', 'month', (now() - in
 UNION ALL
 SELECT 'all', r.* FROM reliability_indices('all', 'month', (now() - interval '12 months')::date, now()::date + 2) r;
 COMMENT ON VIEW reliability_by_month IS 'The indices of this month and the twelve before it.';
+
+-- alarms: priority, and when they were last announced ----------------------------------------------------------------
+
+ALTER TABLE alarms
+    ADD COLUMN priority smallint NOT NULL DEFAULT 1,
+    ADD COLUMN announced_at timestamptz;
+UPDATE alarms SET priority = severity;
+
+-- what began to page, by time: the measures of the alarm system without its whole log --------------------------------
+
+CREATE TABLE alarm_pages (
+    seq bigint PRIMARY KEY,
+    recorded_at timestamptz NOT NULL,
+    rule text NOT NULL,
+    asset_kind text NOT NULL,
+    asset text NOT NULL
+);
+CREATE INDEX alarm_pages_recorded ON alarm_pages (recorded_at);
+COMMENT ON TABLE alarm_pages IS 'Transitions with which an alarm began to call for somebody; written with them.';
+
+INSERT INTO alarm_pages
+SELECT l.seq, l.recorded_at, l.alarm->>'rule', l.alarm->>'asset_kind', l.alarm->>'asset'
+FROM alarm_log l
+CROSS JOIN LATERAL (
+    SELECT l.alarm->>'state' IN ('UNACK_ACTIVE', 'ACK_ACTIVE', 'RTN_UNACK')
+       AND l.alarm->>'shelved_until_us' IS NULL AND l.alarm->>'out_of_service_by' IS NULL AS pages) AS after
+LEFT JOIN alarm_log p ON p.alarm_id = l.alarm_id AND p.version = l.version - 1
+WHERE after.pages AND (p.alarm IS NULL OR NOT (
+    p.alarm->>'state' IN ('UNACK_ACTIVE', 'ACK_ACTIVE', 'RTN_UNACK')
+    AND p.alarm->>'shelved_until_us' IS NULL AND p.alarm->>'out_of_service_by' IS NULL));

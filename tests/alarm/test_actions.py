@@ -12,6 +12,7 @@ from alarm_cases import SinkStore, ack, act, at, clock, episode, names, verdict
 from alarm.actions import ACTIONS, SHELVE_S_MAX, WITH_REASON, acted, check_action
 from alarm.desk import ACT_ALARMS_MAX, AlarmDesk
 from alarm.lifecycle import KIND, NEXT, SERVICE_NEXT, SHELF_NEXT, Input
+from alarm.profile import AlarmProfile
 from alarm.wire import ACTION_OF_WIRE
 from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, TransitionKind
 from meterwatch.episodes import Severity
@@ -182,7 +183,7 @@ async def test_an_action_by_filter_repeated_means_those_it_was_done_to() -> None
 
 async def test_more_alarms_than_allowed_at_once_are_refused_untouched() -> None:
     store = SinkStore()
-    desk = await AlarmDesk.open(store, names(), clock())
+    desk = await AlarmDesk.open(store, names(), clock(), profile=AlarmProfile(classes=()))
     await desk.record([verdict(*[episode(i * 0.01, i * 0.01 + 0.005) for i in range(ACT_ALARMS_MAX + 1)])], [])
     with pytest.raises(Rejected) as refused:
         await desk.act_on_many(ack(""), AlarmFilter())

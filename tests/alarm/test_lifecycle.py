@@ -14,6 +14,7 @@ from alarm_cases import SinkStore, act, clock, episode, names, verdict
 from alarm.actions import ACTIONS, SHELVE_S_MAX
 from alarm.desk import AlarmDesk
 from alarm.hub import Subscription
+from alarm.profile import AlarmClass, AlarmProfile
 from meterwatch.alarms import PAGED, Action, Alarm, AlarmFilter, AlarmState, TransitionKind
 from meterwatch.clock import ReplayClock
 from meterwatch.episodes import Severity
@@ -21,6 +22,8 @@ from meterwatch.errors import Rejected, Stale, StorageUnavailable
 
 K = TransitionKind
 KINDS: Final = sorted(ACTIONS)
+RE_ALARM_S: Final = 1800
+PROFILE: Final = AlarmProfile("test", (AlarmClass(re_alarm_s=RE_ALARM_S, off_delay_s=120),))
 
 
 class Walk:
@@ -55,7 +58,7 @@ class Walk:
         self.a_listener_has_what_pages_and_nothing_else()
 
     def restart(self) -> None:
-        self.desk = self.loop.run(AlarmDesk.open(self.store, names(), self.clock))
+        self.desk = self.loop.run(AlarmDesk.open(self.store, names(), self.clock, profile=PROFILE))
         wanted = AlarmFilter(paging_only=True)
         _, alarms, self.heard = self.desk.hub.subscribe_now(wanted.wants)
         self.told = {alarm.alarm_id: alarm for alarm in alarms if wanted.matches(alarm)}
@@ -110,6 +113,13 @@ class Walk:
         self.loop.run(self.desk.lift_shelves())
         now_us = self.clock.now_us()
         assert [a for a in self.store.alarms() if (a.shelved_until_us or now_us + 1) <= now_us] == []
+        self.attempt(self.desk.end_delays())
+        self.attempt(self.desk.announce_again())
+        self.loop.run(self.desk.announce_again())
+        since_us = now_us - RE_ALARM_S * 1_000_000
+        calling = [a for a in self.store.alarms() if a.pages and a.cleared_us is None]
+        assert [a for a in calling if max(a.announced_us or 0, a.acknowledged_us or 0) <= since_us] == []
+        assert self.loop.run(self.desk.announce_again()) == []
 
     def versions_and_cursors_rise_by_one(self) -> None:
         assert [t.seq for t in self.store.log] == list(range(1, len(self.store.log) + 1))

@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from alarm.desk import AlarmDesk
+from alarm.profile import AlarmProfile
 from alarm.service import AlarmService, handlers
 from meterwatch.episodes import Severity
 from meterwatch.v1 import alarms_pb2 as pb
@@ -37,7 +38,7 @@ class World:
 @asynccontextmanager
 async def serving(dsn: str, ring_max: int = 10_000, **options: Any) -> AsyncIterator[World]:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        await connection.execute("TRUNCATE alarms, alarm_log, alarm_actions")
+        await connection.execute("TRUNCATE alarms, alarm_log, alarm_actions, alarm_pages")
     async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=4, open=False) as pool:
         store = AlarmStore(pool)
         desk = await AlarmDesk.open(store, names(), clock())
@@ -87,6 +88,7 @@ async def test_from_0_gives_the_snapshot_and_then_every_transition_once(dsn: str
 
 async def test_a_large_snapshot_comes_in_parts_of_500(dsn: str) -> None:
     async with serving(dsn) as world:
+        world.desk.book.profile = AlarmProfile(classes=())
         episodes = [episode(i * 0.02, i * 0.02 + 0.01) for i in range(1201)]
         await world.desk.record([verdict(*episodes)], [])
         call = world.stub.Subscribe(pb.SubscribeRequest())
@@ -108,7 +110,7 @@ async def test_from_n_gives_everything_after_n_from_ring_or_log(dsn: str, ring_m
 
 async def test_from_0_of_a_known_log_gives_all_of_it_also_what_has_ended(dsn: str) -> None:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        await connection.execute("TRUNCATE alarms, alarm_log, alarm_actions")
+        await connection.execute("TRUNCATE alarms, alarm_log, alarm_actions, alarm_pages")
         await connection.execute("UPDATE alarm_cursor SET seq = 0")
     async with serving(dsn) as world:
         await world.desk.record([verdict(episode(30)), verdict(episode(31), asset_id=2)], [])

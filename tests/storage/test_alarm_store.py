@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -10,19 +12,20 @@ import psycopg
 import psycopg_pool
 import pytest
 
-from meterwatch.alarms import Action, Alarm, AlarmFilter, AlarmState, Draft, TransitionKind
+from meterwatch.alarms import Action, Alarm, AlarmFilter, AlarmState, Draft, Pages, TransitionKind
 from meterwatch.episodes import Severity
 from meterwatch.errors import StorageUnavailable
 from storage.alarms import AlarmStore
 
 NOW_US = 1_700_000_000_123_457
 RAISED = TransitionKind.RAISED
+WINDOW_US = 600_000_000
 
 
 @pytest.fixture
 async def store(dsn: str) -> AsyncIterator[AlarmStore]:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        await connection.execute("TRUNCATE alarms, alarm_log, alarm_actions, batches")
+        await connection.execute("TRUNCATE alarms, alarm_log, alarm_actions, alarm_pages, batches")
     async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=8, open=False) as pool:
         yield AlarmStore(pool)
 
@@ -133,3 +136,52 @@ async def test_a_database_out_of_reach_is_storage_unavailable(dsn: str) -> None:
     pool = psycopg_pool.AsyncConnectionPool(dsn, min_size=1, open=False)
     with pytest.raises(StorageUnavailable):
         await AlarmStore(pool).newest_seq()
+
+
+def plainly(began: list[tuple[int, str]], from_us: int, now_us: int, count: int, top: int, most: int) -> Pages:
+    """Counted one by one."""
+    mine = sorted((at_us, name) for at_us, name in began if at_us > from_us)
+    sources = {name: [at_us for at_us, other in mine if other == name] for _, name in mine}
+    source = {name: ("OUTAGE", "transformer", name) for name in sources}
+    often = [
+        name for name, at in sources.items()
+        if any(b - a < WINDOW_US for a, b in zip(at, at[count - 1 :], strict=False))
+    ]  # fmt: skip
+    frequent = sorted(sources, key=lambda name: (-len(sources[name]), name))[:top]
+    return Pages(
+        dict(Counter((now_us - at_us) // WINDOW_US for at_us, _ in mine)),
+        [(source[name], len(sources[name])) for name in frequent],
+        [(source[name], len(sources[name])) for name in sorted(often)[:most]],
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_pages_are_counted_as_one_by_one(store: AlarmStore, seed: int) -> None:
+    draw = random.Random(seed)
+    begins = NOW_US - 24 * 6 * WINDOW_US
+    began = [(begins + draw.randrange(0, 24 * 6 * WINDOW_US), f"T{int(draw.expovariate(0.2))}") for _ in range(300)]
+    began += [(NOW_US - WINDOW_US, "T0"), (NOW_US, "T0"), (NOW_US, "T1"), (NOW_US, "T1"), (NOW_US, "T1")]
+    for i, (at_us, name) in enumerate(began):
+        await store.commit([Draft(RAISED, alarm(f"A{i}", asset=name))], [], now_us=at_us)
+    for hours in (1, 8, 24):
+        from_us = NOW_US - hours * 6 * WINDOW_US
+        for count, top, most in ((3, 10, 1000), (2, 3, 2)):
+            found = await store.pages(from_us, NOW_US, window_us=WINDOW_US, chatter_count=count, top=top, most=most)
+            assert found == plainly(began, from_us, NOW_US, count, top, most)
+
+
+async def test_only_what_begins_to_page_is_a_page(store: AlarmStore) -> None:
+    async def count() -> int:
+        found = await store.pages(0, NOW_US, window_us=WINDOW_US, chatter_count=3, top=10, most=10)
+        return sum(found.windows.values())
+
+    raised = alarm("A")
+    await store.commit([Draft(RAISED, raised), Draft(RAISED, alarm("B", state=AlarmState.NORMAL))], [], now_us=NOW_US)
+    assert await count() == 1
+    worse, shelved = replace(raised, version=2), replace(raised, version=3, shelved_until_us=NOW_US)
+    await store.commit([Draft(TransitionKind.SEVERITY, worse, was=raised)], [], now_us=NOW_US)
+    await store.commit([Draft(TransitionKind.SHELVED, shelved, was=worse)], [], now_us=NOW_US)
+    assert await count() == 1
+    lifted = replace(raised, version=4)
+    await store.commit([Draft(TransitionKind.UNSHELVED, lifted, was=shelved)], [], now_us=NOW_US)
+    assert await count() == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +38,29 @@ def test_each_sqlstate_has_its_meaning_and_no_secret(state: str, ours: type[Mete
     assert state in str(raised.value)
     for secret in ("db.example", "10.0.0.7", "hunter2", '"me"'):
         assert secret not in str(raised.value)
+
+
+async def test_what_a_cancelled_query_says_does_not_keep_its_task_alive() -> None:
+    tried = 0
+
+    async def ask_until_cancelled() -> None:
+        nonlocal tried
+        while True:
+            tried += 1
+            try:
+                with storage_faults():
+                    try:
+                        await asyncio.sleep(3600)
+                    except asyncio.CancelledError:
+                        raise lookup("57014")("canceling statement due to user request") from None
+            except StorageUnavailable:
+                continue
+
+    task = asyncio.create_task(ask_until_cancelled())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task], timeout=5)
+    assert (task.cancelled(), tried) == (True, 1)
 
 
 @pytest.mark.parametrize("state", ["22003", "22P04", "23505", "42601", "42P01", "54000", "XX000", "0A000"])
