@@ -1,6 +1,8 @@
-"""Many subscribers to alarms in a process of their own, each on its own connection; they count and keep nothing.
+"""Many subscribers to alarms in a process of their own, each on its own connection; they count, and note when.
 
-Promises: what a subscriber was told was folded away counts apart from what it received. Refuses to look at an alarm.
+Some may stall: they take their snapshot and read nothing more until they are told to. Promises: what a subscriber was
+told was folded away counts apart from what it received; a cursor that does not rise is an error. Refuses to look at an
+alarm beyond the name of its asset.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Final
@@ -16,7 +19,7 @@ import grpc
 
 from meterwatch.client.feed import SUBSCRIBE, TRANSITIONS_MAX
 from meterwatch.client.retry import CHANNEL_OPTIONS
-from meterwatch.v1.alarms_pb2 import SubscribeRequest, SubscribeResponse
+from meterwatch.v1.alarms_pb2 import SubscribeRequest, SubscribeResponse, Transition
 
 TIMEOUT_S: Final = 300.0
 TOGETHER: Final = 50
@@ -35,22 +38,34 @@ class Heard:
     cpu_s: float
     at_s: float
     """time.monotonic() when the last of them came."""
+    arrivals: dict[str, list[float]]
+    """By asset, time.monotonic() at each subscriber that notes it."""
 
 
 class Audience:
     """The process, seen from the bench. Close it."""
 
-    def __init__(self, address: str, subscribers: int) -> None:
+    def __init__(self, address: str, subscribers: int, *, stalled: int = 0, notes: bool = False) -> None:
+        """stalled: so many more, who do not read. notes: those who read note when each alarm came."""
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_main, args=(other, address, subscribers), name="audience", daemon=True)
+        self._process = context.Process(
+            target=_main, args=(other, address, subscribers, stalled, notes), name="audience", daemon=True
+        )
         self._process.start()
         other.close()
         self._answer()
 
     def heard(self, each: int) -> Heard:
         """Wait until every subscriber has received so many transitions, folded ones included, since the last call."""
-        self._pipe.send(each)
+        self._pipe.send((each, False))
+        heard = self._answer()
+        assert isinstance(heard, Heard)
+        return heard
+
+    def resumed(self, each: int) -> Heard:
+        """Let the stalled ones read; wait until each has received so many transitions, folded ones included."""
+        self._pipe.send((each, True))
         heard = self._answer()
         assert isinstance(heard, Heard)
         return heard
@@ -75,15 +90,18 @@ class Audience:
         return answer
 
 
-def _main(pipe: Connection, address: str, subscribers: int) -> None:
-    asyncio.run(_listen(pipe, address, subscribers))
+def _main(pipe: Connection, address: str, subscribers: int, stalled: int, notes: bool) -> None:
+    asyncio.run(
+        _listen(pipe, address, [_Seat(notes) for _ in range(subscribers)], [_Seat(False) for _ in range(stalled)])
+    )
 
 
-async def _listen(pipe: Connection, address: str, subscribers: int) -> None:
-    seats = [_Seat() for _ in range(subscribers)]
+async def _listen(pipe: Connection, address: str, seats: list[_Seat], stalled: list[_Seat]) -> None:
+    for seat in seats:
+        seat.reads.set()
     gate = asyncio.Semaphore(TOGETHER)
-    calls = [asyncio.create_task(seat.follow(address, gate)) for seat in seats]
-    asked = asyncio.create_task(_answer(pipe, seats))
+    calls = [asyncio.create_task(seat.follow(address, gate)) for seat in (*seats, *stalled)]
+    asked = asyncio.create_task(_answer(pipe, seats, stalled))
     done, _ = await asyncio.wait({asked, *calls}, return_when=asyncio.FIRST_COMPLETED)
     if asked not in done:
         error = done.pop().exception()
@@ -93,27 +111,35 @@ async def _listen(pipe: Connection, address: str, subscribers: int) -> None:
     await asyncio.gather(asked, *calls, return_exceptions=True)
 
 
-async def _answer(pipe: Connection, seats: list[_Seat]) -> None:
+async def _answer(pipe: Connection, seats: list[_Seat], stalled: list[_Seat]) -> None:
     """Serve the bench until it closes its end."""
-    for seat in seats:
+    for seat in (*seats, *stalled):
         await seat.seated.wait()
     pipe.send("")
     while True:
         cpu_s = time.process_time()
         try:
-            each: int = await asyncio.to_thread(pipe.recv)
+            each, resume = await asyncio.to_thread(pipe.recv)
         except EOFError:
             return
-        for seat in seats:
+        asked = stalled if resume else seats
+        for seat in asked:
+            seat.reads.set()
+        for seat in asked:
             await seat.until(each)
+        arrivals: dict[str, list[float]] = {}
+        for seat in asked:
+            for asset, at_s in seat.arrivals:
+                arrivals.setdefault(asset, []).append(at_s)
         heard = Heard(
-            sum(seat.transitions for seat in seats),
-            sum(seat.merged for seat in seats),
-            sum(seat.messages for seat in seats),
+            sum(seat.transitions for seat in asked),
+            sum(seat.merged for seat in asked),
+            sum(seat.messages for seat in asked),
             time.process_time() - cpu_s,
-            max(seat.at_s for seat in seats),
+            max((seat.at_s for seat in asked), default=0.0),
+            arrivals,
         )
-        for seat in seats:
+        for seat in asked:
             seat.start()
         pipe.send(heard)
 
@@ -121,14 +147,18 @@ async def _answer(pipe: Connection, seats: list[_Seat]) -> None:
 class _Seat:
     """One subscriber."""
 
-    def __init__(self) -> None:
+    def __init__(self, notes: bool) -> None:
         self.seated = asyncio.Event()
+        self.reads = asyncio.Event()
+        self._notes = notes
         self._changed = asyncio.Event()
+        self._seq = 0
         self.start()
 
     def start(self) -> None:
         self.transitions = self.merged = self.messages = 0
         self.at_s = 0.0
+        self.arrivals: list[tuple[str, float]] = []
 
     async def until(self, each: int) -> None:
         while self.transitions + self.merged < each:
@@ -147,15 +177,16 @@ class _Seat:
                 while not (await anext(messages)).snapshot.complete:
                     pass
             self.seated.set()
+            await self.reads.wait()
             async for message in messages:
                 self._take(message)
 
     def _take(self, message: SubscribeResponse) -> None:
         match message.WhichOneof("message"):
             case "transition":
-                self.transitions += 1
+                self._count([message.transition])
             case "transitions":
-                self.transitions += len(message.transitions.transition)
+                self._count(message.transitions.transition)
             case "coalesced":
                 self.merged += message.coalesced.merged
             case _:
@@ -163,3 +194,13 @@ class _Seat:
         self.messages += 1
         self.at_s = time.monotonic()
         self._changed.set()
+
+    def _count(self, transitions: Sequence[Transition]) -> None:
+        self.transitions += len(transitions)
+        for one in transitions:
+            if one.seq <= self._seq:
+                raise RuntimeError(f"cursor {one.seq} came after {self._seq}")
+            self._seq = one.seq
+        if self._notes:
+            now_s = time.monotonic()
+            self.arrivals += [(one.alarm.asset, now_s) for one in transitions]

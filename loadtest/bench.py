@@ -27,6 +27,7 @@ from loadtest.bench_backlog import catch_up
 from loadtest.bench_copy import against_copy
 from loadtest.bench_latency import alarm_latency
 from loadtest.bench_queries import ask, fill
+from loadtest.bench_stalled import stalled
 from loadtest.bench_taxes import taxes
 from loadtest.database import Database
 from loadtest.driver import Driver
@@ -40,7 +41,19 @@ from loadtest.scale import measure as measure_scale
 START: Final = datetime(2026, 1, 5, tzinfo=UTC)
 BUSY_SHARE: Final = 0.1
 """Above this share of the CPU used by others, rates say little and CPU-seconds are the figures to read."""
-GROUPS: Final = ("copy", "taxes", "catchup", "alarms", "fanout", "replay", "rules", "queries", "scale", "columnstore")
+GROUPS: Final = (
+    "copy",
+    "taxes",
+    "catchup",
+    "alarms",
+    "fanout",
+    "stalled",
+    "replay",
+    "rules",
+    "queries",
+    "scale",
+    "columnstore",
+)
 """In this order; `scale` is start and memory at a million meters."""
 
 TARGETS: Final[dict[str, tuple[float, float, str]]] = {
@@ -59,6 +72,11 @@ TARGETS: Final[dict[str, tuple[float, float, str]]] = {
     "catchup_over_flatout_by_cpu": (0.8, 1.0, "the same by CPU-seconds of all processes"),
     "alarm_p99_loaded_over_idle": (5, 3, "read to subscriber, at 70 % of the flat-out rate over idle"),
     "fanout_deliveries_per_cpu_s": (25_000, 50_000, "alarms of a storm to 1,000 subscribers, by the service's CPU"),
+    "storm_p99_stalled_over_none": (
+        1.2,
+        1.1,
+        "event to the others of 1,000 subscribers, 50 of whom do not read, over none",
+    ),
     "restart_s_per_million_meters": (5, 2, "start to serving with rules rebuilt of 48 h of loads, database included"),
     "rss_mb_per_million_meters": (400, 200, "service memory above that without meters, at work"),
     "query_meter_day_ms": (5, 2, "a meter's day through the Reads service, asked for the first time, in 100 million"),
@@ -89,6 +107,9 @@ class Size:
     subscribers: int
     fanout_alarms: int
     fanout_rounds: int
+    stalled: int
+    """Of the subscribers, in `stalled`; alarms as in `fanout`."""
+    stalled_rounds: int
     rules_meters: tuple[int, int]
     """Of the rule engine alone."""
     scale: Scale
@@ -101,12 +122,14 @@ class Size:
 FULL: Final = Size(
     meters=200_000, streams=2, intervals=4, rounds=5, tax_rounds=3, tax_intervals=2, backlog_part=0.2, backlog_rounds=2,
     alarm_intervals=10, alarm_rounds=3, idle_batches_per_s=8, subscribers=1_000, fanout_alarms=200, fanout_rounds=2,
+    stalled=50, stalled_rounds=3,
     rules_meters=(1_000_000, 10_000_000), history_days=33, history_meters=32_000, questions=200,
     scale=MILLION,
 )  # fmt: skip
 TINY: Final = Size(
     meters=2_000, streams=2, intervals=2, rounds=1, tax_rounds=1, tax_intervals=2, backlog_part=0.1, backlog_rounds=1,
     alarm_intervals=3, alarm_rounds=1, idle_batches_per_s=50, subscribers=20, fanout_alarms=5, fanout_rounds=1,
+    stalled=4, stalled_rounds=1,
     rules_meters=(1_000, 2_000), history_days=2, history_meters=200, questions=3,
     scale=Scale(meters=2_000, streams=2, intervals=1, starts=1),
 )  # fmt: skip
@@ -221,6 +244,10 @@ def _sending(
             "fanout": lambda: fan_out(
                 service, fleet, calendar.next_interval - 1, size.subscribers, size.fanout_alarms, size.fanout_rounds,
                 say,
+            ),
+            "stalled": lambda: stalled(
+                service, fleet, calendar.next_interval - 1, size.subscribers, size.stalled, size.fanout_alarms,
+                size.stalled_rounds, say,
             ),
         }  # fmt: skip
         arms.through_service("warm-up", calendar.take(Load(0, 1)))

@@ -36,13 +36,13 @@ class World:
 
 
 @asynccontextmanager
-async def serving(dsn: str, ring_max: int = 10_000, **options: Any) -> AsyncIterator[World]:
+async def serving(dsn: str, ring_max: int = 10_000, queue_max: int = 1024, **options: Any) -> AsyncIterator[World]:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         await connection.execute("TRUNCATE alarms, alarm_log, alarm_actions, alarm_pages")
     async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=4, open=False) as pool:
         store = AlarmStore(pool)
         desk = await AlarmDesk.open(store, names(), clock())
-        desk.hub = type(desk.hub)([], desk.hub.seq, desk.hub.log_id, ring_max)
+        desk.hub = type(desk.hub)([], desk.hub.seq, desk.hub.log_id, ring_max, queue_max)
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         service = AlarmService(desk, store, clock(), lambda: True, **options)
         server.add_generic_rpc_handlers((handlers(service),))
