@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from alarm.lifecycle import KIND, NEXT, NOT_WHEN_CLEARED, NOT_WHEN_FINISHED, SERVICE_NEXT, SHELF_NEXT, Input
-from meterwatch.alarms import Action, Alarm, Draft, Service, Shelf, TransitionKind
+from meterwatch.alarms import Action, Alarm, AssetShelf, Draft, Service, Shelf, TransitionKind
 from meterwatch.errors import Rejected
 
 SHELVE_S_MAX: Final = 8 * 3600
@@ -65,6 +65,33 @@ def acted(alarm: Alarm, action: Action, now_us: int) -> Draft:
     ):
         raise _impossible(alarm, given)
     return Draft(action.kind, replace(alarm, version=alarm.version + 1, **changes), was=alarm, action=action)
+
+
+def check_shelf(shelf: AssetShelf) -> None:
+    """Rejected unless the shelf is complete in itself."""
+    if not shelf.reason.strip():
+        raise _bad_shelf("reason is empty", "why; give one")
+    if not 0 <= shelf.shelve_s <= SHELVE_S_MAX:
+        raise _bad_shelf(f"shelve_s is {shelf.shelve_s}", f"0 to lift it, or up to {SHELVE_S_MAX} s (8 h)")
+    if not (shelf.rule or shelf.asset) or bool(shelf.asset) != bool(shelf.asset_kind):
+        raise _bad_shelf(
+            f"type is {shelf.rule!r}, asset_kind {shelf.asset_kind!r}, asset {shelf.asset!r}",
+            "a type, or an asset with its kind, or both",
+        )
+
+
+def under(shelf: AssetShelf) -> dict[str, Any]:
+    """Shelf fields of an alarm that begins to page under a shelf over its asset."""
+    return {
+        "shelved_until_us": shelf.until_us,
+        "shelved_once": False,
+        "shelved_by": shelf.operator,
+        "shelved_reason": shelf.reason,
+    }
+
+
+def _bad_shelf(arrived: str, expected: str) -> Rejected:
+    return Rejected("ACTION_INVALID", f"shelf over an asset: {arrived}; expected {expected}")
 
 
 def expired(alarm: Alarm) -> Draft:

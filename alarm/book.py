@@ -17,11 +17,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from alarm.actions import acted, announced_again, expired, shelf_after
+from alarm.actions import acted, announced_again, expired, shelf_after, under
 from alarm.lifecycle import KIND, NEXT, Input
 from alarm.profile import AlarmProfile
 from alarm.shaping import HELD_S, REPEATS, Key
-from meterwatch.alarms import Action, Alarm, AlarmState, Draft, TransitionKind
+from meterwatch.alarms import Action, Alarm, AlarmState, AssetShelf, Draft, TransitionKind
 from meterwatch.episodes import Episode, Verdict
 from meterwatch.errors import Missing, Stale
 from meterwatch.topology import Topology
@@ -55,6 +55,7 @@ class Book:
         self._by_id: dict[str, Alarm] = {}
         self._by_key: dict[Key, dict[str, Alarm]] = {}
         self._shelved: set[str] = set()
+        self._shelves: dict[tuple[str, str, str], AssetShelf] = {}
         self.adopt(alarms)
 
     def __iter__(self) -> Iterator[Alarm]:
@@ -103,7 +104,8 @@ class Book:
         followed = [
             self._follow(alarm, episode, self._parent_id(alarm, episode, parents), now_us) for alarm, episode in matched
         ]
-        return raised + [draft for draft in followed if draft is not None] + retracted
+        drafts = raised + [draft for draft in followed if draft is not None] + retracted
+        return [self._put_aside(draft, now_us) for draft in drafts] if self._shelves else drafts
 
     def act(self, action: Action, expected_version: int, now_us: int) -> Draft:
         """Propose an operator's action. Missing, Stale (expected_version 0: any), or Rejected as alarm.actions."""
@@ -136,6 +138,32 @@ class Book:
         wait_us = self.profile.of(alarm.rule, alarm.asset_kind).re_alarm_s * 1_000_000
         told_us = max(alarm.recorded_us, alarm.announced_us or 0, alarm.acknowledged_us or 0)
         return 0 < wait_us <= now_us - told_us
+
+    def put_over(self, shelf: AssetShelf) -> None:
+        """Take a committed shelf over an asset; it replaces the one over the same."""
+        self._shelves[shelf.over] = shelf
+
+    def beneath(self, shelf: AssetShelf) -> list[Alarm]:
+        """The alarms that are not finished and lie under this shelf; to lift it, those that it has shelved."""
+        mine = [alarm for alarm in self if not alarm.finished and shelf.covers(alarm)]
+        if shelf.shelve_s:
+            return mine
+        before = self._shelves.get(shelf.over)
+        return [alarm for alarm in mine if before is not None and alarm.shelved_until_us == before.until_us]
+
+    def shelves(self, now_us: int) -> list[AssetShelf]:
+        """Those over assets that last."""
+        self._shelves = {over: shelf for over, shelf in self._shelves.items() if shelf.until_us > now_us}
+        return list(self._shelves.values())
+
+    def _put_aside(self, draft: Draft, now_us: int) -> Draft:
+        """A draft with which an alarm begins to page, under a shelf over its asset if there is one."""
+        if not draft.alarm.pages or (draft.was is not None and draft.was.pages):
+            return draft
+        over = [shelf for shelf in self.shelves(now_us) if shelf.covers(draft.alarm)]
+        if not over:
+            return draft
+        return replace(draft, alarm=replace(draft.alarm, **under(max(over, key=lambda one: one.until_us))))
 
     def apply(self, alarms: Iterable[Alarm]) -> None:
         """Take committed alarms, and forget finished ones that ended before the horizon."""

@@ -15,13 +15,13 @@ from typing import Final, Protocol
 
 import structlog
 
-from alarm.actions import check_action
+from alarm.actions import check_action, check_shelf
 from alarm.book import KEEP_US, Book
 from alarm.hub import SUBSCRIBERS_MAX, Hub
 from alarm.profile import AlarmProfile
 from alarm.shaping import Key, Waiting, key_of, shaped_all
 from meterwatch import failpoints
-from meterwatch.alarms import Action, Alarm, AlarmFilter, Draft, Transition, TransitionKind
+from meterwatch.alarms import Action, Alarm, AlarmFilter, AssetShelf, Draft, Transition, TransitionKind
 from meterwatch.clock import Clock
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Missing, Overloaded, Rejected, Stale, StorageUnavailable
@@ -49,7 +49,12 @@ class Store(Protocol):
         *,
         now_us: int,
         loads: LoadChange | None = None,
+        shelf: AssetShelf | None = None,
     ) -> list[int]: ...
+
+    async def load_shelves(self, now_us: int) -> list[AssetShelf]: ...
+
+    async def find_shelf(self, action_id: str) -> AssetShelf | None: ...
 
     async def log_after(self, seq: int, limit: int) -> list[Transition]: ...
 
@@ -91,7 +96,10 @@ class AlarmDesk:
         seq = await store.newest_seq()
         alarms = await store.load_open_and_recent(clock.now_us() - KEEP_US)
         hub = Hub(alarms, seq, await store.log_id(), subscribers_max=subscribers_max)
-        return cls(Book(alarms, names, profile), store, hub, clock)
+        book = Book(alarms, names, profile)
+        for shelf in await store.load_shelves(clock.now_us()):
+            book.put_over(shelf)
+        return cls(book, store, hub, clock)
 
     async def record(
         self, verdicts: Sequence[Verdict], batch_ids: Sequence[int], loads: LoadChange | None = None
@@ -150,6 +158,31 @@ class AlarmDesk:
                 answers |= {t.alarm.alarm_id: t.alarm for t in await self._commit(drafts, (), now_us)}
             return {alarm_id: answers[alarm_id] for alarm_id in targets}
 
+    async def shelve_asset(self, shelf: AssetShelf) -> tuple[AssetShelf, list[Alarm]]:
+        """Commit a shelf over an asset, or its end, with all alarms under it: the shelf, and those alarms after it.
+
+        The same again gets the same shelf and does nothing. Rejected as act_on_many.
+        """
+        check_shelf(shelf)
+        async with self._turn:
+            await self._settle()
+            now_us = self._clock.now_us()
+            done = await self._store.find_shelf(shelf.action_id)
+            if done is not None:
+                _check_same_shelf(shelf, done)
+                return done, [alarm for _, alarm in await self._store.find_actions(shelf.action_id)]
+            if other := await self._store.find_actions(shelf.action_id):
+                raise _reused(other[0][0])
+            shelf = replace(shelf, until_us=now_us + shelf.shelve_s * 1_000_000)
+            alarms = self.book.beneath(shelf)
+            _check_count(len(alarms))
+            kind = TransitionKind.SHELVED if shelf.shelve_s else TransitionKind.UNSHELVED
+            what = Action(shelf.action_id, "", kind, shelf.operator, shelf.reason, shelve_s=shelf.shelve_s)
+            drafts = [self.book.act(replace(what, alarm_id=alarm.alarm_id), 0, now_us) for alarm in alarms]
+            transitions = await self._commit(drafts, (), now_us, shelf=shelf)
+            self.book.put_over(shelf)
+            return shelf, [transition.alarm for transition in transitions]
+
     async def lift_shelves(self) -> list[Transition]:
         """Commit the end of the shelves whose time is over."""
         return await self._propose(self.book.expire)
@@ -198,12 +231,17 @@ class AlarmDesk:
         return {a.alarm_id: 0 for a in self.book if not a.finished and wanted.matches(a)}
 
     async def _commit(
-        self, drafts: Sequence[Draft], batch_ids: Sequence[int], now_us: int, loads: LoadChange | None = None
+        self,
+        drafts: Sequence[Draft],
+        batch_ids: Sequence[int],
+        now_us: int,
+        loads: LoadChange | None = None,
+        shelf: AssetShelf | None = None,
     ) -> list[Transition]:
         self._in_doubt = True
         if drafts:
             failpoints.passed("before_transitions")
-        seqs = await self._store.commit(drafts, batch_ids, now_us=now_us, loads=loads)
+        seqs = await self._store.commit(drafts, batch_ids, now_us=now_us, loads=loads, shelf=shelf)
         if drafts:
             failpoints.passed("before_publish")
         transitions = [draft.numbered(seq, now_us) for draft, seq in zip(drafts, seqs, strict=True)]
@@ -218,6 +256,8 @@ class AlarmDesk:
         while self._in_doubt:
             missed = await self._store.log_after(self.hub.seq, LOG_PAGE_MAX)
             self._take(missed)
+            for shelf in await self._store.load_shelves(self._clock.now_us()):
+                self.book.put_over(shelf)
             self._in_doubt = len(missed) == LOG_PAGE_MAX
 
     def _take(self, transitions: Sequence[Transition]) -> None:
@@ -239,11 +279,24 @@ def _check_same(action: Action, targets: Iterable[str], done: Sequence[Action]) 
     """Rejected when the action under this id was another one, or on another alarm."""
     for before in done:
         if before.alarm_id not in targets or replace(before, alarm_id=action.alarm_id) != action:
-            raise Rejected(
-                "ACTION_ID_REUSED",
-                f"action_id {action.action_id!r} was used by {before.operator!r} for {before.kind.value} of alarm "
-                f"{before.alarm_id}, or with another note or time; choose a new one for each action",
-            )
+            raise _reused(before)
+
+
+def _reused(before: Action) -> Rejected:
+    return Rejected(
+        "ACTION_ID_REUSED",
+        f"action_id {before.action_id!r} was used by {before.operator!r} for {before.kind.value} of alarm "
+        f"{before.alarm_id}, or with another note or time; choose a new one for each action",
+    )
+
+
+def _check_same_shelf(shelf: AssetShelf, done: AssetShelf) -> None:
+    if replace(done, until_us=shelf.until_us) != shelf:
+        raise Rejected(
+            "ACTION_ID_REUSED",
+            f"action_id {done.action_id!r} was used by {done.operator!r} for another shelf over an asset, or with "
+            "another reason or time; choose a new one for each action",
+        )
 
 
 def _check_count(alarms: int) -> None:

@@ -32,6 +32,8 @@ from alarm.wire import (
     filter_of,
     kpis_to_wire,
     result_of,
+    shelf_of,
+    shelf_to_wire,
     targets_of,
     transition_to_wire,
 )
@@ -216,6 +218,15 @@ class AlarmService:
         found = await read_kpis(self._reader, from_us, now_us, operators)
         return kpis_to_wire(found, [alarm for alarm in self._desk.book if alarm.pages], now_us)
 
+    async def shelve_asset(self, request: pb.ShelveAssetRequest, context: Any) -> pb.ShelveAssetResponse:
+        """Commit a shelf over an asset, or its end."""
+        shelf, alarms = await self._desk.shelve_asset(shelf_of(request))
+        return pb.ShelveAssetResponse(shelf=shelf_to_wire(shelf), alarm=map(alarm_to_wire, alarms))
+
+    async def list_shelves(self, request: pb.ListShelvesRequest, context: Any) -> pb.ListShelvesResponse:
+        """Shelves over assets that last."""
+        return pb.ListShelvesResponse(shelf=map(shelf_to_wire, self._desk.book.shelves(self._clock.now_us())))
+
     async def _follow(self, subscription: Subscription, transitions_max: int, context: Any) -> NoReturn:
         """Everything from here on; transitions one by one (0), or as many together as wait and are allowed."""
         loop, write = asyncio.get_running_loop(), context.write
@@ -316,6 +327,8 @@ def handlers(service: AlarmService) -> grpc.GenericRpcHandler:
             "GetKpis": _unary(service.get_kpis, pb.GetKpisRequest),
             "ActOnMany": _unary(service.act_on_many, pb.ActOnManyRequest),
             "Explain": _unary(service.explain, pb.ExplainRequest),
+            "ShelveAsset": _unary(service.shelve_asset, pb.ShelveAssetRequest),
+            "ListShelves": _unary(service.list_shelves, pb.ListShelvesRequest),
         },
     )
 

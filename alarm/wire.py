@@ -19,6 +19,7 @@ from meterwatch.alarms import (
     AlarmFilter,
     AlarmState,
     AlarmType,
+    AssetShelf,
     Priority,
     Source,
     Transition,
@@ -230,6 +231,38 @@ def result_of(alarm_id: str, answer: Alarm | Missing | Rejected | Stale) -> pb.A
     if isinstance(answer, Alarm):
         return pb.ActResult(alarm_id=alarm_id, alarm=alarm_to_wire(answer))
     return pb.ActResult(alarm_id=alarm_id, reason=answer.reason, message=answer.message)
+
+
+def shelf_to_wire(shelf: AssetShelf) -> pb.AssetShelf:
+    """A shelf over an asset as a message."""
+    return pb.AssetShelf(
+        type=shelf.rule,
+        asset_kind=shelf.asset_kind,
+        asset=shelf.asset,
+        until_us=shelf.until_us,
+        operator=shelf.operator,
+        reason=shelf.reason,
+    )
+
+
+def shelf_of(message: pb.ShelveAssetRequest) -> AssetShelf:
+    """A shelf over an asset from the wire. Rejected when a text is too long or the type does not exist."""
+    check_text("action_id", message.action_id, 1, ID_CHARS_MAX)
+    check_text("operator", message.operator, 1, PERSON_CHARS_MAX)
+    check_text("reason", message.reason, 0, NOTE_CHARS_MAX)
+    for name in ("asset_kind", "asset"):
+        check_text(name, getattr(message, name), 0, NAME_CHARS_MAX)
+    if message.type and message.type not in set(AlarmType):
+        raise Rejected("ACTION_INVALID", f"type is {message.type[:40]!r}; expected {', '.join(AlarmType)}, or none")
+    return AssetShelf(
+        message.action_id,
+        message.type,
+        message.asset_kind,
+        message.asset,
+        message.shelve_s,
+        message.operator,
+        message.reason,
+    )
 
 
 def action_of(message: pb.ActRequest) -> Action:

@@ -186,6 +186,34 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True)
+class AssetShelf:
+    """All alarms of an asset, of a rule or of both are put aside, those to come too. Empty text: any."""
+
+    action_id: str
+    rule: str
+    asset_kind: str
+    asset: str
+    shelve_s: int
+    """For how long; 0: no longer."""
+    operator: str
+    reason: str
+    until_us: int = 0
+    """Service clock."""
+
+    @property
+    def over(self) -> tuple[str, str, str]:
+        """What it lies over; the last shelf over the same counts."""
+        return self.rule, self.asset_kind, self.asset
+
+    def covers(self, alarm: Alarm) -> bool:
+        return (
+            self.rule in ("", alarm.rule)
+            and self.asset_kind in ("", alarm.asset_kind)
+            and self.asset in ("", alarm.asset)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A transition that is not committed: it has no cursor yet."""
 

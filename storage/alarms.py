@@ -25,6 +25,7 @@ from meterwatch.alarms import (
     Alarm,
     AlarmFilter,
     AlarmState,
+    AssetShelf,
     Draft,
     Pages,
     Source,
@@ -43,6 +44,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)
 _AT: Final = tuple(name for name in ALARM_FIELDS if name.endswith("_us"))
 _COLUMNS: Final = tuple(name[:-3] + "_at" if name in _AT else name for name in ALARM_FIELDS)
+_SHELF_FIELDS: Final = tuple(f.name for f in fields(AssetShelf))
 _ACTION_FIELDS: Final = tuple(f.name for f in fields(Action))
 _SELECT: Final = sql.SQL("SELECT {} FROM alarms ").format(sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)))
 _UPSERT: Final = sql.SQL("INSERT INTO alarms ({}) VALUES ({}) ON CONFLICT (alarm_id) DO UPDATE SET {}").format(
@@ -101,13 +103,14 @@ class AlarmStore:
         *,
         now_us: int,
         loads: LoadChange | None = None,
+        shelf: AssetShelf | None = None,
     ) -> list[int]:
         """Write transitions, the actions or the batches and loads they follow from; all or nothing.
 
         Returns the cursors, one per draft. After StorageUnavailable the outcome is unknown: compare newest_seq().
         loads None: those of these batches come with a later commit. A repetition adds no loads.
         """
-        if not drafts and not evaluated_batch_ids and not loads:
+        if not drafts and not evaluated_batch_ids and not loads and not shelf:
             return []
         with storage_faults():
             async with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
@@ -125,6 +128,7 @@ class AlarmStore:
                     await cursor.executemany(_UPSERT, [_values(t.alarm) for t in done])
                 await _write_actions(cursor, done)
                 await _write_pages(cursor, done)
+                await _write_shelf(cursor, shelf, now_us)
                 await mark_evaluated(cursor, evaluated_batch_ids, loads)
         return seqs
 
@@ -229,6 +233,21 @@ class AlarmStore:
         rows = await self._rows(sql.SQL(query), (action_id,))
         return [(_action(row), Alarm.from_json(row["alarm"])) for row in rows]
 
+    async def load_shelves(self, now_us: int) -> list[AssetShelf]:
+        """Shelves over assets that last."""
+        query = (
+            "SELECT * FROM (SELECT DISTINCT ON (rule, asset_kind, asset) * FROM asset_shelves"
+            " WHERE recorded_at > %s ORDER BY rule, asset_kind, asset, recorded_at DESC) AS s WHERE until_at > %s"
+        )
+        longest = timedelta(hours=8)
+        rows = await self._rows(sql.SQL(query), (_at(now_us) - longest, _at(now_us)))
+        return [_shelf(row) for row in rows]
+
+    async def find_shelf(self, action_id: str) -> AssetShelf | None:
+        """The shelf over an asset put there under this id."""
+        rows = await self._rows(sql.SQL("SELECT * FROM asset_shelves WHERE action_id = %s"), (action_id,))
+        return _shelf(rows[0]) if rows else None
+
     async def _rows(
         self, query: sql.Composable, values: Sequence[object] | Mapping[str, object]
     ) -> list[dict[str, Any]]:
@@ -259,6 +278,19 @@ async def _write_actions(cursor: psycopg.AsyncCursor[Any], transitions: Sequence
             "recorded_at, seq) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
             [(*(getattr(action, name) for name in _ACTION_FIELDS), at, seq) for action, at, seq in rows],
         )
+
+
+async def _write_shelf(cursor: psycopg.AsyncCursor[Any], shelf: AssetShelf | None, now_us: int) -> None:
+    if shelf is not None:
+        await cursor.execute(
+            "INSERT INTO asset_shelves (action_id, rule, asset_kind, asset, shelve_s, operator, reason, until_at,"
+            " recorded_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            (*(getattr(shelf, name) for name in _SHELF_FIELDS[:-1]), _at(shelf.until_us), _at(now_us)),
+        )
+
+
+def _shelf(row: dict[str, Any]) -> AssetShelf:
+    return AssetShelf(**({name: row[name] for name in _SHELF_FIELDS[:-1]} | {"until_us": _us(row["until_at"])}))
 
 
 async def _write_pages(cursor: psycopg.AsyncCursor[Any], transitions: Sequence[Transition]) -> None:

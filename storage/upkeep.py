@@ -250,3 +250,4 @@ class Upkeep:
         orphaned = "recorded_at < %s AND alarm_id NOT IN (SELECT alarm_id FROM alarms)"
         await self._slices(connection, "alarm_actions", orphaned, older)
         await self._slices(connection, "alarm_pages", "recorded_at < %s", older)
+        await self._slices(connection, "asset_shelves", "until_at < %s", older)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from meterwatch.cli import config, db, reads, registry, rules, watch
+from meterwatch.cli import config, db, reads, registry, rules, shelves, watch
 from meterwatch.cli.doctor import doctor
 from meterwatch.cli.failures import EXIT_CODES, ReportingGroup
 from meterwatch.cli.indices import indices
@@ -30,6 +30,7 @@ app.command()(doctor)
 app.command()(loadtest)
 app.command()(indices)
 app.add_typer(watch.app, name="alarms", help="List and follow alarms, acknowledge and shelve them, and so on.")
+assert shelves.app is watch.app  # one group, to which several modules add their commands
 app.add_typer(reads.app, name="reads", help="Stored reads: now, as they were known earlier, and edits by hand.")
 app.add_typer(rules.app, name="rules", help="The rules over stored history.")
 app.add_typer(registry.app, name="registry", help="Meters, transformers, feeders and how they hang together.")

@@ -121,6 +121,19 @@ def act(
         return call("Alarms/ActOnMany", request, alarms_pb2.ActOnManyResponse).result
 
 
+def shelve_asset(address: str, request: alarms_pb2.ShelveAssetRequest) -> Any:
+    """Put a shelf over an asset or lift it; the ShelveAssetResponse."""
+    request.action_id = str(uuid.uuid4())
+    with calling(address) as call:
+        return call("Alarms/ShelveAsset", request, alarms_pb2.ShelveAssetResponse)
+
+
+def list_shelves(address: str) -> Any:
+    """Shelves over assets that last."""
+    with calling(address) as call:
+        return call("Alarms/ListShelves", alarms_pb2.ListShelvesRequest(), alarms_pb2.ListShelvesResponse).shelf
+
+
 def alarm_kpis(address: str, hours: int, operators: int) -> Any:
     """Figures of the alarm system over the last hours."""
     request = alarms_pb2.GetKpisRequest(hours=hours, operators=operators)

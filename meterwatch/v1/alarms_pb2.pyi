@@ -1519,3 +1519,154 @@ class Delivery(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
+
+@_typing.final
+class AssetShelf(_message.Message):
+    """What lies over an asset, a type, or a type at an asset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    ASSET_KIND_FIELD_NUMBER: _builtins.int
+    ASSET_FIELD_NUMBER: _builtins.int
+    UNTIL_US_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """Type of the alarms; empty: all."""
+    asset_kind: _builtins.str
+    """Kind of the asset; empty: every asset."""
+    asset: _builtins.str
+    """The asset; empty: every asset."""
+    until_us: _builtins.int
+    """Service clock at which it ends. Unit: microseconds since 1970-01-01 UTC."""
+    operator: _builtins.str
+    """Who."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        asset_kind: _builtins.str = ...,
+        asset: _builtins.str = ...,
+        until_us: _builtins.int = ...,
+        operator: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "asset_kind", b"asset_kind", "operator", b"operator", "reason", b"reason", "type", b"type", "until_us", b"until_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssetShelf: _TypeAlias = AssetShelf  # noqa: Y015
+
+@_typing.final
+class ShelveAssetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_ID_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    ASSET_KIND_FIELD_NUMBER: _builtins.int
+    ASSET_FIELD_NUMBER: _builtins.int
+    SHELVE_S_FIELD_NUMBER: _builtins.int
+    action_id: _builtins.str
+    """Chosen by the caller; a repeat with the same id gets the same answer. 1 to 64 characters."""
+    operator: _builtins.str
+    """Who. 1 to 128 characters."""
+    reason: _builtins.str
+    """Why, up to 2000 characters; must be given."""
+    type: _builtins.str
+    """Type of the alarms; empty: all. A type or an asset must be given."""
+    asset_kind: _builtins.str
+    """feeder, transformer, meter, concentrator or head_end; given with asset."""
+    asset: _builtins.str
+    """Name of the asset in the registry; empty: every asset."""
+    shelve_s: _builtins.int
+    """For how long, at most 28800 (8 h); 0: lift it now, with the alarms it has put aside. Unit: seconds."""
+    def __init__(
+        self,
+        *,
+        action_id: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        type: _builtins.str = ...,
+        asset_kind: _builtins.str = ...,
+        asset: _builtins.str = ...,
+        shelve_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_id", b"action_id", "asset", b"asset", "asset_kind", b"asset_kind", "operator", b"operator", "reason", b"reason", "shelve_s", b"shelve_s", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShelveAssetRequest: _TypeAlias = ShelveAssetRequest  # noqa: Y015
+
+@_typing.final
+class ShelveAssetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHELF_FIELD_NUMBER: _builtins.int
+    ALARM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def shelf(self) -> Global___AssetShelf:
+        """The shelf."""
+
+    @_builtins.property
+    def alarm(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alarm]:
+        """The alarms it was put over or lifted from, after it."""
+
+    def __init__(
+        self,
+        *,
+        shelf: Global___AssetShelf | None = ...,
+        alarm: _abc.Iterable[Global___Alarm] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shelf", b"shelf"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "shelf", b"shelf"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShelveAssetResponse: _TypeAlias = ShelveAssetResponse  # noqa: Y015
+
+@_typing.final
+class ListShelvesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListShelvesRequest: _TypeAlias = ListShelvesRequest  # noqa: Y015
+
+@_typing.final
+class ListShelvesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHELF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def shelf(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssetShelf]:
+        """Those that last."""
+
+    def __init__(
+        self,
+        *,
+        shelf: _abc.Iterable[Global___AssetShelf] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shelf", b"shelf"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListShelvesResponse: _TypeAlias = ListShelvesResponse  # noqa: Y015

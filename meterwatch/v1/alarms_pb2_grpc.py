@@ -74,6 +74,16 @@ class AlarmsStub:
                 request_serializer=meterwatch_dot_v1_dot_alarms__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.ShelveAsset = channel.unary_unary(
+                '/meterwatch.v1.Alarms/ShelveAsset',
+                request_serializer=meterwatch_dot_v1_dot_alarms__pb2.ShelveAssetRequest.SerializeToString,
+                response_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ShelveAssetResponse.FromString,
+                _registered_method=True)
+        self.ListShelves = channel.unary_unary(
+                '/meterwatch.v1.Alarms/ListShelves',
+                request_serializer=meterwatch_dot_v1_dot_alarms__pb2.ListShelvesRequest.SerializeToString,
+                response_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ListShelvesResponse.FromString,
+                _registered_method=True)
 
 
 class AlarmsServicer:
@@ -138,6 +148,21 @@ class AlarmsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShelveAsset(self, request, context):
+        """Put aside all alarms of an asset, of a type, or of a type at an asset, those to come too: they page nobody until it is
+        over. Again: with a new end. Repeating an action_id repeats the answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListShelves(self, request, context):
+        """The shelves over assets that last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AlarmsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -180,6 +205,16 @@ def add_AlarmsServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ExplainRequest.FromString,
                     response_serializer=meterwatch_dot_v1_dot_alarms__pb2.ExplainResponse.SerializeToString,
+            ),
+            'ShelveAsset': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShelveAsset,
+                    request_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ShelveAssetRequest.FromString,
+                    response_serializer=meterwatch_dot_v1_dot_alarms__pb2.ShelveAssetResponse.SerializeToString,
+            ),
+            'ListShelves': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListShelves,
+                    request_deserializer=meterwatch_dot_v1_dot_alarms__pb2.ListShelvesRequest.FromString,
+                    response_serializer=meterwatch_dot_v1_dot_alarms__pb2.ListShelvesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -398,6 +433,60 @@ class Alarms:
             '/meterwatch.v1.Alarms/Explain',
             meterwatch_dot_v1_dot_alarms__pb2.ExplainRequest.SerializeToString,
             meterwatch_dot_v1_dot_alarms__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShelveAsset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterwatch.v1.Alarms/ShelveAsset',
+            meterwatch_dot_v1_dot_alarms__pb2.ShelveAssetRequest.SerializeToString,
+            meterwatch_dot_v1_dot_alarms__pb2.ShelveAssetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListShelves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterwatch.v1.Alarms/ListShelves',
+            meterwatch_dot_v1_dot_alarms__pb2.ListShelvesRequest.SerializeToString,
+            meterwatch_dot_v1_dot_alarms__pb2.ListShelvesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,12 @@ class AlarmsStub:
     """How the alarm system does, by the measures of ISA-18.2."""
     Explain: _grpc.UnaryUnaryMultiCallable[_alarms_pb2.ExplainRequest, _alarms_pb2.ExplainResponse]
     """Why there is this alarm: what happened to it, by which limits, what was seen, who was silent, what it stands for."""
+    ShelveAsset: _grpc.UnaryUnaryMultiCallable[_alarms_pb2.ShelveAssetRequest, _alarms_pb2.ShelveAssetResponse]
+    """Put aside all alarms of an asset, of a type, or of a type at an asset, those to come too: they page nobody until it is
+    over. Again: with a new end. Repeating an action_id repeats the answer.
+    """
+    ListShelves: _grpc.UnaryUnaryMultiCallable[_alarms_pb2.ListShelvesRequest, _alarms_pb2.ListShelvesResponse]
+    """The shelves over assets that last."""
 
 @_typing.type_check_only
 class AlarmsAsyncStub(AlarmsStub):
@@ -81,6 +87,12 @@ class AlarmsAsyncStub(AlarmsStub):
     """How the alarm system does, by the measures of ISA-18.2."""
     Explain: _aio.UnaryUnaryMultiCallable[_alarms_pb2.ExplainRequest, _alarms_pb2.ExplainResponse]  # type: ignore[assignment]
     """Why there is this alarm: what happened to it, by which limits, what was seen, who was silent, what it stands for."""
+    ShelveAsset: _aio.UnaryUnaryMultiCallable[_alarms_pb2.ShelveAssetRequest, _alarms_pb2.ShelveAssetResponse]  # type: ignore[assignment]
+    """Put aside all alarms of an asset, of a type, or of a type at an asset, those to come too: they page nobody until it is
+    over. Again: with a new end. Repeating an action_id repeats the answer.
+    """
+    ListShelves: _aio.UnaryUnaryMultiCallable[_alarms_pb2.ListShelvesRequest, _alarms_pb2.ListShelvesResponse]  # type: ignore[assignment]
+    """The shelves over assets that last."""
 
 class AlarmsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -152,5 +164,23 @@ class AlarmsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_alarms_pb2.ExplainResponse, _abc.Awaitable[_alarms_pb2.ExplainResponse]]:
         """Why there is this alarm: what happened to it, by which limits, what was seen, who was silent, what it stands for."""
+
+    @_abc_1.abstractmethod
+    def ShelveAsset(
+        self,
+        request: _alarms_pb2.ShelveAssetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alarms_pb2.ShelveAssetResponse, _abc.Awaitable[_alarms_pb2.ShelveAssetResponse]]:
+        """Put aside all alarms of an asset, of a type, or of a type at an asset, those to come too: they page nobody until it is
+        over. Again: with a new end. Repeating an action_id repeats the answer.
+        """
+
+    @_abc_1.abstractmethod
+    def ListShelves(
+        self,
+        request: _alarms_pb2.ListShelvesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alarms_pb2.ListShelvesResponse, _abc.Awaitable[_alarms_pb2.ListShelvesResponse]]:
+        """The shelves over assets that last."""
 
 def add_AlarmsServicer_to_server(servicer: AlarmsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -148,3 +148,19 @@ LEFT JOIN alarm_log p ON p.alarm_id = l.alarm_id AND p.version = l.version - 1
 WHERE after.pages AND (p.alarm IS NULL OR NOT (
     p.alarm->>'state' IN ('UNACK_ACTIVE', 'ACK_ACTIVE', 'RTN_UNACK')
     AND p.alarm->>'shelved_until_us' IS NULL AND p.alarm->>'out_of_service_by' IS NULL));
+
+-- shelves over assets ------------------------------------------------------------------------------------------------
+
+CREATE TABLE asset_shelves (
+    action_id text PRIMARY KEY,
+    rule text NOT NULL,
+    asset_kind text NOT NULL,
+    asset text NOT NULL,
+    shelve_s integer NOT NULL,
+    until_at timestamptz NOT NULL,
+    operator text NOT NULL,
+    reason text NOT NULL,
+    recorded_at timestamptz NOT NULL
+);
+CREATE INDEX asset_shelves_until ON asset_shelves (until_at);
+COMMENT ON TABLE asset_shelves IS 'What operators did to all alarms of an asset, of a rule or of both, present and to come. Empty text: any. The last row of a kind counts.';

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from meterwatch.alarms import Action, Alarm, Draft, Transition, TransitionKind
+from meterwatch.alarms import Action, Alarm, AssetShelf, Draft, Transition, TransitionKind
 from meterwatch.clock import ReplayClock
 from meterwatch.episodes import Episode, Severity, Verdict
 from meterwatch.topology import Topology
@@ -90,6 +90,7 @@ class SinkStore:
     def __init__(self) -> None:
         self.log: list[Transition] = []
         self.batches: list[int] = []
+        self.shelves: dict[str, AssetShelf] = {}
         self.actions: dict[tuple[str, str], tuple[Action, Alarm]] = {}
         self.fail: Exception | None = None
         self.fail_after = False
@@ -101,13 +102,23 @@ class SinkStore:
         """The table: what the log leaves."""
         return list({t.alarm.alarm_id: t.alarm for t in self.log}.values())
 
-    async def commit(self, drafts: list[Draft], batch_ids: Any, *, now_us: int, loads: Any = None) -> list[int]:
+    async def load_shelves(self, now_us: int) -> list[AssetShelf]:
+        last = {shelf.over: shelf for shelf in self.shelves.values()}
+        return [shelf for shelf in last.values() if shelf.until_us > now_us]
+
+    async def find_shelf(self, action_id: str) -> AssetShelf | None:
+        return self.shelves.get(action_id)
+
+    async def commit(
+        self, drafts: list[Draft], batch_ids: Any, *, now_us: int, loads: Any = None, shelf: AssetShelf | None = None
+    ) -> list[int]:
         fail, self.fail = self.fail, None
         if fail is not None and not self.fail_after:
             raise fail
         seqs = [len(self.log) + 1 + i for i in range(len(drafts))]
         self.log += [draft.numbered(seq, now_us) for draft, seq in zip(drafts, seqs, strict=True)]
         self.batches += batch_ids
+        self.shelves |= {shelf.action_id: shelf} if shelf else {}
         done = self.log[len(self.log) - len(drafts) :]
         self.actions |= {
             (t.action.action_id, t.alarm.alarm_id): (t.action, t.alarm) for t in done if t.action is not None

@@ -38,7 +38,7 @@ class World:
 @asynccontextmanager
 async def serving(dsn: str, ring_max: int = 10_000, queue_max: int = 1024, **options: Any) -> AsyncIterator[World]:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        await connection.execute("TRUNCATE alarms, alarm_log, alarm_actions, alarm_pages")
+        await connection.execute("TRUNCATE alarms, alarm_log, alarm_actions, alarm_pages, asset_shelves")
     async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=4, open=False) as pool:
         store = AlarmStore(pool)
         desk = await AlarmDesk.open(store, names(), clock())
@@ -110,7 +110,7 @@ async def test_from_n_gives_everything_after_n_from_ring_or_log(dsn: str, ring_m
 
 async def test_from_0_of_a_known_log_gives_all_of_it_also_what_has_ended(dsn: str) -> None:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        await connection.execute("TRUNCATE alarms, alarm_log, alarm_actions, alarm_pages")
+        await connection.execute("TRUNCATE alarms, alarm_log, alarm_actions, alarm_pages, asset_shelves")
         await connection.execute("UPDATE alarm_cursor SET seq = 0")
     async with serving(dsn) as world:
         await world.desk.record([verdict(episode(30)), verdict(episode(31), asset_id=2)], [])
@@ -334,3 +334,25 @@ async def test_a_restart_and_the_same_verdicts_change_nothing(dsn: str) -> None:
         ]
         assert len(await world.desk.record(stated, [])) == 3
         assert await (await world.restart()).record(stated, []) == []
+
+
+async def test_a_shelf_over_an_asset_is_kept_listed_and_lifted(dsn: str) -> None:
+    async with serving(dsn) as world:
+        await world.desk.record([verdict(episode(10)), verdict(episode(10), asset_id=1)], [])
+        request = pb.ShelveAssetRequest(
+            action_id="s1", operator="Kim", reason="crew", asset_kind="transformer", asset="T0", shelve_s=60
+        )
+        answer = await world.stub.ShelveAsset(request)
+        assert [alarm.asset for alarm in answer.alarm] == ["T0"]
+        assert await world.stub.ShelveAsset(request) == answer
+        assert list((await world.stub.ListShelves(pb.ListShelvesRequest())).shelf) == [answer.shelf]
+        again = await world.restart()
+        assert [shelf.over for shelf in again.book.shelves(clock().now_us())] == [("", "transformer", "T0")]
+        born = next(t for t in await again.record([verdict(episode(10, 11), episode(20))], []) if t.kind == "RAISED")
+        assert (born.alarm.shelved_by, born.alarm.version, born.alarm.pages) == ("Kim", 1, False)
+        for wrong in (
+            pb.ShelveAssetRequest(action_id="s1", operator="Lee", reason="x", type="OUTAGE", shelve_s=60),
+            pb.ShelveAssetRequest(action_id="s2", operator="Kim", reason="x", shelve_s=60),
+            pb.ShelveAssetRequest(action_id="s2", operator="Kim", reason="x", type="NOISE", shelve_s=60),
+        ):
+            assert (await refusal(world.stub.ShelveAsset(wrong)))[0] is grpc.StatusCode.INVALID_ARGUMENT

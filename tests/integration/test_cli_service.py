@@ -304,6 +304,20 @@ def test_operators_put_alarms_aside_and_back(address: str, alarm_id: str) -> Non
         run("alarms", *wrong, "--reason", "seen", *to, code=2)
 
 
+def test_all_alarms_of_an_asset_are_put_aside_and_back(address: str, alarm_id: str) -> None:
+    to = ("--address", address)
+    alarm = next(row for row in rows("alarms", "list", *to) if row["alarm_id"] == alarm_id)
+    asset = f"{alarm['asset_kind']}:{alarm['asset']}"
+    [over] = rows("alarms", "shelve-asset", asset, "--for", "2h", "--reason", "crew sent", "--operator", "ada", *to)
+    assert (over["asset"], over["operator"], over["type"]) == (alarm["asset"], "ada", "")
+    assert rows("alarms", "shelves", *to) == [over]
+    assert alarm_id not in {row["alarm_id"] for row in rows("alarms", "list", "--active", *to)}
+    rows("alarms", "unshelve-asset", asset, "--reason", "done", *to)
+    assert rows("alarms", "shelves", *to) == []
+    assert alarm_id in {row["alarm_id"] for row in rows("alarms", "list", "--active", *to)}
+    run("alarms", "shelve-asset", alarm["asset"], "--reason", "no kind", *to, code=2)
+
+
 def test_kpis_are_shown_by_name(address: str, alarm_id: str) -> None:
     found = {row["what"]: row["value"] for row in rows("alarms", "kpi", "--hours", "2", "--address", address)}
     assert (found["windows"], found["stale"], found["flood_now"]) == (12, 0, False)
