@@ -122,7 +122,7 @@ class Size:
 FULL: Final = Size(
     meters=200_000, streams=2, intervals=4, rounds=5, tax_rounds=3, tax_intervals=2, backlog_part=0.2, backlog_rounds=2,
     alarm_intervals=10, alarm_rounds=3, idle_batches_per_s=8, subscribers=1_000, fanout_alarms=200, fanout_rounds=2,
-    stalled=50, stalled_rounds=3,
+    stalled=50, stalled_rounds=2,
     rules_meters=(1_000_000, 10_000_000), history_days=33, history_meters=32_000, questions=200,
     scale=MILLION,
 )  # fmt: skip

@@ -61,10 +61,9 @@ def stalled(
 
     interval: the newest one stored of all meters. Each alarm is of another transformer.
     """
-    if 2 * rounds * alarms * METERS_PER_TRANSFORMER > fleet.meters:
-        raise ValueError(
-            f"{2 * rounds * alarms} alarms of as many transformers; {fleet.meters} meters have not so many"
-        )
+    room = len(fleet.meters_of(0)) // METERS_PER_TRANSFORMER
+    if 2 * rounds * alarms > room:
+        raise ValueError(f"{2 * rounds * alarms} alarms of as many transformers; the head-end has {room}")
     runs: list[Storm] = []
     readers = subscribers - of_them_stalled
     with HeadEnd(service.address, fleet.head_end(0)) as head_end:

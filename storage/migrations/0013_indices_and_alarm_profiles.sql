@@ -129,7 +129,7 @@ UPDATE alarms SET priority = severity;
 -- what began to page, by time: the measures of the alarm system without its whole log --------------------------------
 
 CREATE TABLE alarm_pages (
-    seq bigint PRIMARY KEY,
+    seq bigint NOT NULL,
     recorded_at timestamptz NOT NULL,
     rule text NOT NULL,
     asset_kind text NOT NULL,
