@@ -103,8 +103,10 @@ class IngestService:
         streams_max: int = 64,
         checks: CheckProfile = DEFAULT,
         nacked: Callable[[str], object] = lambda reason: None,
+        overdue: Callable[[int], tuple[int, int]] = lambda head_end_id: (0, 0),
     ) -> None:
         self._nacked = nacked
+        self._overdue = overdue
         self._pipeline = pipeline
         self._limits = limits
         self._checks = checks
@@ -232,6 +234,7 @@ class IngestService:
             if response.WhichOneof("message") in ("ack", "nack"):
                 flight.batches -= 1
             if response.HasField("ack"):
+                response.ack.overdue_reads, response.ack.overdue_meters = self._overdue(session.head_end_id)
                 failpoints.passed("inside_ack")
             await self._send(context, response)
         await self._send(context, session.summary())

@@ -36,6 +36,7 @@ from meterwatch.config import Config
 from meterwatch.day_marks import DayMarks
 from meterwatch.episodes import Verdict
 from meterwatch.errors import ConfigError, MeterwatchError, Overloaded, StorageUnavailable
+from meterwatch.gap_watch import GapWatch
 from meterwatch.interruptions import Interruptions
 from meterwatch.judged_days import JudgedDays
 from meterwatch.memory import give_back
@@ -43,7 +44,9 @@ from meterwatch.metrics import Metrics
 from meterwatch.pipeline import Pipeline
 from meterwatch.reliability_figures import ReliabilityFigures
 from meterwatch.server import bind, make_server
+from meterwatch.service_gaps import GapsService
 from meterwatch.v1 import ingest_pb2, registry_pb2_grpc
+from meterwatch.v1.gaps_pb2_grpc import add_GapsServicer_to_server
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
 from meterwatch.v1.reliability_pb2_grpc import add_ReliabilityServicer_to_server
 from meterwatch.wired_rules import HEARD_US, WiredRules, hear, rebuild
@@ -52,6 +55,7 @@ from rules.engine import Engine
 from rules.profile import PROFILES
 from storage.alarms import AlarmStore
 from storage.arrivals import Arrivals
+from storage.arrived import Arrived
 from storage.doubts import Doubts
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.history import History
@@ -91,6 +95,7 @@ class Service:
     metrics: Metrics
     days: JudgedDays
     interruptions: Interruptions
+    gaps: GapWatch
     database: str = ""
     """Versions, edition and place of the database, for people."""
 
@@ -163,7 +168,8 @@ async def _serving(
     checks = chosen(config.checks.profile, config.checks.changes)
     marks, day_store = DayMarks(topology), DayStore(pool)
     rules_of = rules_version(profile, version("meterwatch"))
-    rules = WiredRules(Engine(topology, profile), history, clock, marks, rules_of)
+    arrived = Arrived(pool)
+    rules = WiredRules(Engine(topology, profile), history, clock, marks, rules_of, arrived)
     interruptions = Interruptions(InterruptionStore(pool), profile.outage)
     rules.engine.judged = interruptions.judged
     metrics = Metrics()
@@ -185,6 +191,7 @@ async def _serving(
 
     pipeline = Pipeline(clock, list(writers), rules, record, history.last_acked, topology, metrics, registers)
     days = JudgedDays(day_store, marks, pipeline.topology, clock, checks, metrics, lambda: pipeline.waiting_rows)
+    gaps = GapWatch(arrived, pipeline.topology, clock, profile.silence, metrics)
     ready = [False]
     server, health = make_server(config.server, Watch(metrics))
     limits = StreamLimits(
@@ -197,7 +204,7 @@ async def _serving(
     )
     ingest = IngestService(
         pipeline, limits, version("meterwatch"), config.server.streams_max, checks,
-        nacked=lambda reason: metrics.nacks.labels(reason).inc(),
+        nacked=lambda reason: metrics.nacks.labels(reason).inc(), overdue=gaps.overdue,
     )  # fmt: skip
     metrics.watch(
         gauges={
@@ -223,7 +230,7 @@ async def _serving(
 
     async def registry_changed() -> None:
         fresh = await registry.load_topology(clock.now_us())
-        rebuilt = WiredRules(Engine(fresh, profile), history, clock, marks, rules_of)
+        rebuilt = WiredRules(Engine(fresh, profile), history, clock, marks, rules_of, arrived)
         rebuilt.engine.judged = interruptions.judged
         async with pipeline.paused():
             verdicts, _ = await rebuild(rebuilt, fresh, history, desk, clock)
@@ -242,6 +249,7 @@ async def _serving(
     indices = Indices(pool, profile.outage.sustained_s)
     reliability = ReliabilityService(indices, clock, lambda: interruptions.waiting)
     add_ReliabilityServicer_to_server(reliability, server)
+    add_GapsServicer_to_server(GapsService(gaps, pipeline), server)
     await health.starting()
     address = bind(server, config.server)
     await server.start()
@@ -254,7 +262,7 @@ async def _serving(
         await interruptions.adopt(unwritten)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=columnar)
         hearing = hear(rules_in_place, history, topology.slots, clock.now_us() - HEARD_US)
-        others = [hearing, days.run(), interruptions.run()]
+        others = [hearing, days.run(), interruptions.run(), gaps.run()]
         if config.metrics.port:
             figures = ReliabilityFigures(indices, clock)
             metrics.registry.register(figures)
@@ -271,7 +279,7 @@ async def _serving(
         await health.serving()
         _log.info("ready", address=address, meters=len(topology.slot_of), owed_batches=len(owed))
         async with metrics.serving(config.metrics.port):
-            yield Service(address, dsn, clock, pipeline, desk, core, metrics, days, interruptions)
+            yield Service(address, dsn, clock, pipeline, desk, core, metrics, days, interruptions, gaps)
     finally:
         ingest.drain()
         await health.draining()

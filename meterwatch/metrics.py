@@ -92,6 +92,8 @@ class Metrics:
         self.evaluation_seconds = self._histogram(
             "evaluation_seconds", "From a batch in the queue to its alarm transitions committed, that is to its ack."
         )
+        self._counted = _Counted()
+        self.registry.register(self._counted)
         for label in _REASON.values():
             self.reads_rejected.labels(label)
             self.events_rejected.labels(label)
@@ -146,6 +148,14 @@ class Metrics:
         for transition in transitions:
             self.transitions.labels(transition.kind.value, transition.alarm.rule).inc()
 
+    def overdue(self, rows: list[tuple[str, int]]) -> None:
+        """Show these counts of overdue reads, by head-end, and no others."""
+        self._counted.overdue = rows
+
+    def completeness(self, kind: str, rows: list[tuple[tuple[str, ...], int, int]]) -> None:
+        """Show these counts of reads owed and there, by labels; kind: link or district."""
+        self._counted.hour = {**self._counted.hour, kind: rows}
+
     def watch(
         self, gauges: dict[str, tuple[str, Callable[[], float]]], counters: dict[str, tuple[str, Callable[[], float]]]
     ) -> None:
@@ -169,6 +179,38 @@ class Metrics:
             await asyncio.to_thread(server.shutdown)
             server.server_close()
             await asyncio.to_thread(thread.join)
+
+
+_COUNTED_BY: Final = (("link", "", ["comm_mode", "terminal_type"]), ("district", "district_", ["district"]))
+
+
+class _Counted:
+    """Collector of what was counted last, whole: a scrape in another thread sees the counts before or after."""
+
+    def __init__(self) -> None:
+        self.overdue: list[tuple[str, int]] = []
+        self.hour: dict[str, list[tuple[tuple[str, ...], int, int]]] = {}
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        gauge = GaugeMetricFamily(
+            "meterwatch_reads_overdue", "Reads of the last 6 h that are overdue, by head-end.", labels=["head_end"]
+        )
+        for name, reads in self.overdue:
+            gauge.add_metric([name], reads)
+        yield gauge
+        for kind, prefix, labels in _COUNTED_BY:
+            for what in ("expected", "present"):
+                gauge = GaugeMetricFamily(
+                    f"meterwatch_{prefix}hour_reads_{what}",
+                    f"Reads {what} of the newest hour whose reads have all had their time.",
+                    labels=labels,
+                )
+                for values, expected, present in self.hour.get(kind, []):
+                    gauge.add_metric(values, expected if what == "expected" else present)
+                yield gauge
 
 
 class _Kept:

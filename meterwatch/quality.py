@@ -1,9 +1,9 @@
 """The quality word: 32 bits that travel with a read from validation into SQL, queries, rules and alarms.
 
 One polarity: a set bit is a finding, 0 is clean. Bits 0..23 are findings and facts, bits 24..27 the origin of the
-value, bits 28..31 are free. The word is stored as a PostgreSQL integer, so bit 31 stays unused. The bits of DAY_BITS
-are set and cleared in the stored read when its local day is judged (rules.day_checks); all others are made at ingest
-and stay.
+value, bits 28..30 how the service estimated it (Method). The word is stored as a PostgreSQL integer, so bit 31 stays
+0. The bits of DAY_BITS are set and cleared in the stored read when its local day is judged (rules.day_checks); all
+others are made at ingest and stay.
 """
 
 from __future__ import annotations
@@ -108,3 +108,32 @@ ORIGIN_RANK = {
     Origin.ESTIMATED: 1,
 }
 """Higher wins; equal: the later arrival. domain.md section 3."""
+
+
+class Method(IntEnum):
+    """How the service itself estimated a read; 0 in a read that somebody sent, also if it is the sender's estimate."""
+
+    SENT = 0
+    OUTAGE = 1
+    """No energy: the meter told that it was without supply."""
+    LINEAR = 2
+    """On the line between the reads beside a gap of at most 2 h."""
+    REGISTER = 3
+    """What the register counted across the gap, shared out like on like days."""
+    LIKE_DAYS = 4
+    """Mean of the same time on like days."""
+    WITHDRAWN = 7
+    """No value: what was estimated here does not follow any more from what is stored now."""
+
+
+METHOD_SHIFT: Final = 28
+METHOD_MASK: Final = 0x7 << METHOD_SHIFT
+SOURCE_MASK: Final = ORIGIN_MASK | METHOD_MASK
+"""Reads that differ in it are different values."""
+
+
+def rank(quality: int) -> int:
+    """Which of two values of a read is current: the higher one. An estimate of the service gives way to all else."""
+    if quality & METHOD_MASK:
+        return 0
+    return ORIGIN_RANK[Origin((quality & ORIGIN_MASK) >> ORIGIN_SHIFT)]

@@ -69,6 +69,9 @@ class Topology:
     """Per slot, the transformer whose supply the meter measures; -1: none. Left out: nobody measures one."""
     member_of: NDArray[np.int32] = field(init=False)
     """Per slot, the transformer whose load it is part of: transformer_of, but -1 for who measures one."""
+    terminal_type: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
+    """Per slot, index into terminal_types; left out: all of the first."""
+    terminal_types: list[str] = field(default_factory=lambda: [""])
     any_multiplier: bool = field(init=False)
     """Some meter has a multiplier other than 1."""
     meter_class: NDArray[np.uint8] = field(init=False)

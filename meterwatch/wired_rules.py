@@ -22,10 +22,12 @@ from meterwatch.clock import US, Clock
 from meterwatch.day_marks import DayMarks
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, StorageUnavailable
+from meterwatch.quality import METHOD_MASK
 from meterwatch.registers import RegisterChange
 from meterwatch.stored_loads import Told, restore
 from meterwatch.topology import Topology
 from rules.engine import LOOKBACK_S, MARGIN_S, Engine, Wanted
+from storage.arrived import Arrived
 from storage.changes import joined
 from storage.history import History
 from storage.loads import load_view
@@ -49,11 +51,18 @@ class WiredRules:
     """The engine with the history it may ask for. version: of the rules, for the evidence of what they tell."""
 
     def __init__(
-        self, engine: Engine, history: History, clock: Clock, marks: DayMarks | None = None, version: str = ""
+        self,
+        engine: Engine,
+        history: History,
+        clock: Clock,
+        marks: DayMarks | None = None,
+        version: str = "",
+        arrived: Arrived | None = None,
     ) -> None:
         self.engine = engine
         self._version = version
         self._marks = marks
+        self._arrived = arrived
         self._history = history
         self._clock = clock
         self._put_off_s: float | None = None
@@ -61,14 +70,19 @@ class WiredRules:
         """Batches whose loads `rebuild` counted before the rules saw them."""
 
     def observe_reads(self, stored: Sequence[Stored], now_us: int) -> None:
-        """Take what these batches changed, in one piece: the kernels' price is by call as much as by read."""
+        """Take what these batches changed, in one piece: the kernels' price is by call as much as by read.
+
+        What the service estimated is none of it: it says nothing of load, supply or who was heard.
+        """
         for counted in (False, True):
             mine = [one.change for one in stored if one.change and (one.batch_id in self.counted) is counted]
-            change = joined(mine)
+            change = sent_only(joined(mine))
             if change is not None:
                 self.engine.observe_reads(change, now_us, counted=counted)
                 if self._marks is not None:
                     self._marks.observe_reads(change)
+                if self._arrived is not None:
+                    self._arrived.observe(change)
 
     def observe_events(self, events: Events, now_us: int) -> None:
         self.engine.observe_events(events, now_us)
@@ -158,6 +172,14 @@ def signed(verdicts: list[Verdict], version: str) -> list[Verdict]:
         else one
         for one in verdicts
     ]
+
+
+def sent_only(change: ReadChange | None) -> ReadChange | None:
+    """The change without estimates of the service."""
+    if change is None or not np.bitwise_or.reduce(change.quality) & METHOD_MASK:
+        return change
+    rows = np.flatnonzero(change.quality & METHOD_MASK == 0)
+    return change.take(rows) if len(rows) else None
 
 
 def _together(wanted: list[Wanted]) -> Iterator[list[Wanted]]:

@@ -17,7 +17,7 @@ import psycopg_pool
 from numpy.typing import NDArray
 
 from meterwatch.batch import Events, ReadChange
-from meterwatch.quality import Quality
+from meterwatch.quality import METHOD_MASK, Quality
 from storage.arrays import fetch_columns, integers, micros, moment, moments
 from storage.faults import storage_faults
 from storage.snapshot import reading
@@ -78,16 +78,19 @@ SELECT array_agg(slot) FROM (
 reads the whole day by meter: 1 s for 4 million reads."""
 assert int(Quality.SUPPLY_OFF) == 64  # the partial index reads_supply_off says it in the same words
 
-_STAMPS = "SELECT array_agg(end_at ORDER BY end_at DESC) FROM read_stamps WHERE end_at >= %s"
-_HEARD = """
-SELECT array_agg(slot), array_agg(end_at)
-FROM (SELECT slot, max(end_at) AS end_at FROM reads
-      WHERE slot = ANY(%s) AND end_at = ANY(%s) AND end_at BETWEEN %s AND %s GROUP BY slot) AS heard"""
+SENT: Final = f"quality & {METHOD_MASK} = 0"
+"""Not estimated by the service: who is silent is not heard by an estimate."""
 
-_LAST_HEARD_SCANNED = """
+_STAMPS = "SELECT array_agg(end_at ORDER BY end_at DESC) FROM read_stamps WHERE end_at >= %s"
+_HEARD = f"""
 SELECT array_agg(slot), array_agg(end_at)
 FROM (SELECT slot, max(end_at) AS end_at FROM reads
-      WHERE slot BETWEEN %s AND %s AND end_at >= %s GROUP BY slot) AS heard"""
+      WHERE slot = ANY(%s) AND end_at = ANY(%s) AND end_at BETWEEN %s AND %s AND {SENT} GROUP BY slot) AS heard"""
+
+_LAST_HEARD_SCANNED = f"""
+SELECT array_agg(slot), array_agg(end_at)
+FROM (SELECT slot, max(end_at) AS end_at FROM reads
+      WHERE slot BETWEEN %s AND %s AND end_at >= %s AND {SENT} GROUP BY slot) AS heard"""
 
 _NEWEST_STORED = """
 SELECT max(at) FROM (SELECT max(received_at) AS at FROM batches UNION ALL

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from meterwatch.batch import Reads
 from meterwatch.channels import CHANNEL_BIT, CHANNEL_NAMES, CHANNELS
-from meterwatch.quality import ORIGIN_MASK
+from meterwatch.quality import SOURCE_MASK
 from storage.arrays import columns_of, integers, moment, moments
 
 ABSENT, SAME, OTHER = 0, 1, 2
@@ -89,7 +89,7 @@ def probe(cursor: psycopg.Cursor[Any], reads: Reads, rows: NDArray[np.intp], loo
     at = found[0] - 1  # ordinality counts from 1
     mine = rows[at]
     same = found[1] == reads.interval_s
-    same &= (found[2] & ORIGIN_MASK) == (reads.quality[mine] & ORIGIN_MASK)
+    same &= (found[2] & SOURCE_MASK) == (reads.quality[mine] & SOURCE_MASK)
     same &= found[3] == _present(reads)[mine]
     for channel, stored in zip(CHANNELS, found[4:], strict=True):
         if channel.name in reads.channels:

@@ -28,7 +28,8 @@ _PHASES: Final = "{?,A,B,AB,C,AC,BC,ABC}"
 _METERS = """
 SELECT array_agg(slot), array_agg(array_position(%(phases)s::text[], phases) - 1), array_agg(nominal_v),
        array_agg(rated_a), array_agg(coalesce(contract_kw, 'NaN'::real)), array_agg(interval_s),
-       array_agg(installed_at), array_agg(retired_at), array_agg(multiplier)
+       array_agg(installed_at), array_agg(retired_at), array_agg(multiplier),
+       array_agg(array_position(%(types)s::text[], terminal_type) - 1)
 FROM meters WHERE slot >= %(first)s AND slot < %(stop)s"""
 _METER_NAMES = """
 SELECT array_agg(slot), array_agg(octet_length(meter)), string_agg(convert_to(meter, 'UTF8'), '')
@@ -64,6 +65,8 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
     meters = _Meters(await _slots(connection))
     modes = [row[0] for row in await _rows(connection, "SELECT DISTINCT comm_mode FROM meter_links")]
     meters.modes = sorted({"", *modes})
+    types = [row[0] for row in await _rows(connection, "SELECT DISTINCT terminal_type FROM meters")]
+    meters.types = sorted({"", *types})
     await meters.fetch_all(connections, now)
     concentrator_head_end = _third(concentrator_rows, np.int32, -1)
     meters.inherit(concentrator_head_end)
@@ -99,6 +102,8 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
         multiplier=_frozen(meters.multiplier),
         measures=_frozen(meters.measures),
         head_end_zone=_placed_names(head_end_rows, _count(head_end_rows), 3),
+        terminal_type=_frozen(meters.terminal_type),
+        terminal_types=meters.types,
     )
 
 
@@ -108,6 +113,7 @@ class _Meters:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.modes: list[str] = []
+        self.types: list[str] = []
         self.text: list[bytes] = []
         self._text_bytes = 0
         self.name_start = np.zeros(slots, np.int64)
@@ -125,6 +131,7 @@ class _Meters:
         self.retired_us = np.full(slots, INT64_MAX, np.int64)
         self.multiplier = np.ones(slots, np.float32)
         self.comm_mode = np.zeros(slots, np.int16)
+        self.terminal_type = np.zeros(slots, np.int16)
 
     async def fetch_all(self, connections: Connections, now: dict[str, Any]) -> None:
         """Every page, by whichever connection is free."""
@@ -140,10 +147,10 @@ class _Meters:
 
     async def fetch(self, connection: psycopg.AsyncConnection[Any], page: dict[str, Any]) -> None:
         meter: list[NDArray[Any]] = [self.phases, self.nominal_v, self.rated_a, self.contract_kw]
-        meter += [self.interval_s, self.installed_us, self.retired_us, self.multiplier]
+        meter += [self.interval_s, self.installed_us, self.retired_us, self.multiplier, self.terminal_type]
         link: list[NDArray[Any]] = [self.concentrator_of, self.head_end_of, self.comm_mode]
         queries: list[tuple[LiteralString, dict[str, Any], list[NDArray[Any]]]] = [
-            (_METERS, {**page, "phases": _PHASES}, meter),
+            (_METERS, {**page, "phases": _PHASES, "types": self.types}, meter),
             (_MEMBERS, page, [self.transformer_of]),
             (_CHECK_METERS, page, [self.measures]),
             (_LINKS, {**page, "modes": self.modes}, link),

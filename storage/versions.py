@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from meterwatch.batch import ReadChange, Reads
 from meterwatch.channels import CHANNEL_NAMES, ENERGY
-from meterwatch.quality import ORIGIN_MASK, ORIGIN_RANK, ORIGIN_SHIFT
+from meterwatch.quality import SOURCE_MASK, rank
 from storage.arrays import moment
 from storage.rows import COLUMNS, HEADER, TRAILER, encode
 
 _COPY: Final = f"COPY staging (row_no, {', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 _SAME: Final = (
     "(s.interval_s, s.quality & {mask}, {s}) IS NOT DISTINCT FROM (r.interval_s, r.quality & {mask}, {r})".format(
-        mask=ORIGIN_MASK,
+        mask=SOURCE_MASK,
         s=", ".join(f"s.{name}" for name in CHANNEL_NAMES),
         r=", ".join(f"r.{name}" for name in CHANNEL_NAMES),
     )
@@ -107,7 +107,7 @@ def supersede(
     """Settle `reads`, each of which is stored with other values; what neither won nor lost is a duplicate.
 
     parts: the columnstore's, rows settled together; None: the reads are in rows. insist: a value that was current once
-    is meant to be so again (an edit), not one that comes a second time.
+    is meant to be so again (an edit, an estimate), not one that comes a second time.
     """
     with cursor.copy(_COPY) as copy:
         copy.write(HEADER)
@@ -142,8 +142,8 @@ def _settle(
     if len(current) != len(part):
         raise Race
     differing = [row for row in current if not row[1]]
-    winners = [row for row in differing if _rank(row[2]) >= _rank(row[3])]
-    losers = [row[0] for row in differing if _rank(row[2]) < _rank(row[3])]
+    winners = [row for row in differing if rank(row[2]) >= rank(row[3])]
+    losers = [row[0] for row in differing if rank(row[2]) < rank(row[3])]
     if winners:
         rows = {**box, "rows": [row[0] for row in winners]}
         cursor.execute(statements.keep_old, rows, prepare=False)
@@ -173,7 +173,3 @@ def _replaced(reads: Reads, winners: list[tuple[Any, ...]]) -> ReadChange:
         has_reactive=~np.logical_and(absent[:, 2], absent[:, 3]),
         sign=np.full(len(at), -1, np.int8),
     )
-
-
-def _rank(quality: int) -> int:
-    return ORIGIN_RANK.get((quality & ORIGIN_MASK) >> ORIGIN_SHIFT, 0)  # type: ignore[call-overload, no-any-return]

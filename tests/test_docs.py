@@ -19,7 +19,7 @@ from meterwatch.check_profile import CHECK_PROFILES, BalanceLimits, DayLimits, L
 from meterwatch.config import Config
 from meterwatch.devtools import lifecycle, protodoc
 from meterwatch.episodes import Severity
-from meterwatch.quality import ORIGIN_RANK, Origin, Quality
+from meterwatch.quality import ORIGIN_RANK, Method, Origin, Quality
 from meterwatch.registry_csv import KINDS
 from meterwatch.v1 import ingest_pb2
 from rules import outage, overload, silence
@@ -115,6 +115,11 @@ def test_every_origin_is_in_the_schema_page_with_its_code_and_rank() -> None:
     page = text("docs/schema.md")
     for origin in Origin:
         assert f"| {int(origin)} | {origin.name} | {ORIGIN_RANK[origin]} |" in page
+
+
+def test_every_method_of_estimation_is_in_the_schema_page_with_its_code() -> None:
+    page = text("docs/schema.md")
+    assert [method.name for method in Method if f"| {int(method)} | {method.name} |" not in page] == []
 
 
 def test_every_code_and_state_of_a_column_is_in_the_schema_page() -> None:

@@ -14,6 +14,7 @@ import typer
 from meterwatch.cli import config, db, reads, registry, rules, shelves, watch
 from meterwatch.cli.doctor import doctor
 from meterwatch.cli.failures import EXIT_CODES, ReportingGroup
+from meterwatch.cli.gaps import completeness, gaps
 from meterwatch.cli.indices import indices
 from meterwatch.cli.loadtest import loadtest
 from meterwatch.cli.send import send
@@ -29,6 +30,8 @@ app.command()(send)
 app.command()(doctor)
 app.command()(loadtest)
 app.command()(indices)
+reads.app.command()(gaps)
+reads.app.command()(completeness)
 app.add_typer(watch.app, name="alarms", help="List and follow alarms, acknowledge and shelve them, and so on.")
 assert shelves.app is watch.app  # one group, to which several modules add their commands
 app.add_typer(reads.app, name="reads", help="Stored reads: now, as they were known earlier, and edits by hand.")

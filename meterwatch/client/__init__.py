@@ -11,6 +11,7 @@ batches unanswered than the service allows. Refuses to know files, databases and
 from meterwatch.client.encode import Row
 from meterwatch.client.errors import Incomplete, Refused, Superseded, Unreachable
 from meterwatch.client.feed import AlarmFeed
+from meterwatch.client.gaps import Gap, missing_reads
 from meterwatch.client.headend import HeadEnd
 from meterwatch.client.registry import RegistryFile, import_registry
 from meterwatch.client.retry import Backoff
@@ -19,6 +20,7 @@ from meterwatch.client.totals import Totals
 __all__ = [
     "AlarmFeed",
     "Backoff",
+    "Gap",
     "HeadEnd",
     "Incomplete",
     "Refused",
@@ -28,4 +30,5 @@ __all__ = [
     "Totals",
     "Unreachable",
     "import_registry",
+    "missing_reads",
 ]

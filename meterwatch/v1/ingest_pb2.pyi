@@ -553,6 +553,8 @@ class Ack(_message.Message):
     REJECTED_REASON_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     CREDITS_FIELD_NUMBER: _builtins.int
+    OVERDUE_READS_FIELD_NUMBER: _builtins.int
+    OVERDUE_METERS_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """The batch answered."""
     accepted: _builtins.int
@@ -567,6 +569,12 @@ class Ack(_message.Message):
     """True if this batch was acknowledged before: the answer is the stored one, nothing was written."""
     credits: _builtins.int
     """Batches the sender may have unanswered from now on. Unit: batches."""
+    overdue_reads: _builtins.int
+    """Reads of this head-end's meters that are overdue, of the last 6 h, as counted within the last minute or two. Ask
+    Gaps.List which they are, and poll them again. Unit: reads.
+    """
+    overdue_meters: _builtins.int
+    """Of how many meters. Unit: meters."""
     @_builtins.property
     def rejected_row(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Row numbers in the batch, from 0, of the rejected rows. Unit: row number."""
@@ -587,10 +595,12 @@ class Ack(_message.Message):
         rejected_reason: _abc.Iterable[Global___RowReason.ValueType] | None = ...,
         replayed: _builtins.bool = ...,
         credits: _builtins.int = ...,
+        overdue_reads: _builtins.int = ...,
+        overdue_meters: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "credits", b"credits", "duplicates", b"duplicates", "rejected", b"rejected", "rejected_reason", b"rejected_reason", "rejected_row", b"rejected_row", "replayed", b"replayed", "seq", b"seq", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "credits", b"credits", "duplicates", b"duplicates", "overdue_meters", b"overdue_meters", "overdue_reads", b"overdue_reads", "rejected", b"rejected", "rejected_reason", b"rejected_reason", "rejected_row", b"rejected_row", "replayed", b"replayed", "seq", b"seq", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
