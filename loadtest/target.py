@@ -20,6 +20,7 @@ from loadtest.scenarios import Knobs
 from loadtest.world import INTERVAL_US, REGISTRY_ROWS_MAX, US, World
 from meterwatch.client.registry import RegistryFile, import_registry
 from meterwatch.client.retry import open_channel
+from meterwatch.quality import METHOD_MASK
 from meterwatch.v1 import alarms_pb2, alarms_pb2_grpc
 
 VALID_FROM_US: Final = 1_577_836_800_000_000
@@ -93,7 +94,8 @@ class _Local(Target):
         first, last = (datetime.fromtimestamp(at / US, UTC) for at in (first_us, last_us))
         with psycopg.connect(self._service.dsn) as connection:
             row = connection.execute(
-                "SELECT count(*) FROM reads WHERE end_at >= %s AND end_at < %s", (first, last)
+                f"SELECT count(*) FROM reads WHERE end_at >= %s AND end_at < %s AND quality & {METHOD_MASK} = 0",
+                (first, last),
             ).fetchone()
         return int(row[0]) if row else 0
 

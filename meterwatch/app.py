@@ -31,11 +31,12 @@ from ingest.session import StreamLimits
 from meterwatch.alarm_figures import AlarmFigures
 from meterwatch.calls import Watch
 from meterwatch.check_profile import chosen
-from meterwatch.clock import Clock, RealClock, ReplayClock, SimulatedClock
+from meterwatch.clock import US, Clock, RealClock, ReplayClock, SimulatedClock
 from meterwatch.config import Config
 from meterwatch.day_marks import DayMarks
 from meterwatch.episodes import Verdict
 from meterwatch.errors import ConfigError, MeterwatchError, Overloaded, StorageUnavailable
+from meterwatch.estimation import Estimation
 from meterwatch.gap_watch import GapWatch
 from meterwatch.interruptions import Interruptions
 from meterwatch.judged_days import JudgedDays
@@ -58,6 +59,7 @@ from storage.arrivals import Arrivals
 from storage.arrived import Arrived
 from storage.doubts import Doubts
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
+from storage.estimates import EstimateStore
 from storage.history import History
 from storage.interruptions import InterruptionStore
 from storage.layout import Layout, open_table
@@ -96,6 +98,7 @@ class Service:
     days: JudgedDays
     interruptions: Interruptions
     gaps: GapWatch
+    estimation: Estimation
     database: str = ""
     """Versions, edition and place of the database, for people."""
 
@@ -190,7 +193,14 @@ async def _serving(
         await rules_in_place().record(desk, verdicts, batch_ids)
 
     pipeline = Pipeline(clock, list(writers), rules, record, history.last_acked, topology, metrics, registers)
-    days = JudgedDays(day_store, marks, pipeline.topology, clock, checks, metrics, lambda: pipeline.waiting_rows)
+    automatic = config.estimation.automatic
+    days = JudgedDays(
+        day_store, marks, pipeline.topology, clock, checks, metrics, lambda: pipeline.waiting_rows, estimates=automatic
+    )
+    estimation = Estimation(
+        EstimateStore(pool), day_store, marks, pipeline.topology, clock, pipeline.submit, metrics,
+        round(config.estimation.after_hours * 3600 * US), lambda: pipeline.waiting_rows,
+    )  # fmt: skip
     gaps = GapWatch(arrived, pipeline.topology, clock, profile.silence, metrics)
     ready = [False]
     server, health = make_server(config.server, Watch(metrics))
@@ -249,7 +259,7 @@ async def _serving(
     indices = Indices(pool, profile.outage.sustained_s)
     reliability = ReliabilityService(indices, clock, lambda: interruptions.waiting)
     add_ReliabilityServicer_to_server(reliability, server)
-    add_GapsServicer_to_server(GapsService(gaps, pipeline), server)
+    add_GapsServicer_to_server(GapsService(gaps, estimation, pipeline), server)
     await health.starting()
     address = bind(server, config.server)
     await server.start()
@@ -262,7 +272,7 @@ async def _serving(
         await interruptions.adopt(unwritten)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=columnar)
         hearing = hear(rules_in_place, history, topology.slots, clock.now_us() - HEARD_US)
-        others = [hearing, days.run(), interruptions.run(), gaps.run()]
+        others = [hearing, days.run(), interruptions.run(), gaps.run(), *([estimation.run()] if automatic else [])]
         if config.metrics.port:
             figures = ReliabilityFigures(indices, clock)
             metrics.registry.register(figures)
@@ -279,7 +289,7 @@ async def _serving(
         await health.serving()
         _log.info("ready", address=address, meters=len(topology.slot_of), owed_batches=len(owed))
         async with metrics.serving(config.metrics.port):
-            yield Service(address, dsn, clock, pipeline, desk, core, metrics, days, interruptions, gaps)
+            yield Service(address, dsn, clock, pipeline, desk, core, metrics, days, interruptions, gaps, estimation)
     finally:
         ingest.drain()
         await health.draining()

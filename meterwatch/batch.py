@@ -80,6 +80,13 @@ class Batch:
     rows_sent: int
     edit: Edit | None = None
     """None: from a head-end."""
+    by_service: bool = False
+    """Estimated by the service itself."""
+
+    @property
+    def insists(self) -> bool:
+        """A value that was current once is meant to be so again; one a head-end sends again is a duplicate."""
+        return self.edit is not None or self.by_service
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,16 @@ class Alarms(BaseModel):
     """Who share them, for the metrics of floods."""
 
 
+class Estimation(BaseModel):
+    """When missing reads are estimated."""
+
+    model_config = _SECTION
+    automatic: bool = True
+    """Each local day once it is judged, and again when it should come out otherwise; else on demand only."""
+    after_hours: float = Field(default=0, ge=0, le=1000)
+    """Hours after the end of the day, for reads that are polled again."""
+
+
 class Metrics(BaseModel):
     """Prometheus endpoint on the loopback address; port 0: off."""
 
@@ -153,6 +163,7 @@ class Config(BaseModel):
     rules: Rules = Rules()
     checks: Checks = Checks()
     alarms: Alarms = Alarms()
+    estimation: Estimation = Estimation()
     metrics: Metrics = Metrics()
     log: Log = Log()
 

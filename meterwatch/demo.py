@@ -33,6 +33,7 @@ from meterwatch.batch import EventCode
 from meterwatch.client import AlarmFeed, HeadEnd, RegistryFile, Totals, import_registry
 from meterwatch.clock import US
 from meterwatch.config import ClockSection, Config, Database, Server
+from meterwatch.quality import METHOD_MASK
 from meterwatch.v1 import alarms_pb2
 from storage.settings import check_settings
 
@@ -256,7 +257,9 @@ async def _demo(directory: Path, console: Console) -> Summary:
         summary.timescaledb_version = settings["timescaledb_version"]
         summary.timescaledb_license = settings["timescaledb_license"]
         async with await psycopg.AsyncConnection.connect(service.dsn) as connection:
-            row = await (await connection.execute("SELECT count(*) FROM reads")).fetchone()
+            row = await (
+                await connection.execute(f"SELECT count(*) FROM reads WHERE quality & {METHOD_MASK} = 0")
+            ).fetchone()
         summary.reads_stored = int(row[0]) if row else 0
     return summary
 

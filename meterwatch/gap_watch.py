@@ -122,8 +122,7 @@ class GapWatch:
         }
         names = topology.head_end
         self._metrics.overdue([(names[number], told.reads) for number, told in self._overdue.items()])
-        longest_us = int(self._grace_us(topology).max())
-        hour_us = (now_us - longest_us) // HOUR_US * HOUR_US - HOUR_US
+        hour_us = (now_us - self.longest_grace_us()) // HOUR_US * HOUR_US - HOUR_US
         for kind, dimensions in (("link", ("comm_mode", "terminal_type")), ("district", ("district",))):
             groups = bounded(groups_of(topology, dimensions))
             counts = await self.count(groups, hour_us, hour_us + HOUR_US)
@@ -177,6 +176,10 @@ class GapWatch:
                 late_us = None if now_us is None else now_us - grace_us[some]
                 due = await asyncio.to_thread(_due, topology, some, ends_us, interval_s, late_us)
                 yield Looked(interval_s, some, ends_us, due, await asyncio.to_thread(there, bits, some))
+
+    def longest_grace_us(self) -> int:
+        """How long after its end any read may come."""
+        return int(self._grace_us(self._topology()).max())
 
     def _grace_us(self, topology: Topology) -> Ints:
         """Per slot how long after its end a read may come."""

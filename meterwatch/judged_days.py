@@ -22,9 +22,10 @@ from meterwatch.check_profile import CheckProfile
 from meterwatch.clock import US, Clock
 from meterwatch.day_marks import DayMarks
 from meterwatch.errors import Overloaded, StorageUnavailable
+from meterwatch.estimated_days import days_resting_on
 from meterwatch.local_days import LAST_DAY, day_of, day_starts_us
 from meterwatch.metrics import Metrics
-from meterwatch.quality import CHECK_OF, DAY_BITS, Quality
+from meterwatch.quality import CHECK_OF, DAY_BITS, METHOD_MASK, Quality
 from meterwatch.topology import Topology
 from rules.balance import DayEnergy, imbalance
 from rules.day_checks import WEEKS, DayReads, DaySums, Events, MeterDays, Tail, judge, powerless
@@ -60,6 +61,8 @@ class JudgedDays:
         profile: CheckProfile,
         metrics: Metrics,
         waiting_rows: Callable[[], int] = lambda: 0,
+        *,
+        estimates: bool = False,
     ) -> None:
         self._store = store
         self._marks = marks
@@ -68,6 +71,8 @@ class JudgedDays:
         self._profile = profile
         self._metrics = metrics
         self._waiting_rows = waiting_rows
+        self._estimates = estimates
+        """Meter-days with gaps are marked for meterwatch.estimation."""
         self._passes: dict[str, Pass] = {}
         self._mode_lags = ModeLags()
 
@@ -177,7 +182,7 @@ class JudgedDays:
             return slots
         whole = (end_us - start_us) == (to_us - from_us)[serving]
         stored = await step.stored(slots, [day, day - 1, *(day - 7 * week for week in range(1, WEEKS + 1))])
-        columns = await step.reads(slots, start_us, end_us)
+        columns = _sent(await step.reads(slots, start_us, end_us))
         events = await step.events(slots, start_us, end_us)
         shown = await step.registers(slots, start_us, end_us)
         days = self._meter_days(topology, day, slots, start_us, end_us, whole, stored)
@@ -192,6 +197,8 @@ class JudgedDays:
         complete = whole & (sums.covered_s == day_s)
         await step.store(day, slots, _table(start_us, day_s, complete, sums))
         await step.store_registers(day, slots, [slots[advanced.of], *_figures(advanced)])
+        if self._estimates:
+            await step.owe_estimates(slots, days_resting_on(day))
         self._count(bits & ~reads.quality)
         was_wh, was_complete = np.full(len(slots), -1, np.int64), np.zeros(len(slots), np.bool_)
         mine = stored[1] == day
@@ -288,6 +295,12 @@ class JudgedDays:
         for bit, check in CHECK_OF.items():
             if bit & DAY_BITS:
                 self._metrics.check_findings.labels(check).inc(int(np.count_nonzero(fresh & bit)))
+
+
+def _sent(columns: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Without estimates of the service: a day is judged by what was sent."""
+    sent = columns[3].astype(np.int32) & METHOD_MASK == 0
+    return [column[sent] for column in columns]
 
 
 def _judged(

@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from meterwatch.alarms import Transition
 from meterwatch.batch import ReadChange, Stored
 from meterwatch.errors import ConfigError
-from meterwatch.quality import CHECK_OF, DAY_BITS
+from meterwatch.quality import CHECK_OF, DAY_BITS, Method
 from meterwatch.v1 import ingest_pb2
 
 ADDRESS: Final = "127.0.0.1"
@@ -62,6 +62,15 @@ class Metrics:
             "meter_days_judged", "Meter-days judged, for the first time or again after a change.", "occasion"
         )
         self.day_steps_failed = self._counter("day_steps_failed", "Steps of judging days ended by an error of ours.")
+        self.estimates = self._counter(
+            "estimates", "Estimates written for reads that are missing, by method.", "method"
+        )
+        self.estimation_steps_failed = self._counter(
+            "estimation_steps_failed", "Steps of estimating ended by an error of ours."
+        )
+        for method in Method:
+            if method is not Method.SENT:
+                self.estimates.labels(method.name.lower())
         for occasion in ("first", "again"):
             self.meter_days_judged.labels(occasion)
         self.events = self._counter("events", "Events answered, by outcome.", "outcome")

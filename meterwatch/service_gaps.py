@@ -11,9 +11,13 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from meterwatch.batch import Reads
+from meterwatch.channels import CHANNEL_BIT
 from meterwatch.clock import Clock
 from meterwatch.errors import Denied, Missing, Rejected
+from meterwatch.estimation import Estimation
 from meterwatch.gap_watch import DIMENSIONS, HOUR_US, RECENT_US, SPAN_US_MAX, GapWatch, Slots, groups_of
+from meterwatch.quality import METHOD_MASK, METHOD_SHIFT
 from meterwatch.topology import Topology
 from meterwatch.v1 import gaps_pb2, gaps_pb2_grpc
 
@@ -35,8 +39,9 @@ class Pipeline(Protocol):
 class GapsService(gaps_pb2_grpc.GapsServicer):
     """Servicer of meterwatch.v1.Gaps."""
 
-    def __init__(self, gaps: GapWatch, pipeline: Pipeline) -> None:
+    def __init__(self, gaps: GapWatch, estimation: Estimation, pipeline: Pipeline) -> None:
         self._gaps = gaps
+        self._estimation = estimation
         self._pipeline = pipeline
 
     async def List(self, request: gaps_pb2.GapsRequest, context: Any) -> AsyncIterator[gaps_pb2.GapsResponse]:
@@ -85,6 +90,39 @@ class GapsService(gaps_pb2_grpc.GapsServicer):
             ]
         )
 
+    async def Estimate(
+        self, request: gaps_pb2.EstimateRequest, context: Any
+    ) -> AsyncIterator[gaps_pb2.EstimateResponse]:
+        """Estimate, and stream what was written."""
+        self._pipeline.check_ready()
+        topology, now_us = self._pipeline.topology(), self._pipeline.clock.now_us()
+        from_us, to_us = span(request.from_us, request.to_us, now_us, 24 * HOUR_US)
+        to_us = min(to_us, now_us - self._gaps.longest_grace_us())
+        slots = _slots(request, topology)
+        if request.head_end:
+            lacking = [found.slot async for found in self._gaps.missing(slots, from_us, to_us)]
+            slots = np.unique(np.concatenate([np.zeros(0, np.int32), *lacking]))
+        found = self._estimation.on_demand(slots, from_us, to_us, dry_run=request.dry_run)
+        async for reads in found:
+            for at in range(0, reads.rows, RUNS_MAX):
+                yield _estimates(reads.take(np.arange(at, min(at + RUNS_MAX, reads.rows))), topology)
+
+
+def _estimates(reads: Reads, topology: Topology) -> gaps_pb2.EstimateResponse:
+    method = (reads.quality & METHOD_MASK) >> METHOD_SHIFT
+    assert reads.mask is not None
+    energy = {
+        name: np.where(reads.mask & CHANNEL_BIT[name], reads.channels[name], -1).tolist()
+        for name in ("import_wh", "export_wh")
+    }
+    return gaps_pb2.EstimateResponse(
+        meter=[topology.meter[slot] for slot in reads.slot.tolist()],
+        end_us=reads.end_us.tolist(),
+        interval_s=[reads.interval_s] * reads.rows,
+        method=method.tolist(),
+        **energy,
+    )
+
 
 def span(from_us: int, to_us: int, now_us: int, usual_us: int) -> tuple[int, int]:
     """The span asked for, with what was left out. Rejected BAD_QUERY."""
@@ -112,7 +150,7 @@ def slots_of(meters: list[str], topology: Topology) -> Slots:
     return np.unique(slots).astype(np.int32)
 
 
-def _slots(request: gaps_pb2.GapsRequest, topology: Topology) -> Slots:
+def _slots(request: gaps_pb2.GapsRequest | gaps_pb2.EstimateRequest, topology: Topology) -> Slots:
     if bool(request.head_end) == bool(request.meter):
         raise Rejected("BAD_QUERY", "a head-end or meters were expected, one of the two; give head_end or meter")
     if request.meter:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from meterwatch.batch import EventCode, Events, ReadChange
 from meterwatch.clock import US
-from meterwatch.quality import Quality
+from meterwatch.quality import ORIGIN_MASK, ORIGIN_SHIFT, Origin, Quality
 from meterwatch.topology import Topology
 from rules.profile import OutageProfile
 
@@ -104,10 +104,13 @@ def evidence_of_events(events: Events) -> Evidence:
 
 
 def evidence_of_reads(change: ReadChange) -> Evidence:
-    """Votes of newly stored reads at their interval end. A replaced read's vote is not taken back."""
+    """Votes of newly stored reads at their interval end. A replaced read's vote is not taken back.
+
+    An estimated or substituted read has none, whoever made it up.
+    """
     off = (change.quality & Quality.SUPPLY_OFF) != 0
     on = (change.quality & Quality.SUPPLY_ON) != 0
-    keep = (off ^ on) & (change.sign > 0)
+    keep = (off ^ on) & (change.sign > 0) & (change.quality & ORIGIN_MASK < Origin.SUBSTITUTED << ORIGIN_SHIFT)
     return Evidence(change.slot[keep], change.end_us[keep], np.where(off[keep], OFF, ON).astype(np.int8))
 
 

@@ -80,6 +80,9 @@ SELECT date '1970-01-01' + day, slot FROM unnest(%s::integer[], %s::integer[]) A
 _OWE_LATER: Final = """
 INSERT INTO meter_days_owed (day, slot) SELECT day, slot FROM meter_days
 WHERE slot = ANY(%s) AND day = ANY(%s) AND day >= %s AND day <= %s"""
+_OWE_ESTIMATES: Final = """
+INSERT INTO estimates_owed (day, slot) SELECT day, slot FROM meter_days
+WHERE slot = ANY(%s) AND day = ANY(%s) AND day >= %s AND day <= %s AND covered_s < day_s"""
 _TAKE: Final = """
 SELECT array_agg(mark_id), array_agg(slot) FROM (
     SELECT mark_id, slot FROM meter_days_owed WHERE day = %s ORDER BY mark_id LIMIT %s) AS marks"""
@@ -197,6 +200,11 @@ class DayStep:
         """Mark meter-days that are stored: one they were compared with has changed."""
         dates = [as_date(day) for day in days]
         await self._connection.execute(_OWE_LATER, (integers(slots), dates, min(dates), max(dates)))
+
+    async def owe_estimates(self, slots: NDArray[np.int32], days: list[int]) -> None:
+        """Mark meter-days that are stored and have gaps: what they are estimated by has changed."""
+        dates = [as_date(day) for day in days]
+        await self._connection.execute(_OWE_ESTIMATES, (integers(slots), dates, min(dates), max(dates)))
 
     async def passed(self, zone: str, now: Pass) -> None:
         """Remember how far a zone has come."""

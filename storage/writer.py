@@ -138,7 +138,7 @@ class Writer:
         try:
             for i, (batch, known) in enumerate(zip(group, self._replays(connection, group), strict=True)):
                 key = (batch.head_end_id, batch.epoch, batch.seq)
-                if key in keys or batch.edit is not None:
+                if key in keys or batch.insists:
                     again.append((i, batch))
                     continue
                 keys.add(key)
@@ -201,7 +201,7 @@ class Writer:
             with connection.transaction(), connection.cursor() as cursor:
                 self.table.begin(cursor)
                 before = [edits.look(cursor, batch, lock=self.table.locks) for batch in group]
-                insist = any(batch.edit for batch in group)
+                insist = any(batch.insists for batch in group)
                 outcomes = settle(cursor, self.table, [batch.reads for batch in group], suspects, now_us, insist=insist)
                 for batch, was in zip(group, before, strict=True):
                     edits.record(cursor, batch, was, now_us)
@@ -216,7 +216,7 @@ class Writer:
         return stored
 
     def _careful(self, connection: psycopg.Connection[tuple[Any, ...]], batch: Batch, now_us: int) -> Stored:
-        self.careful_batches += batch.edit is None
+        self.careful_batches += not batch.insists
         for attempt in range(RETRIES_MAX):
             try:
                 [known] = self._replays(connection, [batch])

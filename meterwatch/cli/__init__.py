@@ -14,7 +14,7 @@ import typer
 from meterwatch.cli import config, db, reads, registry, rules, shelves, watch
 from meterwatch.cli.doctor import doctor
 from meterwatch.cli.failures import EXIT_CODES, ReportingGroup
-from meterwatch.cli.gaps import completeness, gaps
+from meterwatch.cli.gaps import completeness, estimate, gaps
 from meterwatch.cli.indices import indices
 from meterwatch.cli.loadtest import loadtest
 from meterwatch.cli.send import send
@@ -32,6 +32,7 @@ app.command()(loadtest)
 app.command()(indices)
 reads.app.command()(gaps)
 reads.app.command()(completeness)
+reads.app.command()(estimate)
 app.add_typer(watch.app, name="alarms", help="List and follow alarms, acknowledge and shelve them, and so on.")
 assert shelves.app is watch.app  # one group, to which several modules add their commands
 app.add_typer(reads.app, name="reads", help="Stored reads: now, as they were known earlier, and edits by hand.")

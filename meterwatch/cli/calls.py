@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2
 from meterwatch import client
 from meterwatch.client import RegistryFile, Unreachable
 from meterwatch.client.retry import failure_of, open_channel
-from meterwatch.v1 import alarms_pb2, ingest_pb2, reads_pb2, registry_pb2, reliability_pb2
+from meterwatch.v1 import alarms_pb2, gaps_pb2, ingest_pb2, reads_pb2, registry_pb2, reliability_pb2
 
 DEADLINE_S: Final = 60.0
 REACH_S: Final = 20.0
@@ -106,6 +106,16 @@ def edit_reads(address: str, request: ingest_pb2.EditReadsRequest, action_id: st
     request.action_id = action_id or str(uuid.uuid4())
     with calling(address) as call:
         return call("Ingest/EditReads", request, ingest_pb2.EditReadsResponse)
+
+
+def estimate_reads(address: str, request: gaps_pb2.EstimateRequest) -> Iterator[Any]:
+    """Estimate missing reads; what was written, chunk by chunk."""
+    with calling(address), open_channel(address) as channel:
+        yield from channel.unary_stream(
+            "/meterwatch.v1.Gaps/Estimate",
+            request_serializer=gaps_pb2.EstimateRequest.SerializeToString,
+            response_deserializer=gaps_pb2.EstimateResponse.FromString,
+        )(request)
 
 
 def act(

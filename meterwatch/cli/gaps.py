@@ -1,4 +1,4 @@
-"""meterwatch reads: gaps, completeness. What is missing of what meters owe."""
+"""meterwatch reads: gaps, completeness, estimate. What is missing of what meters owe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from meterwatch.cli.calls import calling
+from meterwatch.cli.calls import calling, estimate_reads
 from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, listing, utc
 from meterwatch.cli.reads import time_us
 from meterwatch.client.gaps import missing_reads
@@ -94,3 +94,40 @@ def completeness(
         for row in answer.row
     )
     listing(rows, [*(one.value for one in chosen), "expected", "present", "missing", "percent"], output)
+
+
+ESTIMATE_COLUMNS: Final = ("meter", "end", "method", "import_wh", "export_wh")
+
+
+def estimate(
+    context: typer.Context,
+    from_: Annotated[str, typer.Option("--from", help="Interval ends after this: 2026-01-31T12:00Z.")],
+    to: Annotated[str, typer.Option("--to", help="Interval ends up to this, at most 8 days later.")],
+    meters: Annotated[list[str] | None, typer.Option("--meter", help="A meter; give it once for each.")] = None,
+    head_end: Annotated[str, typer.Option("--head-end", help="All meters of this head-end with gaps.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be written, write nothing.")] = False,
+    address: AddressOption = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Estimate missing reads now and show what was written. Any read that is sent takes the place of its estimate."""
+    request = gaps_pb2.EstimateRequest(
+        head_end=head_end,
+        meter=meters or [],
+        from_us=time_us(from_, "--from"),
+        to_us=time_us(to, "--to"),
+        dry_run=dry_run,
+    )
+    listing(_estimates(address_of(context, address), request), ESTIMATE_COLUMNS, output)
+
+
+def _estimates(address: str, request: gaps_pb2.EstimateRequest) -> Iterator[dict[str, Any]]:
+    for chunk in estimate_reads(address, request):
+        columns = zip(chunk.meter, chunk.end_us, chunk.method, chunk.import_wh, chunk.export_wh, strict=True)
+        for meter, end_us, method, import_wh, export_wh in columns:
+            yield {
+                "meter": meter,
+                "end": utc(end_us),
+                "method": gaps_pb2.EstimateMethod.Name(method).removeprefix("ESTIMATE_METHOD_"),
+                "import_wh": None if import_wh < 0 else import_wh,
+                "export_wh": None if export_wh < 0 else export_wh,
+            }

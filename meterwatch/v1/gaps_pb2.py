@@ -24,15 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18meterwatch/v1/gaps.proto\x12\rmeterwatch.v1\"N\n\x0bGapsRequest\x12\x10\n\x08head_end\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x03(\t\x12\x0f\n\x07\x66rom_us\x18\x03 \x01(\x10\x12\r\n\x05to_us\x18\x04 \x01(\x10\"k\n\x0cGapsResponse\x12\r\n\x05meter\x18\x01 \x03(\t\x12\x12\n\ninterval_s\x18\x02 \x03(\x07\x12\x14\n\x0c\x66irst_end_us\x18\x03 \x03(\x10\x12\x13\n\x0blast_end_us\x18\x04 \x03(\x10\x12\r\n\x05reads\x18\x05 \x03(\x07\"`\n\x13\x43ompletenessRequest\x12\x0f\n\x07\x66rom_us\x18\x01 \x01(\x10\x12\r\n\x05to_us\x18\x02 \x01(\x10\x12)\n\x02\x62y\x18\x03 \x03(\x0e\x32\x1d.meterwatch.v1.CompletenessBy\"C\n\x14\x43ompletenessResponse\x12+\n\x03row\x18\x01 \x03(\x0b\x32\x1e.meterwatch.v1.CompletenessRow\"\x81\x01\n\x0f\x43ompletenessRow\x12\x0f\n\x07hour_us\x18\x01 \x01(\x10\x12\x11\n\tcomm_mode\x18\x02 \x01(\t\x12\x15\n\rterminal_type\x18\x03 \x01(\t\x12\x10\n\x08\x64istrict\x18\x04 \x01(\t\x12\x10\n\x08\x65xpected\x18\x05 \x01(\x06\x12\x0f\n\x07present\x18\x06 \x01(\x06*\xab\x01\n\x0e\x43ompletenessBy\x12\x1f\n\x1b\x43OMPLETENESS_BY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43OMPLETENESS_BY_HOUR\x10\x01\x12\x1d\n\x19\x43OMPLETENESS_BY_COMM_MODE\x10\x02\x12!\n\x1d\x43OMPLETENESS_BY_TERMINAL_TYPE\x10\x03\x12\x1c\n\x18\x43OMPLETENESS_BY_DISTRICT\x10\x04\x32\xa2\x01\n\x04Gaps\x12\x41\n\x04List\x12\x1a.meterwatch.v1.GapsRequest\x1a\x1b.meterwatch.v1.GapsResponse0\x01\x12W\n\x0c\x43ompleteness\x12\".meterwatch.v1.CompletenessRequest\x1a#.meterwatch.v1.CompletenessResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18meterwatch/v1/gaps.proto\x12\rmeterwatch.v1\"N\n\x0bGapsRequest\x12\x10\n\x08head_end\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x03(\t\x12\x0f\n\x07\x66rom_us\x18\x03 \x01(\x10\x12\r\n\x05to_us\x18\x04 \x01(\x10\"k\n\x0cGapsResponse\x12\r\n\x05meter\x18\x01 \x03(\t\x12\x12\n\ninterval_s\x18\x02 \x03(\x07\x12\x14\n\x0c\x66irst_end_us\x18\x03 \x03(\x10\x12\x13\n\x0blast_end_us\x18\x04 \x03(\x10\x12\r\n\x05reads\x18\x05 \x03(\x07\"`\n\x13\x43ompletenessRequest\x12\x0f\n\x07\x66rom_us\x18\x01 \x01(\x10\x12\r\n\x05to_us\x18\x02 \x01(\x10\x12)\n\x02\x62y\x18\x03 \x03(\x0e\x32\x1d.meterwatch.v1.CompletenessBy\"C\n\x14\x43ompletenessResponse\x12+\n\x03row\x18\x01 \x03(\x0b\x32\x1e.meterwatch.v1.CompletenessRow\"\x81\x01\n\x0f\x43ompletenessRow\x12\x0f\n\x07hour_us\x18\x01 \x01(\x10\x12\x11\n\tcomm_mode\x18\x02 \x01(\t\x12\x15\n\rterminal_type\x18\x03 \x01(\t\x12\x10\n\x08\x64istrict\x18\x04 \x01(\t\x12\x10\n\x08\x65xpected\x18\x05 \x01(\x06\x12\x0f\n\x07present\x18\x06 \x01(\x06\"c\n\x0f\x45stimateRequest\x12\x10\n\x08head_end\x18\x01 \x01(\t\x12\r\n\x05meter\x18\x02 \x03(\t\x12\x0f\n\x07\x66rom_us\x18\x03 \x01(\x10\x12\r\n\x05to_us\x18\x04 \x01(\x10\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\"\x9a\x01\n\x10\x45stimateResponse\x12\r\n\x05meter\x18\x01 \x03(\t\x12\x0e\n\x06\x65nd_us\x18\x02 \x03(\x10\x12\x12\n\ninterval_s\x18\x03 \x03(\x07\x12-\n\x06method\x18\x04 \x03(\x0e\x32\x1d.meterwatch.v1.EstimateMethod\x12\x11\n\timport_wh\x18\x05 \x03(\x0f\x12\x11\n\texport_wh\x18\x06 \x03(\x0f*\xab\x01\n\x0e\x43ompletenessBy\x12\x1f\n\x1b\x43OMPLETENESS_BY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43OMPLETENESS_BY_HOUR\x10\x01\x12\x1d\n\x19\x43OMPLETENESS_BY_COMM_MODE\x10\x02\x12!\n\x1d\x43OMPLETENESS_BY_TERMINAL_TYPE\x10\x03\x12\x1c\n\x18\x43OMPLETENESS_BY_DISTRICT\x10\x04*\xc5\x01\n\x0e\x45stimateMethod\x12\x1f\n\x1b\x45STIMATE_METHOD_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45STIMATE_METHOD_OUTAGE\x10\x01\x12\x1a\n\x16\x45STIMATE_METHOD_LINEAR\x10\x02\x12\x1c\n\x18\x45STIMATE_METHOD_REGISTER\x10\x03\x12\x1d\n\x19\x45STIMATE_METHOD_LIKE_DAYS\x10\x04\x12\x1d\n\x19\x45STIMATE_METHOD_WITHDRAWN\x10\x07\x32\xf1\x01\n\x04Gaps\x12\x41\n\x04List\x12\x1a.meterwatch.v1.GapsRequest\x1a\x1b.meterwatch.v1.GapsResponse0\x01\x12W\n\x0c\x43ompleteness\x12\".meterwatch.v1.CompletenessRequest\x1a#.meterwatch.v1.CompletenessResponse\x12M\n\x08\x45stimate\x12\x1e.meterwatch.v1.EstimateRequest\x1a\x1f.meterwatch.v1.EstimateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterwatch.v1.gaps_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COMPLETENESSBY']._serialized_start=532
-  _globals['_COMPLETENESSBY']._serialized_end=703
+  _globals['_COMPLETENESSBY']._serialized_start=790
+  _globals['_COMPLETENESSBY']._serialized_end=961
+  _globals['_ESTIMATEMETHOD']._serialized_start=964
+  _globals['_ESTIMATEMETHOD']._serialized_end=1161
   _globals['_GAPSREQUEST']._serialized_start=43
   _globals['_GAPSREQUEST']._serialized_end=121
   _globals['_GAPSRESPONSE']._serialized_start=123
@@ -43,6 +45,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPLETENESSRESPONSE']._serialized_end=397
   _globals['_COMPLETENESSROW']._serialized_start=400
   _globals['_COMPLETENESSROW']._serialized_end=529
-  _globals['_GAPS']._serialized_start=706
-  _globals['_GAPS']._serialized_end=868
+  _globals['_ESTIMATEREQUEST']._serialized_start=531
+  _globals['_ESTIMATEREQUEST']._serialized_end=630
+  _globals['_ESTIMATERESPONSE']._serialized_start=633
+  _globals['_ESTIMATERESPONSE']._serialized_end=787
+  _globals['_GAPS']._serialized_start=1164
+  _globals['_GAPS']._serialized_end=1405
 # @@protoc_insertion_point(module_scope)

@@ -51,6 +51,42 @@ COMPLETENESS_BY_DISTRICT: CompletenessBy.ValueType  # 4
 """District of the meter's feeder, or of its transformer."""
 Global___CompletenessBy: _TypeAlias = CompletenessBy  # noqa: Y015
 
+class _EstimateMethod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EstimateMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EstimateMethod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ESTIMATE_METHOD_UNSPECIFIED: _EstimateMethod.ValueType  # 0
+    """Never sent."""
+    ESTIMATE_METHOD_OUTAGE: _EstimateMethod.ValueType  # 1
+    """No energy: the meter told that it was without supply."""
+    ESTIMATE_METHOD_LINEAR: _EstimateMethod.ValueType  # 2
+    """On the line between the reads beside a gap of at most 2 h."""
+    ESTIMATE_METHOD_REGISTER: _EstimateMethod.ValueType  # 3
+    """What the register counted across the gap, shared out like on like days."""
+    ESTIMATE_METHOD_LIKE_DAYS: _EstimateMethod.ValueType  # 4
+    """Mean of the same time on like days."""
+    ESTIMATE_METHOD_WITHDRAWN: _EstimateMethod.ValueType  # 7
+    """No value: the estimate that stood does not follow any more."""
+
+class EstimateMethod(_EstimateMethod, metaclass=_EstimateMethodEnumTypeWrapper):
+    """How a read was estimated."""
+
+ESTIMATE_METHOD_UNSPECIFIED: EstimateMethod.ValueType  # 0
+"""Never sent."""
+ESTIMATE_METHOD_OUTAGE: EstimateMethod.ValueType  # 1
+"""No energy: the meter told that it was without supply."""
+ESTIMATE_METHOD_LINEAR: EstimateMethod.ValueType  # 2
+"""On the line between the reads beside a gap of at most 2 h."""
+ESTIMATE_METHOD_REGISTER: EstimateMethod.ValueType  # 3
+"""What the register counted across the gap, shared out like on like days."""
+ESTIMATE_METHOD_LIKE_DAYS: EstimateMethod.ValueType  # 4
+"""Mean of the same time on like days."""
+ESTIMATE_METHOD_WITHDRAWN: EstimateMethod.ValueType  # 7
+"""No value: the estimate that stood does not follow any more."""
+Global___EstimateMethod: _TypeAlias = EstimateMethod  # noqa: Y015
+
 @_typing.final
 class GapsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -228,3 +264,97 @@ class CompletenessRow(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompletenessRow: _TypeAlias = CompletenessRow  # noqa: Y015
+
+@_typing.final
+class EstimateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEAD_END_FIELD_NUMBER: _builtins.int
+    METER_FIELD_NUMBER: _builtins.int
+    FROM_US_FIELD_NUMBER: _builtins.int
+    TO_US_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    head_end: _builtins.str
+    """Registered name of a head-end: its meters with overdue reads. Give this or meter."""
+    from_us: _builtins.int
+    """Interval ends after this. 0: 24 h before to_us. Unit: microseconds since 1970-01-01 UTC."""
+    to_us: _builtins.int
+    """Interval ends up to this, at most 8 days after from_us. 0: the service's now; reads that have time yet are not
+    estimated. Unit: microseconds since 1970-01-01 UTC.
+    """
+    dry_run: _builtins.bool
+    """Write nothing."""
+    @_builtins.property
+    def meter(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Meter numbers; at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        head_end: _builtins.str = ...,
+        meter: _abc.Iterable[_builtins.str] | None = ...,
+        from_us: _builtins.int = ...,
+        to_us: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "from_us", b"from_us", "head_end", b"head_end", "meter", b"meter", "to_us", b"to_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateRequest: _TypeAlias = EstimateRequest  # noqa: Y015
+
+@_typing.final
+class EstimateResponse(_message.Message):
+    """Up to 10000 estimates as columns, one value each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METER_FIELD_NUMBER: _builtins.int
+    END_US_FIELD_NUMBER: _builtins.int
+    INTERVAL_S_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    IMPORT_WH_FIELD_NUMBER: _builtins.int
+    EXPORT_WH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def meter(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Meter number."""
+
+    @_builtins.property
+    def end_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Interval end. Unit: microseconds since 1970-01-01 UTC."""
+
+    @_builtins.property
+    def interval_s(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Interval length. Unit: seconds."""
+
+    @_builtins.property
+    def method(self) -> _containers.RepeatedScalarFieldContainer[Global___EstimateMethod.ValueType]:
+        """How."""
+
+    @_builtins.property
+    def import_wh(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Active energy drawn; -1: none estimated. Unit: Wh."""
+
+    @_builtins.property
+    def export_wh(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Active energy fed in; -1: none estimated. Unit: Wh."""
+
+    def __init__(
+        self,
+        *,
+        meter: _abc.Iterable[_builtins.str] | None = ...,
+        end_us: _abc.Iterable[_builtins.int] | None = ...,
+        interval_s: _abc.Iterable[_builtins.int] | None = ...,
+        method: _abc.Iterable[Global___EstimateMethod.ValueType] | None = ...,
+        import_wh: _abc.Iterable[_builtins.int] | None = ...,
+        export_wh: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_us", b"end_us", "export_wh", b"export_wh", "import_wh", b"import_wh", "interval_s", b"interval_s", "meter", b"meter", "method", b"method"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateResponse: _TypeAlias = EstimateResponse  # noqa: Y015

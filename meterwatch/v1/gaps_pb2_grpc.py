@@ -44,6 +44,11 @@ class GapsStub:
                 request_serializer=meterwatch_dot_v1_dot_gaps__pb2.CompletenessRequest.SerializeToString,
                 response_deserializer=meterwatch_dot_v1_dot_gaps__pb2.CompletenessResponse.FromString,
                 _registered_method=True)
+        self.Estimate = channel.unary_stream(
+                '/meterwatch.v1.Gaps/Estimate',
+                request_serializer=meterwatch_dot_v1_dot_gaps__pb2.EstimateRequest.SerializeToString,
+                response_deserializer=meterwatch_dot_v1_dot_gaps__pb2.EstimateResponse.FromString,
+                _registered_method=True)
 
 
 class GapsServicer:
@@ -66,6 +71,14 @@ class GapsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Estimate(self, request, context):
+        """Estimate what is missing now, instead of after the end of the local day: what was written, or with dry_run would be.
+        What stands as it would come out now is left out. Estimates give way to any read that is sent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GapsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +91,11 @@ def add_GapsServicer_to_server(servicer, server):
                     servicer.Completeness,
                     request_deserializer=meterwatch_dot_v1_dot_gaps__pb2.CompletenessRequest.FromString,
                     response_serializer=meterwatch_dot_v1_dot_gaps__pb2.CompletenessResponse.SerializeToString,
+            ),
+            'Estimate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Estimate,
+                    request_deserializer=meterwatch_dot_v1_dot_gaps__pb2.EstimateRequest.FromString,
+                    response_serializer=meterwatch_dot_v1_dot_gaps__pb2.EstimateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +152,33 @@ class Gaps:
             '/meterwatch.v1.Gaps/Completeness',
             meterwatch_dot_v1_dot_gaps__pb2.CompletenessRequest.SerializeToString,
             meterwatch_dot_v1_dot_gaps__pb2.CompletenessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Estimate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/meterwatch.v1.Gaps/Estimate',
+            meterwatch_dot_v1_dot_gaps__pb2.EstimateRequest.SerializeToString,
+            meterwatch_dot_v1_dot_gaps__pb2.EstimateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class GapsStub:
     """
     Completeness: _grpc.UnaryUnaryMultiCallable[_gaps_pb2.CompletenessRequest, _gaps_pb2.CompletenessResponse]
     """How many reads were owed and are there, by communication mode, terminal type, district and hour."""
+    Estimate: _grpc.UnaryStreamMultiCallable[_gaps_pb2.EstimateRequest, _gaps_pb2.EstimateResponse]
+    """Estimate what is missing now, instead of after the end of the local day: what was written, or with dry_run would be.
+    What stands as it would come out now is left out. Estimates give way to any read that is sent.
+    """
 
 @_typing.type_check_only
 class GapsAsyncStub(GapsStub):
@@ -51,6 +55,10 @@ class GapsAsyncStub(GapsStub):
     """
     Completeness: _aio.UnaryUnaryMultiCallable[_gaps_pb2.CompletenessRequest, _gaps_pb2.CompletenessResponse]  # type: ignore[assignment]
     """How many reads were owed and are there, by communication mode, terminal type, district and hour."""
+    Estimate: _aio.UnaryStreamMultiCallable[_gaps_pb2.EstimateRequest, _gaps_pb2.EstimateResponse]  # type: ignore[assignment]
+    """Estimate what is missing now, instead of after the end of the local day: what was written, or with dry_run would be.
+    What stands as it would come out now is left out. Estimates give way to any read that is sent.
+    """
 
 class GapsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -72,5 +80,15 @@ class GapsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_gaps_pb2.CompletenessResponse, _abc.Awaitable[_gaps_pb2.CompletenessResponse]]:
         """How many reads were owed and are there, by communication mode, terminal type, district and hour."""
+
+    @_abc_1.abstractmethod
+    def Estimate(
+        self,
+        request: _gaps_pb2.EstimateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_gaps_pb2.EstimateResponse], _abc.AsyncIterator[_gaps_pb2.EstimateResponse]]:
+        """Estimate what is missing now, instead of after the end of the local day: what was written, or with dry_run would be.
+        What stands as it would come out now is left out. Estimates give way to any read that is sent.
+        """
 
 def add_GapsServicer_to_server(servicer: GapsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

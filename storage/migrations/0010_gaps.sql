@@ -43,3 +43,11 @@ LEFT JOIN feeders f ON f.feeder_id = tf.feeder_id
 WHERE o.reads > 0 GROUP BY 1, 2, 3, 4
 $$;
 COMMENT ON FUNCTION read_completeness IS 'Reads owed, there and estimated by communication mode, terminal type, district and hour, for interval ends with from_at < end <= to_at.';
+
+CREATE TABLE estimates_owed (
+    mark_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    day date NOT NULL,
+    slot integer NOT NULL
+);
+CREATE INDEX estimates_owed_day ON estimates_owed (day, mark_id);
+COMMENT ON TABLE estimates_owed IS 'Meter-days with gaps whose estimates are to be made, or made again; empty when all is estimated.';

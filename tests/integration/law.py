@@ -29,7 +29,7 @@ from meterwatch.channels import CHANNEL_BIT, CHANNEL_NAMES, VOLTAGE
 from meterwatch.client import HeadEnd, RegistryFile
 from meterwatch.client.retry import Backoff
 from meterwatch.clock import US
-from meterwatch.quality import DAY_BITS, Origin, Quality
+from meterwatch.quality import DAY_BITS, METHOD_MASK, Origin, Quality
 from meterwatch.v1.ingest_pb2 import IngestRequest, SendEventsRequest
 
 Rows = NDArray[np.intp]
@@ -237,6 +237,8 @@ class Hashes(NamedTuple):
     """The alarms themselves, to see what differs."""
 
 
+SENT = f"quality & {METHOD_MASK} = 0"
+"""Estimates come when their job has made them."""
 _VALUE = f"meter, end_at, v.interval_s, quality & ~{int(OUTSIDE)}, {', '.join(CHANNEL_NAMES)}"
 _READS = "SELECT count(*), coalesce(sum(hashtextextended(r::text, 0)::numeric), 0) FROM (SELECT {} {} FROM {}) AS r"
 _ALARMS = """
@@ -255,7 +257,7 @@ def hashes_of(dsn: str) -> Hashes:
         counts: list[int] = []
         found: list[str] = []
         for distinct, table in (("", "reads"), ("DISTINCT", "read_history")):
-            query = _READS.format(distinct, _VALUE, f"{table} AS v JOIN meters USING (slot)")
+            query = _READS.format(distinct, _VALUE, f"{table} AS v JOIN meters USING (slot) WHERE {SENT}")
             row = connection.execute(query.encode()).fetchone()
             assert row is not None
             counts.append(row[0])

@@ -197,3 +197,29 @@ def test_the_commands_show_gaps_and_completeness(served: Served) -> None:
     }  # fmt: skip
     [row] = shown(served, "completeness", "--by", "hour", "--by", "district", *span)
     assert (row["hour"], row["district"]) == (utc(last - 4 * STEP_US), "")
+
+
+def test_an_estimate_is_shown_first_then_written_and_is_no_arrival(served: Served) -> None:
+    last = now_grid_us() - 6 * STEP_US
+    send(served, [(0, last - n * STEP_US) for n in (0, 1, 4, 5)])
+    span = ("--from", utc(last - 6 * STEP_US), "--to", utc(last))
+    missing = shown(served, "gaps", METERS[0], *span)
+    expected = [
+        {"meter": METERS[0], "end": utc(last - n * STEP_US), "method": "LINEAR", "import_wh": 100, "export_wh": None}
+        for n in (3, 2)
+    ]
+    stored = "SELECT count(*) FROM reads"
+    assert shown(served, "estimate", "--meter", METERS[0], "--dry-run", *span) == expected
+    assert served.sql(stored) == [(4,)]
+    assert shown(served, "estimate", "--head-end", HEAD_END, *span) == expected
+    assert served.sql(stored) == [(6,)]
+    assert shown(served, "estimate", "--meter", METERS[0], *span) == []
+    assert shown(served, "gaps", METERS[0], *span) == missing
+    [row] = completeness(served, from_us=last - 6 * STEP_US, to_us=last)
+    assert row.present == 4
+    counted = "SELECT sum(present), sum(estimated) FROM read_completeness(to_timestamp(%s), to_timestamp(%s))"
+    assert served.sql(counted, (last - 6 * STEP_US) // US, last // US) == [(4, 2)]
+    with served.stream() as raw:
+        answer = raw.ask(reads(1, 1, meter_index=[0], stamp_us=[last - 2 * STEP_US], import_wh=[100]))
+    assert (answer.ack.versions, answer.ack.accepted) == (1, 0)
+    assert [gap["reads"] for gap in shown(served, "gaps", METERS[0], *span)] == [1]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import psycopg
+from law import SENT
 from pydantic import SecretStr
 from test_real_reads import CLIMBING, NEGATIVE, WH_MAX, File, reads, register, send_all
 
@@ -111,6 +112,6 @@ async def test_the_known_faults_are_caught_by_name_and_the_table_of_false_alarms
         assert of(CLIMBING, Quality.AFTER_GAP) > 0
         energy: Any = connection.execute(
             "SELECT sum(import_wh), (SELECT sum(import_wh) FROM reads WHERE end_at <= max(start_at + make_interval(secs"
-            " => day_s))) FROM meter_days"
+            f" => day_s)) AND {SENT}) FROM meter_days"
         ).fetchone()
     assert energy[0] == energy[1]

@@ -17,6 +17,7 @@ import grpc
 import numpy as np
 import psycopg
 import pytest
+from law import SENT
 from numpy.typing import NDArray
 from pydantic import SecretStr
 
@@ -114,11 +115,15 @@ def send_all(address: str, file: File, epoch: int) -> Totals:
 
 def counted(dsn: str) -> dict[str, Any]:
     with psycopg.connect(dsn) as connection:
-        stored, wh = connection.execute("SELECT count(*), coalesce(sum(import_wh), 0) FROM reads").fetchone() or (0, 0)
+        stored, wh = connection.execute(
+            f"SELECT count(*), coalesce(sum(import_wh), 0) FROM reads WHERE {SENT}"
+        ).fetchone() or (0, 0)
         reasons = dict(
             connection.execute("SELECT reason, count(*) FROM quarantine GROUP BY reason ORDER BY reason").fetchall()
         )
-        versions = (connection.execute("SELECT count(*) FROM read_versions").fetchone() or (0,))[0]
+        versions = (connection.execute(f"SELECT count(*) FROM read_versions WHERE {SENT}".encode()).fetchone() or (0,))[
+            0
+        ]
         alarms = connection.execute("SELECT alarm_id, version, kind FROM alarm_log ORDER BY 1, 2").fetchall()
         negative = connection.execute(
             "SELECT count(*) FROM quarantine WHERE reason = 'NEGATIVE' AND detail ->> 'meter' = %s", (NEGATIVE,)

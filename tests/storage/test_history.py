@@ -14,6 +14,7 @@ from stored_world import T0_US, end_us, fill
 
 import storage.history
 from meterwatch.errors import StorageBroken, StorageUnavailable
+from meterwatch.quality import METHOD_SHIFT, Method
 from storage.arrays import micros, moment
 from storage.faults import storage_faults
 from storage.history import History
@@ -99,6 +100,18 @@ async def test_last_heard_leaves_out_a_silent_meter(history: History) -> None:
     slot, last_us = await history.last_heard(np.arange(6, dtype=np.int32), T0_US)
     assert (slot.tolist(), last_us.tolist()) == ([1, 2, 4], [end_us(1)] * 3)
     assert len((await history.last_heard(np.arange(6, dtype=np.int32), end_us(2)))[0]) == 0
+
+
+@both_layouts
+async def test_an_estimate_of_the_service_is_no_sign_of_life(history: History, dsn: str) -> None:
+    mark = "UPDATE reads SET quality = quality # %s WHERE slot = 1 AND end_at = %s"
+    newest = (Method.LINEAR << METHOD_SHIFT, moment(end_us(1)))
+    with psycopg.connect(dsn) as connection:
+        connection.execute(mark, newest)
+    slot, last_us = await history.last_heard(np.arange(6, dtype=np.int32), T0_US)
+    with psycopg.connect(dsn) as connection:
+        connection.execute(mark, newest)
+    assert dict(zip(slot.tolist(), last_us.tolist(), strict=True)) == {1: end_us(0), 2: end_us(1), 4: end_us(1)}
 
 
 @both_layouts

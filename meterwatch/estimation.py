@@ -1,0 +1,173 @@
+"""Estimates what is missing: as a job, once a local day is judged and again when it should come out otherwise, and on
+demand.
+
+What a day lacks is a function of what was sent (meterwatch.estimated_days). Estimates go the way of every batch, so
+they are ranked versions, in the ledger like others; the rules are not told of them. One step, from reading to the
+commit, is done at a time: of two for the same day the later one has read more. A step that fails is done again by its
+marks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from meterwatch.batch import Batch, Reads, Rejects, Stored
+from meterwatch.clock import Clock
+from meterwatch.day_marks import DayMarks
+from meterwatch.errors import Overloaded, StorageUnavailable
+from meterwatch.estimated_days import DayOf, differing, stored_of
+from meterwatch.local_days import LAST_DAY, day_of
+from meterwatch.metrics import Metrics
+from meterwatch.quality import METHOD_MASK, METHOD_SHIFT, Method
+from meterwatch.topology import Topology
+from rules.estimation import Registers
+from storage.estimates import EstimateStore
+from storage.meter_days import DayStore
+
+BY_SERVICE: Final = -1
+"""In the place of a head-end's number; those begin at 1."""
+SLOTS_PER_STEP: Final = 200
+"""Meters estimated at once: some 200,000 reads with their like days, 20 MB."""
+MARKS_PER_STEP: Final = 1_000
+EVERY_S: Final = 5.0
+REST_SHARE: Final = 1.0
+"""Rest after a step, as a share of the time it took: half of one core at most."""
+BUSY_REST_S: Final = 2.0
+BUSY_ROWS: Final = 20_000
+"""More reads than this wait for the database: rest at least BUSY_REST_S."""
+EVER: Final = (0, int(np.iinfo(np.int64).max))
+Slots = NDArray[np.int32]
+RegisterReader = Callable[[DayOf], Awaitable[Registers]]
+_log = structlog.get_logger(__name__)
+
+
+async def no_registers(day: DayOf) -> Registers:
+    """Nothing is known of registers; whoever stores their reads gives another function."""
+    return Registers.none()
+
+
+class Estimation:
+    """See the module head. `run()` is a core task."""
+
+    def __init__(
+        self,
+        marks: EstimateStore,
+        days: DayStore,
+        zones: DayMarks,
+        topology: Callable[[], Topology],
+        clock: Clock,
+        submit: Callable[[Batch], Awaitable[Stored]],
+        metrics: Metrics,
+        after_us: int = 0,
+        waiting_rows: Callable[[], int] = lambda: 0,
+        registers: RegisterReader = no_registers,
+    ) -> None:
+        self._marks = marks
+        self._days = days
+        self._zones = zones
+        self._topology = topology
+        self._clock = clock
+        self._submit = submit
+        self._metrics = metrics
+        self._after_us = after_us
+        self._waiting_rows = waiting_rows
+        self._registers = registers
+        self._epoch, self._seq = secrets.randbits(62) + 1, 0
+        self._one = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Estimate until cancelled."""
+        while True:
+            began_s = time.monotonic()
+            worked = False
+            try:
+                worked = await self.once()
+            except (StorageUnavailable, Overloaded) as error:
+                _log.info("estimating put off", error=error.message)
+            except Exception as error:  # the task's boundary: the service serves without it
+                self._metrics.estimation_steps_failed.inc()
+                _log.error("estimating failed", error=repr(error))
+            rest_s = (time.monotonic() - began_s) * REST_SHARE if worked else EVERY_S
+            await asyncio.sleep(max(rest_s, BUSY_REST_S) if self._waiting_rows() > BUSY_ROWS else rest_s)
+
+    async def once(self) -> bool:
+        """Pay the oldest marks of one day; False: none is due."""
+        now_us = np.array([self._clock.now_us() - self._after_us])
+        over = min((int(day_of(zone, now_us)[0]) - 1 for zone in self._zones.zones), default=-1)
+        day = await self._marks.oldest(over)
+        if day is None:
+            return False
+        ids, owed = await self._marks.owed(day, MARKS_PER_STEP)
+        slots = np.unique(owed)
+        for at in range(0, len(slots), SLOTS_PER_STEP):
+            await self._step(day, slots[at : at + SLOTS_PER_STEP], EVER, dry_run=False)
+        await self._marks.paid(ids)
+        return True
+
+    async def on_demand(self, slots: Slots, from_us: int, to_us: int, *, dry_run: bool) -> AsyncIterator[Reads]:
+        """Estimate these meters for from_us < end <= to_us; what was written, or with dry_run would be."""
+        topology = self._topology()
+        for zone in self._zones.zones:
+            number = self._zones.zones.index(zone)
+            mine = slots[self._zones.zone_of[slots] == number]
+            first, last = day_of(zone, np.array([from_us + 1, to_us])).tolist()
+            for day in range(first, last + 1):
+                for at in range(0, len(mine), SLOTS_PER_STEP):
+                    some = mine[at : at + SLOTS_PER_STEP]
+                    some = some[some < topology.slots]
+                    for reads in await self._step(day, some, (from_us, to_us), dry_run=dry_run):
+                        yield reads
+
+    async def _step(self, day: int, slots: Slots, span: tuple[int, int], *, dry_run: bool) -> list[Reads]:
+        async with self._one:
+            found = [await self._of_day(one, span) for one in self._parts(day, slots)]
+            found = [reads for reads in found if reads.rows]
+            if not dry_run:
+                for reads in found:
+                    await self._write(reads)
+        return found
+
+    def _parts(self, day: int, slots: Slots) -> list[DayOf]:
+        """The meters by zone and interval length."""
+        topology = self._topology()
+        slots = slots[slots < min(topology.slots, len(self._zones.zone_of))]
+        parts = []
+        if 0 <= day < LAST_DAY:
+            for number in np.unique(self._zones.zone_of[slots]).tolist():
+                here = slots[self._zones.zone_of[slots] == number]
+                for interval_s in np.unique(topology.interval_s[here]).tolist():
+                    mine = here[topology.interval_s[here] == interval_s]
+                    terms = topology.installed_us[mine], topology.retired_us[mine]
+                    parts.append(DayOf(self._zones.zones[number], day, interval_s, mine, *terms))
+        return parts
+
+    async def _of_day(self, day: DayOf, span: tuple[int, int]) -> Reads:
+        def each(us: int) -> NDArray[np.int64]:
+            return np.full(len(day.slots), us, np.int64)
+
+        spans = [(each(from_us), each(to_us)) for from_us, to_us in day.spans()]
+        async with self._days.step() as step:
+            columns = [await step.reads(day.slots, *one) for one in spans]
+            events = await step.events(day.slots, *spans[0])
+        registers = await self._registers(day)
+        return await asyncio.to_thread(differing, day, stored_of(columns), events, registers, span)
+
+    async def _write(self, reads: Reads) -> None:
+        self._seq += 1
+        digest = hashlib.blake2b(f"{self._epoch} {self._seq}".encode(), digest_size=16).digest()
+        none = Rejects(np.zeros(0, np.uint32), np.zeros(0, np.uint8), [])
+        batch = Batch(BY_SERVICE, self._epoch, self._seq, digest, reads, none, 0, reads.rows, by_service=True)
+        await self._submit(batch)
+        method = (reads.quality & METHOD_MASK) >> METHOD_SHIFT
+        for one in Method:
+            if one is not Method.SENT:
+                self._metrics.estimates.labels(one.name.lower()).inc(int(np.count_nonzero(method == one)))
