@@ -182,7 +182,13 @@ class Book:
     def _match(self, verdict: Verdict, now_us: int) -> tuple[list[tuple[Alarm, Episode]], list[Episode], list[Alarm]]:
         """Pairs of alarm and episode, episodes without an alarm, alarms without an episode."""
         known = self._by_key.get((verdict.rule, verdict.asset_kind, verdict.asset_id), {}).values()
-        alarms = [a for a in known if a.cleared_us is None or a.cleared_us - _held_us(a) >= verdict.from_us]
+        until_us = verdict.until_us
+        alarms = [
+            a
+            for a in known
+            if (a.cleared_us is None or a.cleared_us - _held_us(a) >= verdict.from_us)
+            and (until_us is None or a.onset_us < until_us)
+        ]
         choices = sorted(
             (
                 a.state is AlarmState.RETRACTED,

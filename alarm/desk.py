@@ -64,6 +64,8 @@ class Store(Protocol):
 
     async def get_many(self, alarm_ids: Sequence[str]) -> list[Alarm]: ...
 
+    async def within(self, verdicts: Sequence[Verdict]) -> list[Alarm]: ...
+
     async def find_actions(self, action_id: str) -> list[tuple[Action, Alarm]]: ...
 
 
@@ -108,6 +110,7 @@ class AlarmDesk:
         async with self._turn:
             await self._settle()
             now_us = self._clock.now_us()
+            await self._remember(verdicts, now_us)
             told, later = shaped_all([*verdicts, *self._due(verdicts, now_us)], self.book.profile, now_us)
             drafts = self.book.reconcile(told, now_us)
             while forgotten := await self._forgotten(drafts):
@@ -264,6 +267,12 @@ class AlarmDesk:
         self.book.apply([transition.alarm for transition in transitions])
         self.hub.publish(transitions)
         self.published(transitions)
+
+    async def _remember(self, verdicts: Sequence[Verdict], now_us: int) -> None:
+        """Take from the table what verdicts of the past are about and the book no longer has."""
+        horizon_us = max(self.book.horizon_us, now_us - KEEP_US)
+        if old := [verdict for verdict in verdicts if verdict.from_us < horizon_us]:
+            self.book.adopt(alarm for alarm in await self._store.within(old) if alarm.alarm_id not in self.book)
 
     async def _forgotten(self, drafts: Sequence[Draft]) -> list[Alarm]:
         """Stored alarms that the book no longer has and is about to raise again (very late data)."""

@@ -47,7 +47,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All episodes of one (rule, asset) that overlap the span [from_us, now]; an empty list says: none."""
+    """All episodes of one (rule, asset) that overlap the span [from_us, now], or [from_us, until_us]; none: empty."""
 
     rule: str
     """OUTAGE, OVERLOAD or COMM_LOSS."""
@@ -56,6 +56,9 @@ class Verdict:
     from_us: int
     """Alarms of this asset that ended before from_us are outside the verdict and stay as they are."""
     episodes: tuple[Episode, ...]
+    until_us: int | None = None
+    """Alarms whose onset is at or after until_us are outside too. Such a verdict is of the past: nothing in it lasts.
+    None: the span reaches to now."""
     retract: bool = True
     """False: an alarm the verdict does not mention is left alone (rules that depend on the wall clock, after a
     restart)."""

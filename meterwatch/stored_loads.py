@@ -92,7 +92,7 @@ class _Restore:
         touched = touched.take(~np.isin(touched.transformer, stale) | (touched.window < ring_us // self._window_us))
         counted.append(touched)
         counted += [cells async for cells in self._count_cells(touched)]
-        overload.recount(joined(counted, self._n), stale)
+        overload.recount(joined(counted, self._n), stale, touched)
         return owed
 
     async def _follow(self, onset_us: dict[int, int], digest: Ints, ring_us: int) -> None:

@@ -22,6 +22,7 @@ from meterwatch.clock import US, Clock
 from meterwatch.day_marks import DayMarks
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, StorageUnavailable
+from meterwatch.late_loads import judged
 from meterwatch.quality import METHOD_MASK
 from meterwatch.registers import RegisterChange
 from meterwatch.stored_loads import Told, restore
@@ -31,6 +32,7 @@ from storage.arrived import Arrived
 from storage.changes import joined
 from storage.history import History
 from storage.loads import load_view
+from storage.past_loads import PastLoads
 
 HEARD_US: Final = 48 * 3600 * US
 """A meter not heard for so long was never heard, as far as the rules know after a start."""
@@ -97,7 +99,11 @@ class WiredRules:
         """Load what the engine wants, then evaluate (in a thread when it is much)."""
         for together in _together(self.engine.wanted()):
             await self._give(together, now_us + AHEAD_US)
-        return signed(self.engine.evaluate(now_us), self._version)
+        overload = self.engine.overload
+        if not len(overload.late()[0]):
+            return signed(self.engine.evaluate(now_us), self._version)
+        stored = PastLoads(self._history.pool, overload.members.window_s)
+        return signed(await judged(overload, stored, lambda: self.engine.evaluate(now_us)), self._version)
 
     async def _give(self, wanted: list[Wanted], to_us: int) -> None:
         """Read for several groups at once, and give each its own: no meter is in two of them."""
@@ -123,8 +129,12 @@ class WiredRules:
     async def record(self, desk: AlarmDesk, verdicts: Sequence[Verdict], batch_ids: Sequence[int]) -> None:
         """Commit verdicts, batches and the loads they made; scattered loads at most PUT_OFF_S later.
 
-        After a failure the loads are kept for the next try.
+        After a failure the loads are kept for the next try. Verdicts of the past come first and by themselves: an asset
+        may have one of each, and the book takes one at a time.
         """
+        if past := [verdict for verdict in verdicts if verdict.until_us is not None]:
+            await desk.record(past, [])
+            verdicts = [verdict for verdict in verdicts if verdict.until_us is None]
         overload = self.engine.overload
         if overload.scattered and not self.due:
             if self._put_off_s is None:

@@ -130,6 +130,10 @@ class LadderState:
     def take(self, index: Ints) -> LadderState:
         return LadderState(*(getattr(self, column.name)[index] for column in fields(self)))
 
+    @classmethod
+    def joined(cls, parts: list[LadderState]) -> LadderState:
+        return cls(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(cls)))
+
     def put(self, index: Ints, other: LadderState) -> None:
         for column in fields(self):
             getattr(self, column.name)[index] = getattr(other, column.name)
@@ -208,6 +212,39 @@ class Ladder:
         ended: Bools = np.logical_and(was_open, ~is_open)
         s.free = np.where(ended, window + 1, s.free)
         return ended
+
+    def fold(
+        self, s: LadderState, rows: slice, index: Ints, first: int, load: Floats, usable: Bools,
+        ended: dict[int, list[Span]],
+    ) -> None:  # fmt: skip
+        """Take these rows of `s` through the windows from `first` on; what ends goes into `ended[index[row]]`.
+
+        load, usable [windows, transformers]; load is 0 where it is not usable. Most transformers are at rest and stay
+        so, whatever the number of windows: those are not stepped through.
+        """
+        rest = self.rests(s, rows, load)
+        s.gap[rows][rest] = self.gap_after(s.gap[rows][rest], usable[:, rest])
+        busy = np.flatnonzero(~rest)
+        if not len(busy):
+            return
+        own = s.take(rows.start + busy)
+        for window, (b, valid) in enumerate(zip(load[:, busy], usable[:, busy], strict=True), first):
+            for i in np.flatnonzero(self.step(own, window, b, valid)):
+                if own.raised[i] >= 0:
+                    span = span_of(own, int(i), int(own.worst[i]), window)
+                    ended.setdefault(int(index[rows.start + busy[i]]), []).append(span)
+        s.put(rows.start + busy, own)
+
+    @property
+    def calm_windows(self) -> int:
+        """So many valid windows in a row below `calm_pu` leave every state at rest, whatever it was before."""
+        longest_s = max(level.clear_s for level in self._profile.levels)
+        return max(-(-longest_s // self._profile.window_s), 1) + 1
+
+    @property
+    def calm_pu(self) -> float:
+        """Below this no level is reached and each one clears."""
+        return float(min(self._clear.min(), self._raise[0]))
 
 
 def top_level(latched: Bools) -> Ints:

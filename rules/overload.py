@@ -5,32 +5,31 @@ corrected read (-1 old, +1 new) leaves no residue. A verdict is a pure function 
 its tail; two checkpoints (tail, and a few windows behind the head) only save work. Estimated and substituted reads are
 not evidence: they add neither energy nor coverage.
 
-Promises: any order, split or re-send of reads inside the ring gives the same verdicts. An episode begins with the first
-level latched and ends with the last; it is emitted only once a level at or above `page_from_level` was latched, so
-HEAVY by itself is no alarm. Refuses to know: alarms, the database, the wall clock, other rules. Membership is that of
-the one Topology given; a registry change means a new Overload and a rebuild.
+Promises: any order, split or re-send of reads inside the ring gives the same verdicts; of windows that have left it
+this module only knows that they changed, and `rules.past` judges them. An episode begins with the first level latched
+and ends with the last; it is emitted only once a level at or above `page_from_level` was latched, so HEAVY by itself is
+no alarm. Refuses to know: alarms, the database, the wall clock, other rules. Membership is that of the one Topology
+given; a registry change means a new Overload and a rebuild.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 
 from meterwatch.batch import ReadChange
-from meterwatch.episodes import Episode, Verdict
+from meterwatch.episodes import Verdict
 from meterwatch.loads import LoadChange, Loads
 from meterwatch.topology import Topology
 from rules.ladder import NEVER, Bools, Floats, Ints, Ladder, LadderState, OverloadProfile, Span, span_of, top_level
 from rules.load import Members, joined
+from rules.rated import Rated
 
 __all__ = ["Overload", "OverloadProfile"]
 
 RULE = "OVERLOAD"
 US = 1_000_000
-EVIDENCE_WINDOWS_MAX = 16
 TOGETHER_CELLS = 200_000
 """Unsaved sums, some of the same cell, that are kept one by one: 8 MB."""
 UNSAVED_CELLS_MAX = 100_000
@@ -52,16 +51,12 @@ class Overload:
     """
 
     def __init__(self, topology: Topology, profile: OverloadProfile | None = None) -> None:
-        self._topology = topology
-        self._profile = profile or OverloadProfile()
+        self._profile = self.profile = profile or OverloadProfile()
         self._ladder, levels = Ladder(self._profile), self._profile.levels
         n, windows = len(topology.transformer), self._profile.ring_windows
         self._n = n
         self.members = Members(topology, self._profile.window_s, self._profile.assumed_power_factor)
-        self._members: Ints = self.members.count()
-        rated = np.nan_to_num(topology.rated_kva.astype(np.float64))
-        self._rated_vah: Floats = np.maximum(rated, 0.0) * (1000 * self._profile.window_s / 3600)
-        """Apparent energy of a window at b = 1; 0: not rated, never judged."""
+        self.rated = Rated(topology, self._profile, self.members)
 
         self._wh = np.zeros((windows, n), np.int64)
         self._varh = np.zeros((windows, n), np.int64)
@@ -76,8 +71,9 @@ class Overload:
         self._touched_to = np.full(n, -1, np.int64)
         self._told = np.ones(n, np.bool_)
         """Its last verdict named an episode; at first nobody knows what was told before."""
-        self.older_than_ring = 0
-        """Cells that no verdict heeds, because their windows had left the ring."""
+        self._late_from = np.full(n, NEVER)
+        self._late_to = np.full(n, -1, np.int64)
+        """Windows changed after they had left the ring; `rules.past` judges them."""
         self._added: list[Loads] = []
         self._added_cells = self._added_reads = 0
         self._full = False
@@ -114,10 +110,8 @@ class Overload:
         rows = np.arange(first, stop) % self._profile.ring_windows
         at = np.ix_(rows, index)
         expected = np.stack([self._expected[row][index] for row in rows.tolist()])
-        rated = self._rated_vah[index]
-        apparent = np.hypot(self._wh[at], self._varh[at]) * self._profile.loss_factor
-        b = np.divide(apparent, rated, out=np.full(apparent.shape, np.nan), where=rated > 0)
-        coverage = np.divide(self._covered[at], expected, out=np.zeros(apparent.shape), where=expected > 0)
+        b = self.rated.ratio(index, self._wh[at], self._varh[at])
+        coverage = np.divide(self._covered[at], expected, out=np.zeros(b.shape), where=expected > 0)
         return b, coverage
 
     def _expect(self, window: int) -> None:
@@ -176,7 +170,7 @@ class Overload:
         """Cells by rising window, of less time than the ring holds."""
         self.begin(int(cells.window[-1]))
         if int(cells.window[0]) < self.tail:
-            self.older_than_ring += int(np.count_nonzero(cells.window < self.tail))
+            self._note_late(cells.take(cells.window < self.tail))
         at, cells = self._touch(cells)
         for ring, sums in self._rings(cells):
             ring[at] += sums
@@ -209,22 +203,58 @@ class Overload:
 
     def restless(self, cells: Loads) -> Ints:
         """Transformers that may have a level latched or held before these cells, of one window each."""
-        rated, expected = self._rated_vah[cells.transformer], self.members.expected_of(cells)
+        rated, expected = self.rated.vah[cells.transformer], self.members.expected_of(cells)
         low = np.hypot(cells.wh, cells.varh) * self._profile.loss_factor < rated * self._profile.levels[0].clear_pu
         calm = low & (cells.covered >= expected * self._profile.coverage_min)
         return cells.transformer[~calm & (rated > 0)]
 
-    def recount(self, cells: Loads, transformers: Ints) -> None:
+    def recount(self, cells: Loads, transformers: Ints, owed: Loads | None = None) -> None:
         """Set cells to what was counted anew in the stored reads; the next commit stores them so. Once, after a start.
 
-        transformers: those of which the whole ring was counted.
+        transformers: those of which the whole ring was counted. owed: the cells touched by batches not evaluated.
         """
         self.restore(cells)
         self._counted, self._recounted = cells, transformers
+        if owed is not None and self._head >= 0:
+            self._note_late(owed.take(owed.window < self.tail))
+
+    # Windows that have left the ring
+
+    def _note_late(self, cells: Loads) -> None:
+        np.minimum.at(self._late_from, cells.transformer, cells.window)
+        np.maximum.at(self._late_to, cells.transformer, cells.window)
+
+    def late(self) -> tuple[Ints, Ints, Ints]:
+        """Transformers with windows changed after they had left the ring, and the first and last of those of each.
+
+        What else of such a transformer changed in the ring and has left it since then is among them.
+        """
+        index = np.flatnonzero((self._late_to >= 0) & (self.rated.vah > 0))
+        first, last = self._late_from[index], self._late_to[index]
+        left = self._touched_from[index] < self.tail
+        return index, np.minimum(first, self._touched_from[index]), np.where(left, self.tail - 1, last)
+
+    def late_judged(self, index: Ints, state: LadderState) -> None:
+        """What `late()` said is judged; `state` is that of the transformers `index` before the ring's tail.
+
+        Those are others than the ring knew: what it says of them is told anew, from its tail on.
+        """
+        self._late_from[:], self._late_to[:] = NEVER, -1
+        self._base.put(index, state)
+        self._near_stale[index] = True
+        for transformer in index.tolist():
+            self._near_closed.pop(transformer, None)
+        self._touched_from[index] = self.tail
+        self._touched_to[index] = np.maximum(self._touched_to[index], self.tail)
+        self._told[index] = True
+
+    def unsaved_cells(self) -> tuple[Loads, Loads]:
+        """The cells counted anew, and what was added to them and to others, since `saved()`."""
+        return self._counted, joined(self._added, self._n)
 
     def unsaved(self) -> LoadChange:
         """What is to be stored of the cells since `saved()`."""
-        counted, added = self._counted, joined(self._added, self._n)
+        counted, added = self.unsaved_cells()
         digest = self.members.digest()[self._recounted] if len(self._recounted) else self._recounted
         expected_counted, expected_added = self.members.expected_of(counted), self.members.expected_of(added)
         window_s = self._profile.window_s
@@ -267,10 +297,7 @@ class Overload:
     # The ladder
 
     def _fold(self, state: LadderState, index: Ints, first: int, stop: int) -> dict[int, list[Span]]:
-        """Take `state` of the transformers `index` through windows first..stop-1; returns the episodes that ended.
-
-        Most transformers are at rest and stay so, whatever the number of windows: those are not stepped through.
-        """
+        """Take `state` of the transformers `index` through windows first..stop-1; returns the episodes that ended."""
         closed: dict[int, list[Span]] = {}
         if stop <= first or not len(index):
             return closed
@@ -280,25 +307,8 @@ class Overload:
             load, coverage = self._load(index[some], first, stop)
             usable = (coverage >= self._profile.coverage_min) & ~np.isnan(load)
             load[~usable] = 0.0
-            rest = self._ladder.rests(state, some, load)
-            state.gap[some][rest] = self._ladder.gap_after(state.gap[some][rest], usable[:, rest])
-            busy = np.flatnonzero(~rest)
-            if len(busy):
-                self._step_through(state, index, at + busy, first, load[:, busy], usable[:, busy], closed)
+            self._ladder.fold(state, some, index, first, load, usable, closed)
         return closed
-
-    def _step_through(
-        self, state: LadderState, index: Ints, rows: Ints, first: int, load: Floats, usable: Bools,
-        closed: dict[int, list[Span]],
-    ) -> None:  # fmt: skip
-        """Take these rows of `state` window by window; episodes that ended go into `closed`."""
-        own = state.take(rows)
-        for window, (b, valid) in enumerate(zip(load, usable, strict=True), first):
-            for i in np.flatnonzero(self._ladder.step(own, window, b, valid)):
-                if own.raised[i] >= 0:
-                    span = span_of(own, int(i), int(own.worst[i]), window)
-                    closed.setdefault(int(index[rows[i]]), []).append(span)
-        state.put(rows, own)
 
     def _settle(self) -> None:
         """Refold from the ring's tail the transformers that got reads older than the near checkpoint."""
@@ -340,7 +350,9 @@ class Overload:
         spans = self._spans(index[restless], since[restless], stop)
         load, coverage = self._load(np.array(list(spans), np.int64), self.tail, max(stop, self.tail + 1))
         episodes = {
-            transformer: tuple(self._episode(transformer, span, load[:, i], coverage[:, i]) for span in known)
+            transformer: tuple(
+                self.rated.episode(transformer, span, self.tail, load[:, i], coverage[:, i]) for span in known
+            )
             for i, (transformer, known) in enumerate(spans.items())
         }
         told = self._told[index]
@@ -376,45 +388,6 @@ class Overload:
                 spans[transformer] = known
         return spans
 
-    def _episode(self, transformer: int, span: Span, load: Floats, coverage: Floats) -> Episode:
-        """Dress an episode for people. load, coverage: its transformer's windows from the tail to now."""
-        profile, window_us = self._profile, self._profile.window_s * US
-        end = len(load) if span.cleared is None else max(span.cleared + 1 - self.tail, 0)
-        b, share = load[:end].tolist(), coverage[:end].tolist()
-        seen = np.flatnonzero(coverage[:end] >= profile.coverage_min)
-        newest = int(seen[-1]) if len(seen) else 0
-        shown = [
-            {"end_us": (self.tail + i + 1) * window_us, "b": round(b[i], 4), "coverage": round(share[i], 4)}
-            for i in range(max(0, newest - EVIDENCE_WINDOWS_MAX + 1, span.onset - self.tail), min(newest + 1, end))
-        ]
-        level = profile.levels[span.level]
-        name, rated = self._topology.transformer[transformer], float(self._topology.rated_kva[transformer])
-        onset_us, since = span.onset * window_us, _clock(span.onset * window_us)
-        cleared_us = None if span.cleared is None else (span.cleared + 1) * window_us
-        if cleared_us is None:
-            lasted = _duration((self.tail + newest + 1 - span.onset) * profile.window_s)
-            now = f"{b[newest]:.2f} x its {rated:g} kVA since {since}"
-            summary = f"Transformer {name} loaded {now} (peak {span.peak:.2f}), {level.name} for {lasted}"
-        else:
-            lasted = _duration((cleared_us - onset_us) // US)
-            upto = f"up to {span.peak:.2f} x its {rated:g} kVA from {since} to {_clock(cleared_us)}"
-            summary = f"Transformer {name} was loaded {upto}, at worst {level.name}, over after {lasted}"
-        evidence: dict[str, Any] = {
-            "peak_b": round(span.peak, 4),
-            "rated_kva": rated,
-            "worst_level": profile.levels[span.worst].name,
-            "members": int(self._members[transformer]),
-            **({"coverage": round(share[newest], 4)} if share else {}),
-            "coverage_min": profile.coverage_min,
-            "raise_pu": level.raise_pu,
-            "hold_s": level.hold_s,
-            "clear_pu": level.clear_pu,
-            "clear_s": level.clear_s,
-            "windows": shown,
-        }
-        raised_us = (span.raised + 1) * window_us
-        return Episode(onset_us, raised_us, cleared_us, level.severity, level.name, summary, evidence)
-
 
 def _end(span: Span) -> int:
     return NEVER if span.cleared is None else span.cleared
@@ -423,12 +396,3 @@ def _end(span: Span) -> int:
 def _since(spans: Sequence[Span], window: int) -> list[Span]:
     """Those that ended in that window or later."""
     return [span for span in spans if _end(span) >= window]
-
-
-def _clock(stamp_us: int) -> str:
-    return datetime.fromtimestamp(stamp_us // US, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _duration(seconds: int) -> str:
-    hours, minutes = divmod(seconds // 60, 60)
-    return " ".join(part for part in (f"{hours} h" if hours else "", f"{minutes} min" if minutes else "") if part)

@@ -32,6 +32,7 @@ from meterwatch.alarms import (
     Transition,
     TransitionKind,
 )
+from meterwatch.episodes import Verdict
 from meterwatch.errors import StorageBroken
 from meterwatch.loads import LoadChange
 from storage.faults import storage_faults
@@ -95,6 +96,19 @@ class AlarmStore:
         """Alarms with from_us <= onset < to_us, oldest first."""
         query = _SELECT + sql.SQL("WHERE onset_at >= %s AND onset_at < %s ORDER BY onset_at, alarm_id")
         return [_alarm(row) for row in await self._rows(query, (_at(from_us), _at(to_us)))]
+
+    async def within(self, verdicts: Sequence[Verdict]) -> list[Alarm]:
+        """Alarms that these verdicts are about: of their rule, asset and span."""
+        query = _SELECT + sql.SQL(
+            "JOIN unnest(%s::text[], %s::text[], %s::integer[], %s::timestamptz[], %s::timestamptz[])"
+            " AS v (r, k, i, since, until) ON (rule, asset_kind, asset_id) = (r, k, i)"
+            " WHERE (cleared_at IS NULL OR cleared_at >= since) AND (until IS NULL OR onset_at < until)"
+        )
+        columns = (
+            [v.rule for v in verdicts], [v.asset_kind for v in verdicts], [v.asset_id for v in verdicts],
+            [_at(v.from_us) for v in verdicts], [None if v.until_us is None else _at(v.until_us) for v in verdicts],
+        )  # fmt: skip
+        return [_alarm(row) for row in await self._rows(query, columns)]
 
     async def commit(
         self,

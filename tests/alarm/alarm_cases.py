@@ -139,5 +139,15 @@ class SinkStore:
     async def get_many(self, alarm_ids: Any) -> list[Alarm]:
         return [a for a in self.alarms() if a.alarm_id in alarm_ids]
 
+    async def within(self, verdicts: Any) -> list[Alarm]:
+        return [
+            a
+            for a in self.alarms()
+            for v in verdicts
+            if (a.rule, a.asset_kind, a.asset_id) == (v.rule, v.asset_kind, v.asset_id)
+            and (a.cleared_us is None or a.cleared_us >= v.from_us)
+            and (v.until_us is None or a.onset_us < v.until_us)
+        ]
+
     async def find_actions(self, action_id: str) -> list[tuple[Action, Alarm]]:
         return [done for (done_id, _), done in self.actions.items() if done_id == action_id]

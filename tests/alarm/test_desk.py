@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from alarm_cases import SinkStore, ack, clock, episode, names, verdict
+from alarm_cases import SinkStore, ack, at, clock, episode, names, verdict
 
 from alarm.desk import AlarmDesk
 from meterwatch.errors import Overloaded, Rejected, StorageUnavailable
@@ -52,6 +52,17 @@ async def test_very_late_data_finds_the_stored_alarm_the_book_forgot() -> None:
     await desk.act(ack(raised.alarm.alarm_id), 0)
     later = AlarmDesk(type(desk.book)([], names()), store, desk.hub, clock(30 + 10 * 24 * 60))
     assert await later.record([verdict(episode(10, 20))], []) == []
+
+
+async def test_a_verdict_on_long_ago_amends_and_retracts_the_stored_alarms_and_leaves_those_around_it() -> None:
+    store = SinkStore()
+    desk = await AlarmDesk.open(store, names(), clock(1000))
+    raised = await desk.record([verdict(episode(10, 20), episode(100, 130), episode(200, 210), episode(300, 310))], [])
+    first, amended, gone, last = (transition.alarm.alarm_id for transition in raised)
+    later = AlarmDesk(type(desk.book)([], names()), store, desk.hub, clock(30 * 24 * 60))
+    told = await later.record([verdict(episode(105, 150), since=90, until_us=at(250))], [])
+    assert [(t.kind.value, t.alarm.alarm_id) for t in told] == [("AMENDED", amended), ("RETRACTED", gone)]
+    assert {first, last} & {alarm.alarm_id for alarm in later.book} == set()
 
 
 async def test_the_hub_of_a_desk_takes_as_many_subscribers_as_it_was_told() -> None:

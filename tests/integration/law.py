@@ -85,9 +85,9 @@ NONE: Rows = np.zeros(0, np.intp)
 Way = Iterable[Part]
 
 
-def _by_step(reads_at_us: Stamps, events_at_us: Stamps) -> Iterator[tuple[Rows, Rows]]:
-    """Reads and events by the time at which they come, in steps of STEP_US."""
-    read_step, event_step = reads_at_us // STEP_US, events_at_us // STEP_US
+def _by_step(reads_at_us: Stamps, events_at_us: Stamps, step_us: int = STEP_US) -> Iterator[tuple[Rows, Rows]]:
+    """Reads and events by the time at which they come, in steps."""
+    read_step, event_step = reads_at_us // step_us, events_at_us // step_us
     read_order, event_order = (np.argsort(at, kind="stable") for at in (reads_at_us, events_at_us))
     for step in np.unique(np.concatenate([read_step, event_step])).tolist():
         reads, events = (
@@ -121,6 +121,16 @@ def shuffled(story: Story, seed: int, *, times: int = 1, any_batch: bool = False
             left = left[rows:]
 
 
+def weeks_late(story: Story, seed: int, step_us: int = STEP_US) -> Iterator[Part]:
+    """Of three days of a meter in ten one comes 3 days late, another 20, whole; the rest as it happened."""
+    rng = np.random.default_rng(seed)
+    day, of = np.unique(story.end_us // DAY_US, return_inverse=True)
+    late = rng.choice(np.array([0, 3, 20]), (len(day), len(story.meter)), p=[0.7, 0.15, 0.15])
+    at_us = story.end_us - 1 + late[of, story.meter_index] * DAY_US
+    for reads, events in _by_step(at_us, story.event_us, step_us):
+        yield Part(reads, events)
+
+
 def again(story: Story, times: int) -> Iterator[Part]:
     """In order, each step several times."""
     for part in in_order(story):
@@ -129,17 +139,24 @@ def again(story: Story, times: int) -> Iterator[Part]:
 
 
 def corrected(
-    story: Story, seed: int, *, wrong_first: bool = True, origin: Origin = Origin.MEASURED, lag_us: int = DAY_US // 2
+    story: Story,
+    seed: int,
+    *,
+    wrong_first: bool = True,
+    origin: Origin = Origin.MEASURED,
+    lag_us: int = DAY_US // 2,
+    share: float = 1 / 3,
+    step_us: int = STEP_US,
 ) -> Iterator[Part]:
-    """A third of the reads comes with a wrong value and, half a day apart, with the right one of `origin`."""
+    """A share of the reads comes with a wrong value and, half a day apart, with the right one of `origin`."""
     rng = np.random.default_rng(seed)
-    doubtful = rng.random(len(story.end_us)) < 1 / 3
+    doubtful = rng.random(len(story.end_us)) < share
     sure, unsure = np.flatnonzero(~doubtful), np.flatnonzero(doubtful)
     both = np.concatenate([sure, unsure, unsure])
     second = np.repeat([False, False, True], [len(sure), len(unsure), len(unsure)])
     wrong = np.repeat([False, wrong_first, not wrong_first], [len(sure), len(unsure), len(unsure)])
     at_us = story.end_us[both] - 1 + second * lag_us
-    for rows, events in _by_step(at_us, story.event_us):
+    for rows, events in _by_step(at_us, story.event_us, step_us):
         yield Part(NONE, events)
         for lie in (True, False):
             mine = both[rows[wrong[rows] == lie]]
@@ -152,7 +169,7 @@ def corrected(
 def shared_out(story: Story, seed: int) -> list[Iterator[Part]]:
     """One way for each of the head-ends: every read goes to one of them, every fourth to a second one too.
 
-    Nobody runs away by more than half a day: what is older than the ring of the loads is judged by nobody.
+    Nobody runs away by more than half a day.
     """
     rng = np.random.default_rng(seed)
     together = threading.Barrier(len(HEAD_ENDS), timeout=TOGETHER_S)

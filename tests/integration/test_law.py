@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from law import HEAD_ENDS as SENDERS
 from law import (
+    DAY_US,
     Hashes,
     Part,
     Progress,
@@ -35,7 +36,9 @@ from law import (
     shuffled,
     table,
     town_day,
+    weeks_late,
 )
+from law import HEAD_ENDS as SENDERS
 from pydantic import SecretStr
 from service_process import ServiceProcess, until
 from test_real_reads import small, whole
@@ -53,6 +56,9 @@ pytestmark = pytest.mark.timeout(3600 if LONG else 300)  # a dozen services, one
 KILLS = 5
 SHORT_S = 6 * 86_400
 """Of the cut, in the short form: its last days, in which a meter climbs."""
+WEEK_S = 7 * 86_400
+WEEKS = 4
+SIX_HOURS_US = 6 * 3600 * US
 RATED_KVA = 20
 """Of twenty households: overloaded on some evenings."""
 SAME_READS = (
@@ -63,6 +69,7 @@ SAME_READS = (
     "five kill -9",
     "four head-ends at once",
     "wrong values first, corrections later",
+    "meters' days 3 and 20 days late",
     *(("shuffled again",) if LONG else ()),
 )
 RANKED = ("wrong first, re-read later", "re-read first, wrong later")
@@ -86,10 +93,19 @@ class Telling:
         self._one("doubled", again(story, 2), times=2)
         self._one("tripled, shuffled, batches of 1 to 30,000", shuffled(story, 3, times=3, any_batch=True), times=3)
         self._one("wrong values first, corrections later", corrected(story, 4))
+        self._one("meters' days 3 and 20 days late", weeks_late(story, 8))
         for name, wrong_first in zip(RANKED, (True, False), strict=True):
             self._one(name, corrected(story, 5, wrong_first=wrong_first, origin=Origin.REREAD))
         self._database("five kill -9", self._killed)
         self._database("four head-ends at once", lambda dsn: self._served(dsn, self._crowd))
+        return self.told
+
+    def weeks_apart(self) -> dict[str, Hashes]:
+        """Those ways in which reads come when their windows have long left the ring."""
+        self._one("in order", in_order(self.story))
+        self._one("meters' days 3 and 20 days late", weeks_late(self.story, 9, SIX_HOURS_US))
+        wrong = corrected(self.story, 10, lag_us=20 * DAY_US, share=0.04, step_us=SIX_HOURS_US)
+        self._one("corrected 20 days later", wrong)
         return self.told
 
     def _one(self, name: str, way: Iterable[Part], times: int = 1) -> None:
@@ -199,6 +215,20 @@ def test_real_reads_leave_the_same_however_they_come(
     told = Telling(cluster, real_reads, tmp_path).all()
     check(told, real_reads)
     assert told["in order"].standing
+
+
+def test_reads_and_corrections_weeks_late_leave_the_same_alarms(cluster: EmbeddedCluster, tmp_path: Path) -> None:
+    """The week of the cut four times, so that there are weeks to be late by."""
+    file = small()
+    keep = np.flatnonzero(file.end_s > file.end_s.max() - WEEK_S)
+    weeks = np.repeat(np.arange(WEEKS) * WEEK_S, len(keep))
+    index, wh = np.tile(file.meter_index[keep], WEEKS), np.tile(file.wh[keep], WEEKS)
+    story = households(file.meter, index, np.tile(file.end_s[keep], WEEKS) + weeks, wh, RATED_KVA)
+    told = Telling(cluster, story, tmp_path).weeks_apart()
+    print(f"\n{story.name}, {len(story.end_us):,} reads\n{table(told)}")
+    broken = differing(told, list(told), "reads") + differing(told, list(told), "alarms")
+    assert not broken, "\n".join(broken)
+    assert len(told["in order"].standing) > WEEKS
 
 
 def test_a_day_with_faults_leaves_the_same_however_it_comes(cluster: EmbeddedCluster, tmp_path: Path) -> None:

@@ -44,8 +44,17 @@ class StoredRows:
         return Events(slot, at_us, slot.astype(np.int16))
 
 
+class NothingLate:
+    """An overload rule that heard nothing older than its ring."""
+
+    def late(self) -> tuple[list[int], list[int], list[int]]:
+        return [], [], []
+
+
 class Asking:
     """An engine that wants these and keeps what it is given."""
+
+    overload = NothingLate()
 
     def __init__(self, wanted: list[Wanted]) -> None:
         self._wanted = wanted

@@ -7,13 +7,14 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import psycopg_pool
 import pytest
 
 from meterwatch.alarms import Action, Alarm, AlarmFilter, AlarmState, Draft, Pages, TransitionKind
-from meterwatch.episodes import Severity
+from meterwatch.episodes import Severity, Verdict
 from meterwatch.errors import StorageUnavailable
 from storage.alarms import AlarmStore
 
@@ -65,6 +66,23 @@ async def test_a_commit_is_all_or_nothing(store: AlarmStore) -> None:
         await store.commit([Draft(RAISED, alarm("A")), Draft(RAISED, alarm("A"))], [], now_us=NOW_US)
     assert await store.newest_seq() == before
     assert await store.get("A") is None
+
+
+async def test_alarms_are_found_by_what_a_verdict_is_about(store: AlarmStore) -> None:
+    day = 86_400_000_000
+    ended = [
+        alarm(f"A{i}", onset_us=NOW_US - i * day, cleared_us=NOW_US - i * day + 1, state=AlarmState.NORMAL)
+        for i in range(5)
+    ]
+    other = alarm("B", asset_id=ended[0].asset_id + 1)
+    await store.commit([Draft(RAISED, one) for one in [*ended, other]], [], now_us=NOW_US)
+
+    def about(**of: Any) -> Verdict:
+        one = ended[0]
+        return Verdict(one.rule, one.asset_kind, one.asset_id, NOW_US - 3 * day, (), **of)
+
+    for verdict, expected in ((about(), "A0 A1 A2 A3"), (about(until_us=NOW_US - day), "A2 A3")):
+        assert sorted(a.alarm_id for a in await store.within([verdict])) == expected.split()
 
 
 async def test_cursors_of_concurrent_commits_have_no_gap_for_a_reader_that_follows(store: AlarmStore) -> None:

@@ -1,0 +1,90 @@
+"""What the load of a transformer means: the ratio b to its rating, and an overload in words for people.
+
+Used by the ring of recent windows and by the windows that have left it, so both say the same of the same loads. Refuses
+to know where the loads come from, and which windows are kept.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from meterwatch.episodes import Episode
+from meterwatch.topology import Topology
+from rules.ladder import Floats, Ints, OverloadProfile, Span
+from rules.load import Members
+
+US = 1_000_000
+EVIDENCE_WINDOWS_MAX = 16
+
+
+class Rated:
+    """The transformers of one topology with their ratings."""
+
+    def __init__(self, topology: Topology, profile: OverloadProfile, members: Members) -> None:
+        self._topology = topology
+        self._profile = profile
+        self._members: Ints = members.count()
+        rated = np.nan_to_num(topology.rated_kva.astype(np.float64))
+        self.vah: Floats = np.maximum(rated, 0.0) * (1000 * profile.window_s / 3600)
+        """Apparent energy of a window at b = 1; 0: not rated, never judged."""
+
+    def ratio(self, index: Ints, wh: Ints, varh: Ints) -> Floats:
+        """b of the transformers `index` from their sums [windows, transformers]; NaN without a rating."""
+        rated = self.vah[index]
+        apparent = np.hypot(wh, varh) * self._profile.loss_factor
+        b: Floats = np.divide(apparent, rated, out=np.full(apparent.shape, np.nan), where=rated > 0)
+        return b
+
+    def episode(self, transformer: int, span: Span, first: int, load: Floats, coverage: Floats) -> Episode:
+        """Dress an episode for people. load, coverage [windows]: of its transformer from window `first` on.
+
+        What of the episode lies before `first` is missing in the evidence only.
+        """
+        profile, window_us = self._profile, self._profile.window_s * US
+        end = len(load) if span.cleared is None else max(span.cleared + 1 - first, 0)
+        b, share = load[:end].tolist(), coverage[:end].tolist()
+        seen = np.flatnonzero(coverage[:end] >= profile.coverage_min)
+        newest = int(seen[-1]) if len(seen) else 0
+        shown = [
+            {"end_us": (first + i + 1) * window_us, "b": round(b[i], 4), "coverage": round(share[i], 4)}
+            for i in range(max(0, newest - EVIDENCE_WINDOWS_MAX + 1, span.onset - first), min(newest + 1, end))
+        ]
+        level = profile.levels[span.level]
+        name, rated = self._topology.transformer[transformer], float(self._topology.rated_kva[transformer])
+        onset_us, since = span.onset * window_us, _clock(span.onset * window_us)
+        cleared_us = None if span.cleared is None else (span.cleared + 1) * window_us
+        if cleared_us is None:
+            lasted = _duration((first + newest + 1 - span.onset) * profile.window_s)
+            now = f"{b[newest]:.2f} x its {rated:g} kVA since {since}"
+            summary = f"Transformer {name} loaded {now} (peak {span.peak:.2f}), {level.name} for {lasted}"
+        else:
+            lasted = _duration((cleared_us - onset_us) // US)
+            upto = f"up to {span.peak:.2f} x its {rated:g} kVA from {since} to {_clock(cleared_us)}"
+            summary = f"Transformer {name} was loaded {upto}, at worst {level.name}, over after {lasted}"
+        evidence: dict[str, Any] = {
+            "peak_b": round(span.peak, 4),
+            "rated_kva": rated,
+            "worst_level": profile.levels[span.worst].name,
+            "members": int(self._members[transformer]),
+            **({"coverage": round(share[newest], 4)} if share else {}),
+            "coverage_min": profile.coverage_min,
+            "raise_pu": level.raise_pu,
+            "hold_s": level.hold_s,
+            "clear_pu": level.clear_pu,
+            "clear_s": level.clear_s,
+            "windows": shown,
+        }
+        raised_us = (span.raised + 1) * window_us
+        return Episode(onset_us, raised_us, cleared_us, level.severity, level.name, summary, evidence)
+
+
+def _clock(stamp_us: int) -> str:
+    return datetime.fromtimestamp(stamp_us // US, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _duration(seconds: int) -> str:
+    hours, minutes = divmod(seconds // 60, 60)
+    return " ".join(part for part in (f"{hours} h" if hours else "", f"{minutes} min" if minutes else "") if part)
