@@ -327,6 +327,55 @@ def test_meters_of_any_interval_give_the_same_load() -> None:
     assert seen[0] == seen[1] == seen[2] == [(24_000 / FULL_WH, 1.0)] * 16
 
 
+SIDE_BY_SIDE_S = (300, 900, 1800, 3600)
+
+
+@settings(max_examples=100)
+@given(
+    wh=st.lists(
+        st.lists(st.one_of(st.none(), st.integers(0, 30_000)), min_size=48, max_size=48), min_size=4, max_size=4
+    ),
+    seed=st.integers(0, 2**32),
+)
+def test_meters_of_four_interval_lengths_on_one_transformer_add_up_in_quarter_hours(
+    wh: list[list[int | None]], seed: int
+) -> None:
+    """The oracle goes through time minute by minute; a quarter-hour's load is what its minutes hold."""
+    hours = 4
+    tree_of_four = replace(tree(meters=4), contract_kw=np.array([3.0, 10.0, np.nan, 6.5], np.float32))
+    weight = [3000, 10_000, 1000, 6500]
+    rows: list[Row] = []
+    energy, covered = np.zeros(hours * 60), np.zeros(hours * 60)
+    for slot, length_s in enumerate(SIDE_BY_SIDE_S):
+        minutes = length_s // 60
+        for i, value in enumerate(wh[slot][: hours * 60 // minutes]):
+            if value is not None:
+                rows.append((slot, START_US + (i + 1) * length_s * US, length_s, value, 1))
+                energy[i * minutes : (i + 1) * minutes] += value / minutes
+                covered[i * minutes : (i + 1) * minutes] += weight[slot]
+    rule = Overload(tree_of_four)
+    now = now_after(hours * 4)
+    rule.observe(change([(0, now, 900, 0, 1), (0, now, 900, 0, -1)]), now)
+    for part in np.array_split(np.random.default_rng(seed).permutation(len(rows)), 3):
+        rule.observe(change([rows[i] for i in part]), now)
+    for window in range(hours * 4):
+        here = slice(window * 15, (window + 1) * 15)
+        load, coverage = rule.load(START + window)
+        assert load[0] * FULL_WH == pytest.approx(energy[here].sum(), abs=len(SIDE_BY_SIDE_S))
+        assert coverage[0] == pytest.approx(covered[here].sum() / (15 * sum(weight)))
+
+
+def test_a_quarter_hour_waits_for_the_hourly_meter_and_is_judged_when_it_has_come() -> None:
+    """The hourly meter has half of the contract power: without it coverage is 50 %, with it all four are judged."""
+    rule = Overload(tree(meters=2), OverloadProfile.fast())
+    hot = [(0, now_after(i + 1), 900, 20_000, 1) for i in range(8)]
+    rule.observe(change(hot), now_after(8))
+    assert [verdict.episodes for verdict in rule.judge(now_after(8))] == [()]
+    assert rule.load(START)[1][0] == 0.5
+    rule.observe(change([(1, now_after(4 * (i + 1)), 3600, 40_000, 1) for i in range(2)]), now_after(8))
+    assert spoken(rule.judge(now_after(8))[0].episodes) == [(0, 2, None, "OVERLOAD")]
+
+
 def test_a_window_below_the_coverage_limit_is_a_gap() -> None:
     def judged(silent: int) -> int:
         rule = Overload(tree(meters=20))
