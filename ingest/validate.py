@@ -8,6 +8,7 @@ comes ordered by slot and time is not copied.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import orjson
@@ -17,7 +18,7 @@ from ingest import checks
 from ingest.checks import View
 from ingest.decode import Columns
 from meterwatch.batch import Batch, Column, Reads, Rejects
-from meterwatch.channels import CHANNEL_BIT
+from meterwatch.channels import CHANNEL_BIT, ENERGY
 from meterwatch.check_profile import US, CheckProfile, Limits
 from meterwatch.errors import Rejected
 from meterwatch.quality import ORIGIN_SHIFT, Quality
@@ -29,6 +30,7 @@ DAYS_MAX = 64
 IMPLAUSIBLE_SHARE = 0.9
 IMPLAUSIBLE_ROWS_MIN = 20
 DAY_US = 86_400 * US
+INT32_MAX = int(np.iinfo(np.int32).max)
 IMPOSSIBLE = (pb.ROW_REASON_NOT_FINITE, pb.ROW_REASON_OUT_OF_RANGE, pb.ROW_REASON_ABOVE_CAPACITY)
 
 Rows = NDArray[np.intp]
@@ -96,7 +98,12 @@ def validate(
     if columns.mask is not None:
         verdicts.reject(columns.mask == 0, pb.ROW_REASON_NO_VALUE)
 
-    view = _view(columns, topology, at)
+    as_metered = _view(columns, topology, at, end_us)
+    view = as_metered
+    if columns.secondary and as_metered.multiplier is not None:
+        columns, too_large = _multiplied(columns, as_metered.multiplier)
+        verdicts.reject(too_large, pb.ROW_REASON_ABOVE_CAPACITY)
+        view = _view(columns, topology, at, end_us)
     verdicts.reject(checks.not_finite(view), pb.ROW_REASON_NOT_FINITE)
     verdicts.reject(checks.negative_energy(view), pb.ROW_REASON_NEGATIVE)
     groups = _groups(topology, at, end_us, profile)
@@ -108,7 +115,7 @@ def validate(
         _refuse_implausible(verdicts.reason)
 
     for of_class, rows_of_class in groups:
-        _flag(quality, view, now_us - end_us, of_class, rows_of_class)
+        _flag(quality, view, as_metered, now_us - end_us, of_class, rows_of_class)
     if columns.origin is not None:
         quality |= columns.origin.astype(np.int32) << ORIGIN_SHIFT
     keep, inner_duplicates = _settle_inside(columns, at, end_us, verdicts)
@@ -121,7 +128,19 @@ def validate(
     return Batch(head_end_id, epoch, columns.seq, columns.digest, reads, rejects, inner_duplicates, rows)
 
 
-def _view(columns: Columns, topology: Topology, at: Rows) -> View:
+def _multiplied(columns: Columns, multiplier: NDArray[np.float32]) -> tuple[Columns, checks.Mask]:
+    """Energies times the multiplier, half to even; and the rows in which one does not fit into 32 bits."""
+    channels, too_large = dict(columns.channels), np.zeros(columns.rows, np.bool_)
+    for name in ENERGY:
+        if name in channels:
+            energy = np.rint(channels[name] * multiplier.astype(np.float64))
+            beyond = np.abs(energy) > INT32_MAX
+            too_large |= beyond if columns.mask is None else beyond & ((columns.mask & CHANNEL_BIT[name]) != 0)
+            channels[name] = np.clip(energy, -INT32_MAX, INT32_MAX).astype(np.int32)
+    return replace(columns, channels=channels), too_large
+
+
+def _view(columns: Columns, topology: Topology, at: Rows, end_us: NDArray[np.int64]) -> View:
     present = None
     if columns.mask is not None:
         present = {name: (columns.mask & CHANNEL_BIT[name]) != 0 for name in columns.channels}
@@ -137,7 +156,7 @@ def _view(columns: Columns, topology: Topology, at: Rows) -> View:
         topology.rated_a.take(at),
         topology.contract_kw.take(at),
         topology.phases.take(at),
-        topology.multiplier.take(at) if topology.any_multiplier else None,
+        topology.multiplier_at(at, end_us) if topology.any_multiplier else None,
     )
 
 
@@ -161,9 +180,14 @@ def _within(found: checks.Mask, rows: checks.Mask | None) -> checks.Mask:
 
 
 def _flag(
-    quality: NDArray[np.int32], view: View, lateness_us: NDArray[np.int64], limits: Limits, rows: checks.Mask | None
+    quality: NDArray[np.int32],
+    view: View,
+    as_metered: View,
+    lateness_us: NDArray[np.int64],
+    limits: Limits,
+    rows: checks.Mask | None,
 ) -> None:
-    """Set the quality bits of all rows, of those too that are rejected."""
+    """Set the quality bits of all rows, of those too that are rejected. as_metered: energies as U and I are sent."""
     off, on = checks.supply(view, limits)
     step_us = view.interval_s * US
     findings = [
@@ -172,10 +196,10 @@ def _flag(
         (off, Quality.SUPPLY_OFF),
         (on, Quality.SUPPLY_ON),
     ]
-    mismatch = checks.power_mismatch(view, limits)
+    mismatch = checks.power_mismatch(as_metered, limits)
     if mismatch.any():
         findings.append((mismatch, Quality.POWER_MISMATCH))
-        findings.append((checks.unit_mismatch(view, mismatch, limits), Quality.UNIT_MISMATCH))
+        findings.append((checks.unit_mismatch(as_metered, mismatch, limits), Quality.UNIT_MISMATCH))
     if lateness_us.max() > step_us:
         findings.append(((lateness_us > step_us) & (lateness_us <= DAY_US), Quality.LATE))
         findings.append((lateness_us > DAY_US, Quality.BACKFILL))

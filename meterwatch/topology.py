@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.check_profile import MeterClass
+from meterwatch.multipliers import Multipliers
 from meterwatch.names import Numbers
 
 PHASE_A, PHASE_B, PHASE_C = 1, 2, 4
@@ -62,7 +63,9 @@ class Topology:
     slot_of: Mapping[str, int] = field(repr=False)
     """Meter number -> slot. For many at once: slots_of."""
     multiplier: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    """Of the instrument transformers, per slot; left out: 1."""
+    """Of the instrument transformers, per slot, as last imported; left out: 1."""
+    multipliers: Multipliers | None = None
+    """The same over time; left out: as last imported, always."""
     head_end_zone: Sequence[str] = ()
     """IANA time zone of each head-end; its meters' days begin by it. Left out: UTC."""
     measures: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
@@ -73,7 +76,7 @@ class Topology:
     """Per slot, index into terminal_types; left out: all of the first."""
     terminal_types: list[str] = field(default_factory=lambda: [""])
     any_multiplier: bool = field(init=False)
-    """Some meter has a multiplier other than 1."""
+    """Some meter has, or had, a multiplier other than 1."""
     meter_class: NDArray[np.uint8] = field(init=False)
     """meterwatch.check_profile.MeterClass per slot."""
 
@@ -89,12 +92,17 @@ class Topology:
         object.__setattr__(self, "measures", measures)
         object.__setattr__(self, "member_of", self.transformer_of if member_of is None else member_of)
         object.__setattr__(self, "multiplier", multiplier)
-        object.__setattr__(self, "any_multiplier", bool((multiplier != 1).any()))
+        ever = self.multipliers is not None and self.multipliers.most > 0
+        object.__setattr__(self, "any_multiplier", ever or bool((multiplier != 1).any()))
         object.__setattr__(self, "meter_class", meter_class)
 
     @property
     def slots(self) -> int:
         return len(self.meter)
+
+    def multiplier_at(self, slot: NDArray[np.intp], end_us: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Multiplier for intervals of these meters that end then."""
+        return self.multiplier.take(slot) if self.multipliers is None else self.multipliers.at(slot, end_us)
 
     def slots_of(self, meters: Sequence[str]) -> NDArray[np.int32]:
         """Slot of each of these meter numbers; -1 where it is unknown."""

@@ -275,7 +275,7 @@ async def _move(
     )
     await run(
         "INSERT INTO {table} ({owner}, {values}, valid_from) SELECT id, {values},"
-        " CASE WHEN ended IS NULL THEN first_from ELSE %s END FROM moved"
+        " coalesce(CASE WHEN ended IS NULL THEN first_from END, %s) FROM moved"
         " WHERE NOT none AND (open_from IS NULL OR open_from < %s) ORDER BY id",
         at,
         at,
@@ -294,7 +294,11 @@ def _row_of(alias: LiteralString, columns: Sequence[LiteralString]) -> sql.Compo
 def _comparable(alias: LiteralString, column: LiteralString) -> sql.Composed:
     """A membership value with no value as NULL."""
     whole = sql.SQL("{}.{}").format(sql.Identifier(alias), sql.Identifier(column))
-    return sql.SQL("nullif({}, '')").format(whole) if column == "comm_mode" else whole
+    return sql.SQL(_NONE[column]).format(whole) if column in _NONE else whole
+
+
+_NONE: Final[dict[str, LiteralString]] = {"comm_mode": "nullif({}, '')", "multiplier": "nullif({}, 1)"}
+"""Membership columns in which a value stands for none."""
 
 
 async def _advance_identities(connection: psycopg.AsyncConnection[Any], parsed: Parsed) -> None:

@@ -30,7 +30,7 @@ class Membership(NamedTuple):
     owner: LiteralString
     values: tuple[LiteralString, ...]
     first_from: LiteralString
-    """SQL over the staged row: from when the very first membership is valid."""
+    """SQL over the staged row: from when the very first membership is valid; NULL: from that of the import on."""
 
 
 MERGES: Final[dict[str, Merge]] = {
@@ -112,6 +112,7 @@ MEMBERSHIPS: Final[dict[str, tuple[Membership, ...]]] = {
     ),
     "meters": (
         Membership("meter_transformers", "slot", ("transformer_id",), "installed_at"),
+        Membership("meter_multipliers", "slot", ("multiplier",), "CASE WHEN added THEN installed_at END"),
         Membership("meter_links", "slot", ("head_end_id", "concentrator_id", "comm_mode"), "installed_at"),
     ),
     "registers": (Membership("meter_registers", "slot", ("device", "digits", "lsb_wh"), "installed_at"),),

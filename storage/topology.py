@@ -13,6 +13,7 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
+from meterwatch.multipliers import Multipliers
 from meterwatch.names import Names, Numbers
 from meterwatch.topology import Topology
 from storage.arrays import INT64_MAX, decode, fetch_columns, moment
@@ -44,6 +45,10 @@ _LINKS = """
 SELECT array_agg(slot), array_agg(coalesce(concentrator_id, -1)), array_agg(coalesce(head_end_id, -1)),
        array_agg(array_position(%(modes)s::text[], comm_mode) - 1)
 FROM meter_links WHERE slot >= %(first)s AND slot < %(stop)s AND valid_from <= %(now)s AND valid_to > %(now)s"""
+_MULTIPLIERS = """
+SELECT array_agg(slot ORDER BY slot, valid_from), array_agg(valid_from ORDER BY slot, valid_from),
+       array_agg(valid_to ORDER BY slot, valid_from), array_agg(multiplier ORDER BY slot, valid_from)
+FROM meter_multipliers"""
 _TRANSFORMERS = """
 SELECT array_agg(t.transformer_id), array_agg(coalesce(tf.feeder_id, -1)), array_agg(t.rated_kva) FROM transformers t
 LEFT JOIN transformer_feeders tf ON tf.transformer_id = t.transformer_id
@@ -101,6 +106,7 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
         slot_of=Numbers(meter),
         multiplier=_frozen(meters.multiplier),
         measures=_frozen(meters.measures),
+        multipliers=await _multipliers(connection),
         head_end_zone=_placed_names(head_end_rows, _count(head_end_rows), 3),
         terminal_type=_frozen(meters.terminal_type),
         terminal_types=meters.types,
@@ -177,6 +183,13 @@ class _Meters:
         """A meter without a head-end of its own is reached by that of its concentrator."""
         lone = np.flatnonzero((self.head_end_of < 0) & (self.concentrator_of >= 0))
         self.head_end_of[lone] = concentrator_head_end[self.concentrator_of[lone]]
+
+
+async def _multipliers(connection: psycopg.AsyncConnection[Any]) -> Multipliers:
+    [[slot, from_us, to_us, value]] = await fetch_columns(connection, _MULTIPLIERS, {})
+    return Multipliers(
+        slot.astype(np.int32), from_us.astype(np.int64), to_us.astype(np.int64), value.astype(np.float32)
+    )
 
 
 async def _slots(connection: psycopg.AsyncConnection[Any]) -> int:

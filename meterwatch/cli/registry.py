@@ -14,6 +14,7 @@ from meterwatch import registry_csv
 from meterwatch.cli.calls import import_registry, list_assets
 from meterwatch.cli.failures import EX_FAILED, fail
 from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, listing
+from meterwatch.cli.reads import time_us
 from meterwatch.errors import Rejected
 
 app = typer.Typer(no_args_is_help=True)
@@ -40,12 +41,17 @@ def import_(
     context: typer.Context,
     paths: Annotated[list[Path], typer.Argument(help="A directory, or CSV files named by their kind: meters.csv ...")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only.")] = False,
+    valid_from: Annotated[
+        str | None,
+        typer.Option(help="Since when transformers, links and multipliers that change are so: ISO 8601 with offset."),
+    ] = None,
     address: AddressOption = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Import CSV files in one transaction; repeating it changes nothing."""
     files = [(kind, path.name, path.read_bytes()) for kind, path in _files(paths)]
-    answer = import_registry(address_of(context, address), files, 0, dry_run=dry_run)
+    since_us = 0 if valid_from is None else time_us(valid_from, "--valid-from")
+    answer = import_registry(address_of(context, address), files, since_us, dry_run=dry_run)
     _refuse_errors(answer)
     listing(
         ({"kind": c.kind, "added": c.added, "changed": c.changed, "unchanged": c.unchanged} for c in answer.count),

@@ -10,7 +10,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
@@ -128,6 +128,7 @@ def _meters(reads: list[FileReads]) -> dict[str, int]:
 
 def _send(sender: HeadEnd, file: FileReads) -> None:
     origin = _ORIGIN[file.method]
+    channels: dict[str, Any] = file.channels
     sender.send_columns(
         file.meter,
         file.meter_index,
@@ -135,7 +136,7 @@ def _send(sender: HeadEnd, file: FileReads) -> None:
         file.interval_s,
         mask=file.present,
         origin=origin if origin.any() else None,
-        **file.channels,
+        **channels,
     )
 
 

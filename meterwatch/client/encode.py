@@ -61,6 +61,10 @@ class Columns:
     channels: dict[str, NDArray[Any]]
     mask: NDArray[np.uint32] | None
     origin: NDArray[np.uint32] | None
+    starts: bool = False
+    """end_us holds interval starts."""
+    secondary: bool = False
+    """Energies are as metered behind instrument transformers."""
 
     @property
     def rows(self) -> int:
@@ -99,6 +103,7 @@ class Columns:
         request = IngestRequestBytes()
         batch = request.batch
         batch.seq, batch.interval_s = seq, interval_s
+        batch.stamp_meaning, batch.value_meaning = int(self.starts), int(self.secondary)
         stamps = self.end_us[rows]
         batch.meter_index = index_of[self.meter_index[rows]].astype("<u4", copy=False).tobytes()
         batch.stamp_us = stamps.tobytes()

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -139,15 +140,19 @@ class HeadEnd:
         *,
         mask: ArrayLike | None = None,
         origin: ArrayLike | None = None,
+        starts: bool = False,
+        secondary: bool = False,
         **channels: ArrayLike | None,
     ) -> None:
         """Queue reads given as columns; returns when the last batch is queued, not when it is stored.
 
         meter_index [n] integers into meter; end_us [n] UTC microseconds or datetime64; interval_s one number or [n];
         channels [n] by the names of meterwatch.channels; mask [n] bits of the channels present, None: all given;
-        origin [n] as in the contract, None: measured. ValueError if something does not fit; then nothing is queued.
+        origin [n] as in the contract, None: measured; starts: the stamps are interval starts; secondary: the energies
+        are those behind the instrument transformers. ValueError if something does not fit; then nothing is queued.
         """
-        self._send(checked_columns(meter, meter_index, end_us, interval_s, channels, mask, origin))
+        columns = checked_columns(meter, meter_index, end_us, interval_s, channels, mask, origin)
+        self._send(replace(columns, starts=starts, secondary=secondary))
 
     def send_rows(self, rows: Iterable[Row | Mapping[str, Any]]) -> None:
         """Queue reads given one by one: Row, or mappings with its names. Slower than columns."""

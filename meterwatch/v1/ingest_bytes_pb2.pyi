@@ -65,6 +65,7 @@ class ReadBatchBytes(_message.Message):
     CURRENT_C_A_FIELD_NUMBER: _builtins.int
     POWER_FACTOR_FIELD_NUMBER: _builtins.int
     DEVICE_STATUS_FIELD_NUMBER: _builtins.int
+    VALUE_MEANING_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """As ReadBatch.seq."""
     interval_s: _builtins.int
@@ -103,6 +104,8 @@ class ReadBatchBytes(_message.Message):
     """float32."""
     device_status: _builtins.bytes
     """uint32, bits."""
+    value_meaning: _builtins.int
+    """As ReadBatch.value_meaning."""
     def __init__(
         self,
         *,
@@ -125,10 +128,11 @@ class ReadBatchBytes(_message.Message):
         current_c_a: _builtins.bytes = ...,
         power_factor: _builtins.bytes = ...,
         device_status: _builtins.bytes = ...,
+        value_meaning: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_mask", b"channel_mask", "current_a_a", b"current_a_a", "current_b_a", b"current_b_a", "current_c_a", b"current_c_a", "device_status", b"device_status", "export_varh", b"export_varh", "export_wh", b"export_wh", "import_varh", b"import_varh", "import_wh", b"import_wh", "interval_s", b"interval_s", "meter_index", b"meter_index", "origin", b"origin", "power_factor", b"power_factor", "seq", b"seq", "stamp_meaning", b"stamp_meaning", "stamp_us", b"stamp_us", "voltage_a_v", b"voltage_a_v", "voltage_b_v", b"voltage_b_v", "voltage_c_v", b"voltage_c_v"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_mask", b"channel_mask", "current_a_a", b"current_a_a", "current_b_a", b"current_b_a", "current_c_a", b"current_c_a", "device_status", b"device_status", "export_varh", b"export_varh", "export_wh", b"export_wh", "import_varh", b"import_varh", "import_wh", b"import_wh", "interval_s", b"interval_s", "meter_index", b"meter_index", "origin", b"origin", "power_factor", b"power_factor", "seq", b"seq", "stamp_meaning", b"stamp_meaning", "stamp_us", b"stamp_us", "value_meaning", b"value_meaning", "voltage_a_v", b"voltage_a_v", "voltage_b_v", b"voltage_b_v", "voltage_c_v", b"voltage_c_v"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -44,6 +44,30 @@ STAMP_MEANING_INTERVAL_START: StampMeaning.ValueType  # 1
 """The stamp is the start of the interval; the service stores start + interval_s."""
 Global___StampMeaning: _TypeAlias = StampMeaning  # noqa: Y015
 
+class _ValueMeaning:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ValueMeaningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ValueMeaning.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VALUE_MEANING_PRIMARY: _ValueMeaning.ValueType  # 0
+    """Energy of the grid (default): whatever instrument transformers there are, they are accounted for."""
+    VALUE_MEANING_SECONDARY: _ValueMeaning.ValueType  # 1
+    """Energy as the meter counts it behind its instrument transformers; the service stores it times the multiplier that
+    the registry has for the end of the interval. All other channels are stored as they are.
+    """
+
+class ValueMeaning(_ValueMeaning, metaclass=_ValueMeaningEnumTypeWrapper):
+    """What the energies of a batch are."""
+
+VALUE_MEANING_PRIMARY: ValueMeaning.ValueType  # 0
+"""Energy of the grid (default): whatever instrument transformers there are, they are accounted for."""
+VALUE_MEANING_SECONDARY: ValueMeaning.ValueType  # 1
+"""Energy as the meter counts it behind its instrument transformers; the service stores it times the multiplier that
+the registry has for the end of the interval. All other channels are stored as they are.
+"""
+Global___ValueMeaning: _TypeAlias = ValueMeaning  # noqa: Y015
+
 class _RowReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -433,12 +457,15 @@ class ReadBatch(_message.Message):
     CURRENT_C_A_FIELD_NUMBER: _builtins.int
     POWER_FACTOR_FIELD_NUMBER: _builtins.int
     DEVICE_STATUS_FIELD_NUMBER: _builtins.int
+    VALUE_MEANING_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Number of the batch within (head_end, epoch), from 1. Gaps are accepted; a seq seen before is a re-send. Unit: none."""
     interval_s: _builtins.int
     """Length of the interval of every row: 60, 300, 600, 900, 1800, 3600 or 86400. Unit: seconds."""
     stamp_meaning: Global___StampMeaning.ValueType
     """What stamp_us means."""
+    value_meaning: Global___ValueMeaning.ValueType
+    """What the energies (import_wh to export_varh) are."""
     @_builtins.property
     def meter_index(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Index into this stream's dictionary, one per row. Unit: index."""
@@ -531,10 +558,11 @@ class ReadBatch(_message.Message):
         current_c_a: _abc.Iterable[_builtins.float] | None = ...,
         power_factor: _abc.Iterable[_builtins.float] | None = ...,
         device_status: _abc.Iterable[_builtins.int] | None = ...,
+        value_meaning: Global___ValueMeaning.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_mask", b"channel_mask", "current_a_a", b"current_a_a", "current_b_a", b"current_b_a", "current_c_a", b"current_c_a", "device_status", b"device_status", "export_varh", b"export_varh", "export_wh", b"export_wh", "import_varh", b"import_varh", "import_wh", b"import_wh", "interval_s", b"interval_s", "meter_index", b"meter_index", "origin", b"origin", "power_factor", b"power_factor", "seq", b"seq", "stamp_meaning", b"stamp_meaning", "stamp_us", b"stamp_us", "voltage_a_v", b"voltage_a_v", "voltage_b_v", b"voltage_b_v", "voltage_c_v", b"voltage_c_v"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_mask", b"channel_mask", "current_a_a", b"current_a_a", "current_b_a", b"current_b_a", "current_c_a", b"current_c_a", "device_status", b"device_status", "export_varh", b"export_varh", "export_wh", b"export_wh", "import_varh", b"import_varh", "import_wh", b"import_wh", "interval_s", b"interval_s", "meter_index", b"meter_index", "origin", b"origin", "power_factor", b"power_factor", "seq", b"seq", "stamp_meaning", b"stamp_meaning", "stamp_us", b"stamp_us", "value_meaning", b"value_meaning", "voltage_a_v", b"voltage_a_v", "voltage_b_v", b"voltage_b_v", "voltage_c_v", b"voltage_c_v"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -124,6 +124,7 @@ def test_a_good_batch_with_one_byte_changed_is_read_or_refused(data):
         ({"interval_s": 10**9}, "INTERVAL", "[60, 300,"),
         ({"stamp_meaning": 99}, "UNKNOWN_ENUM", "stamp_meaning 99"),
         ({"stamp_meaning": -1}, "UNKNOWN_ENUM", "stamp_meaning -1"),
+        ({"value_meaning": 2}, "UNKNOWN_ENUM", "value_meaning 2"),
     ],
 )
 def test_a_batch_that_breaks_the_contract_is_refused_by_name(change, reason, told):

@@ -34,6 +34,7 @@ from meterwatch import data
 from meterwatch.channels import CHANNELS, CURRENT, ENERGY, INTERVALS_S, VOLTAGE
 from meterwatch.check_profile import DEFAULT, CheckProfile, Limits
 from meterwatch.errors import Rejected
+from meterwatch.multipliers import Multipliers
 from meterwatch.quality import DAY_BITS, Quality
 from meterwatch.v1 import ingest_pb2 as pb
 
@@ -440,6 +441,37 @@ def test_an_ordered_batch_without_findings_is_not_copied():
     batch = validate(columns, np.array([0, 1, 2], np.int32), ["ONE", "THREE", "X"], HOME, 1, WORLD, NOW_US, DEFAULT)
     assert batch.reads.channels["import_wh"] is columns.channels["import_wh"]
     assert batch.reads.end_us is end_us
+
+
+def test_energies_behind_transformers_are_multiplied_by_that_of_their_time_and_compared_as_metered():
+    """Multiplier 40 until a quarter-hour ago, 60 since; U and I are metered too, 230 V x 1 A, so 57 Wh fit them."""
+    before, after = NOW_US - 900 * US, NOW_US
+    values = {"import_wh": 57, "voltage_a_v": 230.0, "current_a_a": 1.0, "power_factor": 1.0}
+    rows = [Row("ONE", at, values) for at in (before, after)]
+    rows.append(Row("ONE", before - 900 * US, {"voltage_a_v": 230.0}))  # the energy it does not send is not too large
+    slot, since = np.zeros(2, np.int32), np.array([0, before])
+    history = Multipliers(slot, since, np.array([before, FOREVER]), np.array([40, 60], np.float32))
+    world = replace(registry(), multipliers=history)
+    energies = {}
+    for meaning in (pb.VALUE_MEANING_PRIMARY, pb.VALUE_MEANING_SECONDARY):
+        batch = message(rows)
+        batch.value_meaning = meaning
+        found = decoded(batch, ["ONE"])
+        judged = validate(found, np.zeros(3, np.int32), ["ONE"], HOME, 7, world, NOW_US, (Limits(),))
+        assert not len(judged.rejects.row)
+        assert not (judged.reads.quality & (Quality.POWER_MISMATCH | Quality.UNIT_MISMATCH)).any()
+        energies[meaning] = judged.reads.channels["import_wh"][1:].tolist()
+    assert energies == {pb.VALUE_MEANING_PRIMARY: [57, 57], pb.VALUE_MEANING_SECONDARY: [57 * 40, 57 * 60]}
+
+
+def test_an_energy_that_multiplied_leaves_32_bits_is_above_capacity():
+    slot, since, until = np.zeros(1, np.int32), np.zeros(1, np.int64), np.array([FOREVER])
+    history = Multipliers(slot, since, until, np.array([1e6], np.float32))
+    batch = message([Row("ONE", NOW_US, {"import_wh": 5000})])
+    batch.value_meaning = pb.VALUE_MEANING_SECONDARY
+    world = replace(registry(), multipliers=history)
+    judged = validate(decoded(batch, ["ONE"]), np.zeros(1, np.int32), ["ONE"], HOME, 7, world, NOW_US, (Limits(),))
+    assert reasons(judged) == {0: pb.ROW_REASON_ABOVE_CAPACITY}
 
 
 def test_each_class_of_meters_has_its_own_limits():

@@ -134,6 +134,28 @@ async def test_a_row_with_an_error_still_names_its_asset_for_the_rows_below_it(p
     assert len(outcome.problems) == 1
 
 
+async def test_a_multiplier_holds_from_the_import_that_brought_it(pool: Any) -> None:
+    def meters(multiplier: int) -> Parsed:
+        header = ",".join(KINDS["meters"].columns)
+        text = f"{header}\nM1,T1,A,230,100,,{multiplier},900,2020-05-01,,PLC,DC1,\n"
+        return parse([RegistryCsv("meters", "meters.csv", text.encode())])
+
+    store, times = RegistryStore(pool), [NOW_US + i * DAY_US for i in range(4)]
+    async with pool.connection() as connection:
+        await connection.execute("TRUNCATE meter_multipliers")
+    await store.import_files(small(), times[0])
+    for multiplier, at in zip((1, 40, 60, 1), times, strict=True):
+        outcome = await store.import_files(meters(multiplier), at)
+        assert not outcome.problems
+    repeated = await store.import_files(meters(1), times[3] + 1)
+    assert repeated.counts["meters"] == Count(0, 0, 1)
+    topology = await store.load_topology(times[3] + DAY_US)
+    slot = np.full(8, topology.slot_of["M1"])
+    ends = np.array([border for at in times for border in (at, at + 1)])
+    assert topology.multiplier_at(slot, ends).tolist() == [1, 1, 1, 40, 40, 60, 60, 1]
+    assert topology.any_multiplier
+
+
 async def test_meters_alone_may_refer_to_what_is_stored(pool: Any) -> None:
     store = RegistryStore(pool)
     await store.import_files(small(), NOW_US)
