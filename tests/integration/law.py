@@ -38,6 +38,7 @@ HEAD_ENDS = ("H-0", "H-1", "H-2", "H-3")
 BATCH_ROWS = 5_000
 BATCH_ROWS_MAX = 30_000
 DAY_US = 86_400 * US
+NEVER = np.iinfo(np.int64).max
 STEP_US = 3600 * US
 """Told in this much event time at once: events first, then reads. What is late is late by at most so much more."""
 OUTSIDE = Quality.LATE | Quality.BACKFILL | Quality.CLOCK_DRIFT | DAY_BITS
@@ -87,13 +88,14 @@ Way = Iterable[Part]
 
 def _by_step(reads_at_us: Stamps, events_at_us: Stamps, step_us: int = STEP_US) -> Iterator[tuple[Rows, Rows]]:
     """Reads and events by the time at which they come, in steps."""
-    read_step, event_step = reads_at_us // step_us, events_at_us // step_us
-    read_order, event_order = (np.argsort(at, kind="stable") for at in (reads_at_us, events_at_us))
-    for step in np.unique(np.concatenate([read_step, event_step])).tolist():
-        reads, events = (
-            order[slice(*np.searchsorted(of[order], [step, step + 1]))]
-            for order, of in ((read_order, read_step), (event_order, event_step))
-        )
+    told = []
+    for at_us in (reads_at_us, events_at_us):
+        order = np.argsort(at_us, kind="stable")
+        told.append((order, at_us[order] // step_us))
+    steps = np.unique(np.concatenate([step for _, step in told]))
+    bounds = [np.searchsorted(step, np.append(steps, NEVER)).tolist() for _, step in told]
+    for i in range(len(steps)):
+        reads, events = (order[at[i] : at[i + 1]] for (order, _), at in zip(told, bounds, strict=True))
         yield reads, events
 
 
