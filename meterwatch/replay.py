@@ -58,8 +58,8 @@ async def replay(
 ) -> Replay:
     """Judge the reads and events of a span anew; alarms whose onset is in it are compared.
 
-    progress is told (slices done, slices, reads so far). Membership is that of the registry at to_us. Raises
-    StorageUnavailable.
+    progress is told (slices done, slices, reads so far) after every page. Membership is that of the registry at to_us.
+    Raises StorageUnavailable.
     """
     began_s, read = time.monotonic(), 0
     history = History(pool)
@@ -74,6 +74,7 @@ async def replay(
             rules.engine.observe_reads(change, end_us)
             read += len(change.slot)
             rules.engine.overload.saved()
+            progress(done - 1, len(starts), read)
         rules.engine.observe_events(await history.events_between(start_us + 1, end_us + 1, None), end_us)
         drafts = book.reconcile(await rules.evaluate(end_us), end_us)
         book.apply([draft.alarm for draft in drafts])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from typing import Annotated, Any, Final
 
 import typer
@@ -20,6 +21,8 @@ from meterwatch.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True)
 
+SAY_EVERY_S: Final = 10.0
+"""Where there is no terminal to draw a bar on."""
 COLUMNS: Final = ("difference", "rule", "asset", "onset", "raised", "cleared", "severity", "level")
 
 
@@ -63,13 +66,19 @@ def replay(
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("replay", total=None, reads=0)
 
+        said_s = time.monotonic()
+
+        def told(done: int, slices: int, reads: int) -> None:
+            nonlocal said_s
+            progress.update(task, completed=done, total=slices, reads=reads)
+            if progress.disable and time.monotonic() - said_s > SAY_EVERY_S:
+                said_s = time.monotonic()
+                console.print(f"{done} of {slices} half-days, {reads:,} reads", highlight=False)
+
         async def work() -> Replay:
             options: dict[str, Any] = {"autocommit": True, "options": "-c TimeZone=UTC"}
             async with AsyncConnectionPool(dsn_of(config), min_size=1, max_size=2, open=False, kwargs=options) as pool:
-                return await run(
-                    pool, from_us, to_us, chosen,
-                    lambda done, slices, reads: progress.update(task, completed=done, total=slices, reads=reads),
-                )  # fmt: skip
+                return await run(pool, from_us, to_us, chosen, told)
 
         found = asyncio.run(work())
     counts = {kind: sum(one.kind == kind for one in found.differences) for kind in ("same", "changed", "new", "gone")}

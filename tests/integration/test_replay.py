@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from meterwatch.app import running
-from meterwatch.cli import app
+from meterwatch.cli import app, rules
 from meterwatch.client import import_registry
 from meterwatch.clock import US
 from meterwatch.config import ClockSection, Config, Database, Server
@@ -48,6 +48,14 @@ def replay(dsn: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> tuple[li
     result = CliRunner().invoke(app, ["rules", "replay", *span, "-o", "json", *options])
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout), result.stderr
+
+
+def test_a_replay_says_how_far_it_is_where_no_bar_can_be_drawn(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "SAY_EVERY_S", 0.0)
+    _, said = replay(told, monkeypatch)
+    reads = [int(line.split()[4].replace(",", "")) for line in said.splitlines() if "half-days" in line]
+    assert reads == sorted(reads)
+    assert reads[-1] > 0
 
 
 def test_the_same_profile_raises_the_same_alarms(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
