@@ -183,10 +183,13 @@ class Book:
         """Pairs of alarm and episode, episodes without an alarm, alarms without an episode."""
         known = self._by_key.get((verdict.rule, verdict.asset_kind, verdict.asset_id), {}).values()
         until_us = verdict.until_us
+        onsets = {
+            episode.onset_us for episode in verdict.episodes
+        }  # one is of the verdict though told as over long ago
         alarms = [
             a
             for a in known
-            if (a.cleared_us is None or a.cleared_us - _held_us(a) >= verdict.from_us)
+            if (a.cleared_us is None or a.cleared_us - _held_us(a) >= verdict.from_us or a.onset_us in onsets)
             and (until_us is None or a.onset_us < until_us)
         ]
         choices = sorted(

@@ -56,6 +56,14 @@ def test_an_episode_already_over_is_born_closed() -> None:
     assert (draft.kind, draft.alarm.state) == ("RAISED", AlarmState.RTN_UNACK)
 
 
+def test_what_lasts_since_long_ago_and_was_told_as_history_is_not_told_again_by_a_verdict_on_lately() -> None:
+    book, day = Book([], names()), 24 * 60
+    (raised,) = step(book, verdict(episode(10)), minute=50 * day)
+    assert raised.alarm.cleared_us is not None
+    book.adopt([raised.alarm])  # the book forgets it, the desk finds it again
+    assert book.reconcile([verdict(episode(10), since=49 * day)], at(51 * day)) == []
+
+
 def test_what_an_old_file_tells_is_history_and_pages_nobody() -> None:
     book, day = Book([], names()), 24 * 60
     (ended,) = step(book, verdict(episode(10, 20)), minute=20 + day + 1)
