@@ -265,9 +265,9 @@ FROM (SELECT h, count(*) FILTER (WHERE is_current) AS n
       FROM (SELECT hashtextextended(r::text, 0) AS h, is_current
             FROM (SELECT * FROM read_history WHERE {SENT}) AS v JOIN meters USING (slot)
             CROSS JOIN LATERAL (SELECT v.superseded_at IS NULL AS is_current) AS c
-"""Each version is spelled out once, for both hashes: DISTINCT over the columns sorts millions of rows by text."""
+            CROSS JOIN LATERAL (SELECT {_VALUE}) AS r) AS told
       GROUP BY h) AS distinct_values"""
-"""Each version is spelled out once, for both hashes: DISTINCT over the columns sorts millions of rows by text, for minutes."""
+"""Each version is spelled out once, for both hashes: DISTINCT over the columns sorts millions of rows by text."""
 _ALARMS = """
 SELECT rule, asset_kind, asset, onset_at, raised_at, cleared_at, severity, level FROM alarms
 WHERE rule <> 'COMM_LOSS' AND state <> 'RETRACTED' AND parent_id IS NULL ORDER BY 1, 2, 3, 4, 5"""
