@@ -103,6 +103,18 @@ class AlarmDesk:
             book.put_over(shelf)
         return cls(book, store, hub, clock)
 
+    def newest_seq(self) -> int:
+        """Cursor of the last transition published."""
+        return self.hub.seq
+
+    def paging(self) -> list[Alarm]:
+        """The alarms that call for somebody, as of that cursor."""
+        return [alarm for alarm in self.book if alarm.pages]
+
+    async def log_after(self, seq: int, limit: int) -> list[Transition]:
+        """Transitions after a cursor, as they are stored."""
+        return await self._store.log_after(seq, limit)
+
     async def record(
         self, verdicts: Sequence[Verdict], batch_ids: Sequence[int], loads: LoadChange | None = None
     ) -> list[Transition]:

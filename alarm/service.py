@@ -25,12 +25,14 @@ from alarm.kpi import CHATTER_COUNT, CHATTERING_MAX, TOP, WINDOW_US, Kpis, kpis
 from alarm.wire import (
     ID_CHARS_MAX,
     RESPONSE_BYTES_MAX,
+    Concerns,
     Encoder,
     action_of,
     alarm_to_wire,
     coalesced_to_wire,
     filter_of,
     kpis_to_wire,
+    no_departments,
     result_of,
     shelf_of,
     shelf_to_wire,
@@ -109,6 +111,7 @@ class AlarmService:
         bookmark_s: float = BOOKMARK_S,
         age_s_max: float = AGE_S_MAX,
         witness: Callable[[Alarm], Awaitable[Seen]] = nothing_seen,
+        concerns: Concerns = no_departments,
     ) -> None:
         self._desk = desk
         self._hub = desk.hub
@@ -119,10 +122,11 @@ class AlarmService:
         self._bookmark_s = bookmark_s
         self._age_s_max = age_s_max
         self._witness = witness
+        self._concerns = concerns
 
     async def subscribe(self, request: pb.SubscribeRequest, context: Any) -> None:
         """Write the stream of one subscriber until it leaves, is too old, or the service drains."""
-        wanted = filter_of(request.filter)
+        wanted = filter_of(request.filter, self._concerns)
         most = request.transitions_max
         if most > TRANSITIONS_MAX:
             raise Rejected(
@@ -151,7 +155,7 @@ class AlarmService:
 
     async def list_alarms(self, request: pb.ListAlarmsRequest, context: Any) -> pb.ListAlarmsResponse:
         """One page, newest first."""
-        wanted = filter_of(request.filter)
+        wanted = filter_of(request.filter, self._concerns)
         if request.page_size > PAGE_MAX:
             raise Rejected("PAGE_SIZE", f"page_size is {request.page_size}; 1 to {PAGE_MAX} are allowed, 0 is 100")
         size = request.page_size or PAGE_DEFAULT
@@ -202,7 +206,7 @@ class AlarmService:
 
     async def act_on_many(self, request: pb.ActOnManyRequest, context: Any) -> pb.ActOnManyResponse:
         """Commit one action on many alarms."""
-        answers = await self._desk.act_on_many(action_of(request.act), targets_of(request))
+        answers = await self._desk.act_on_many(action_of(request.act), targets_of(request, self._concerns))
         return pb.ActOnManyResponse(result=[result_of(*answer) for answer in answers.items()])
 
     async def get_kpis(self, request: pb.GetKpisRequest, context: Any) -> pb.GetKpisResponse:

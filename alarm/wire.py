@@ -33,6 +33,7 @@ from meterwatch.v1 import alarms_pb2 as pb
 TYPES_MAX: Final = 64
 PLACES_MAX: Final = 1000
 """Districts or feeders in one filter; both limits as in alarms.proto."""
+DEPARTMENTS_MAX: Final = 64
 NAME_CHARS_MAX: Final = 256
 RESPONSE_BYTES_MAX: Final = 1 << 20
 """Per message of a subscription: well below the 4 MiB at which clients refuse one."""
@@ -176,13 +177,27 @@ def _source(source: Source, pages: int) -> pb.AlarmSource:
     return pb.AlarmSource(type=source[0], asset_kind=source[1], asset=source[2], pages=pages)
 
 
-def filter_of(message: pb.AlarmFilter) -> AlarmFilter:
+Concerns = Callable[[Sequence[str]], tuple[AlarmFilter, ...]]
+"""The alarms of departments, by name. Rejected when one does not exist."""
+
+
+def no_departments(names: Sequence[str]) -> tuple[AlarmFilter, ...]:
+    """Where there is no routes file."""
+    if names:
+        raise Rejected(
+            "FILTER_INVALID", f"filter.department has {names[0][:40]!r}; there are none without alarms.routes_file"
+        )
+    return ()
+
+
+def filter_of(message: pb.AlarmFilter, concerns: Concerns = no_departments) -> AlarmFilter:
     """A filter from the wire. Rejected when it is larger than allowed or names what does not exist."""
     for field, names, limit in (
         ("type", message.type, TYPES_MAX),
         ("district", message.district, PLACES_MAX),
         ("feeder", message.feeder, PLACES_MAX),
         ("state", message.state, len(STATE_OF_WIRE)),
+        ("department", message.department, DEPARTMENTS_MAX),
     ):
         if len(names) > limit:
             raise Rejected(
@@ -196,8 +211,9 @@ def filter_of(message: pb.AlarmFilter) -> AlarmFilter:
             )
     for name in (*message.district, *message.feeder):
         check_text("filter entry", name, 1, NAME_CHARS_MAX)
-    if message.severity_min not in (0, *Severity):
-        raise Rejected("FILTER_INVALID", f"filter.severity_min is {message.severity_min}; 0 to 4 are defined")
+    for field, least in (("severity_min", message.severity_min), ("priority_min", message.priority_min)):
+        if least not in (0, *Severity):
+            raise Rejected("FILTER_INVALID", f"filter.{field} is {least}; 0 to 4 are defined")
     unknown = [value for value in message.state if value not in STATE_OF_WIRE]
     if unknown:
         raise Rejected("FILTER_INVALID", f"filter.state has {unknown[0]}; the values are 1 to {len(STATE_OF_WIRE)}")
@@ -208,10 +224,12 @@ def filter_of(message: pb.AlarmFilter) -> AlarmFilter:
         severity_min=Severity(message.severity_min or Severity.LOW),
         states=frozenset(STATE_OF_WIRE[value] for value in message.state),
         paging_only=message.paging_only,
+        priority_min=Severity(message.priority_min or Severity.LOW),
+        any_of=concerns(list(message.department)),
     )
 
 
-def targets_of(message: pb.ActOnManyRequest) -> dict[str, int] | AlarmFilter:
+def targets_of(message: pb.ActOnManyRequest, concerns: Concerns = no_departments) -> dict[str, int] | AlarmFilter:
     """The alarms an action is for. Rejected unless it names some, each once, or gives a filter."""
     named = {target.alarm_id: target.expected_version for target in message.target}
     of_act = message.act.alarm_id or message.act.expected_version
@@ -223,7 +241,7 @@ def targets_of(message: pb.ActOnManyRequest) -> dict[str, int] | AlarmFilter:
         )
     for alarm_id in named:
         check_text("alarm_id", alarm_id, 1, ID_CHARS_MAX)
-    return named or filter_of(message.filter)
+    return named or filter_of(message.filter, concerns)
 
 
 def result_of(alarm_id: str, answer: Alarm | Missing | Rejected | Stale) -> pb.ActResult:

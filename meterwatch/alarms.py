@@ -147,6 +147,11 @@ class Alarm:
         return self.state in PAGED and self.shelved_until_us is None and self.out_of_service_by is None
 
     @property
+    def priority(self) -> Severity:
+        """How soon somebody must act; that of its severity."""
+        return self.severity
+
+    @property
     def end_us(self) -> int:
         """When it ended, for a finished alarm; a retracted one may have no end, then its onset."""
         return self.onset_us if self.cleared_us is None else self.cleared_us
@@ -271,12 +276,17 @@ class AlarmFilter:
     states: frozenset[AlarmState] = frozenset()
     paging_only: bool = False
     """Only what calls for somebody: Alarm.pages."""
+    priority_min: Severity = Severity.LOW
+    any_of: tuple[AlarmFilter, ...] = ()
+    """And at least one of these; none: no matter. What concerns a department is a filter of this kind."""
 
     def matches(self, alarm: Alarm) -> bool:
         """True: the alarm, as it is, is wanted."""
         return (
             self._place(alarm)
             and alarm.severity >= self.severity_min
+            and alarm.priority >= self.priority_min
+            and (not self.any_of or any(one.matches(alarm) for one in self.any_of))
             and (not self.states or alarm.state in self.states)
             and (alarm.pages or not self.paging_only)
         )
@@ -293,4 +303,5 @@ class AlarmFilter:
             (not self.rules or alarm.rule in self.rules)
             and (not self.districts or alarm.district in self.districts)
             and (not self.feeders or alarm.feeder in self.feeders)
+            and (not self.any_of or any(one._place(alarm) for one in self.any_of))
         )

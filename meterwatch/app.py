@@ -11,7 +11,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,11 +24,15 @@ from psycopg_pool import AsyncConnectionPool
 
 from alarm.desk import AlarmDesk
 from alarm.profile import ALARM_PROFILES
+from alarm.routes.dispatch import Dispatch
+from alarm.routes.service import RouteService, add_routes
 from alarm.service import AlarmService
 from alarm.service import handlers as alarm_handlers
+from alarm.wire import no_departments
 from ingest.service import IngestService
 from ingest.session import StreamLimits
 from meterwatch.alarm_figures import AlarmFigures
+from meterwatch.alarms import Transition
 from meterwatch.calls import Watch
 from meterwatch.check_profile import chosen
 from meterwatch.clock import US, Clock, RealClock, ReplayClock, SimulatedClock
@@ -66,6 +70,7 @@ from storage.layout import Layout, open_table
 from storage.lease import Lease
 from storage.meter_days import DayStore
 from storage.migrate import migrate
+from storage.outbox import Outbox
 from storage.pool import new_pool
 from storage.reads_table import ReadsTable
 from storage.registry import RegistryStore
@@ -99,6 +104,7 @@ class Service:
     interruptions: Interruptions
     gaps: GapWatch
     estimation: Estimation
+    routes: Dispatch | None = None
     database: str = ""
     """Versions, edition and place of the database, for people."""
 
@@ -181,8 +187,15 @@ async def _serving(
     writers = [Writer(dsn, reasons, doubts, table) for _ in range(config.database.copy_connections + 1)]
 
     registers = Writer(dsn, reasons, doubts, table)
+    outbox = Outbox(pool)
+    routes = _routes(config, outbox, desk, clock, metrics)
 
-    desk.published = metrics.published
+    def published(transitions: Sequence[Transition]) -> None:
+        metrics.published(transitions)
+        if routes is not None and transitions:
+            routes.wake()
+
+    desk.published = published
 
     def rules_in_place() -> WiredRules:
         assert isinstance(pipeline.rules, WiredRules)
@@ -251,9 +264,11 @@ async def _serving(
             await pipeline.settle()
         await asyncio.to_thread(give_back)
 
+    concerns = no_departments if routes is None else routes.concerns
     witness = Witness(history, Arrivals(pool), pipeline.topology, profile, clock, rules_of)
-    alarms = AlarmService(desk, store, clock, lambda: ready[0], witness=witness.see)
+    alarms = AlarmService(desk, store, clock, lambda: ready[0], witness=witness.see, concerns=concerns)
     server.add_generic_rpc_handlers((ingest.handler(), alarm_handlers(alarms)))
+    add_routes(RouteService(routes, outbox, desk.hub.log_id), server)
     registry_pb2_grpc.add_RegistryServicer_to_server(RegistryService(registry, clock, registry_changed), server)
     add_ReadsServicer_to_server(ReadsService(pool), server)
     indices = Indices(pool, profile.outage.sustained_s)
@@ -273,6 +288,8 @@ async def _serving(
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=columnar)
         hearing = hear(rules_in_place, history, topology.slots, clock.now_us() - HEARD_US)
         others = [hearing, days.run(), interruptions.run(), gaps.run(), *([estimation.run()] if automatic else [])]
+        if routes is not None:
+            others.append(routes.run())
         if config.metrics.port:
             figures = ReliabilityFigures(indices, clock)
             metrics.registry.register(figures)
@@ -289,7 +306,9 @@ async def _serving(
         await health.serving()
         _log.info("ready", address=address, meters=len(topology.slot_of), owed_batches=len(owed))
         async with metrics.serving(config.metrics.port):
-            yield Service(address, dsn, clock, pipeline, desk, core, metrics, days, interruptions, gaps, estimation)
+            yield Service(
+                address, dsn, clock, pipeline, desk, core, metrics, days, interruptions, gaps, estimation, routes
+            )
     finally:
         ingest.drain()
         await health.draining()
@@ -307,6 +326,26 @@ async def _serving(
                 await interruptions.flush()
         for writer in (*writers, registers):
             writer.close()
+
+
+def _routes(config: Config, outbox: Outbox, desk: AlarmDesk, clock: Clock, metrics: Metrics) -> Dispatch | None:
+    """The routes, where a file of them is configured."""
+    if config.alarms.routes_file is None:
+        return None
+    routes = Dispatch(
+        config.alarms.routes_file, outbox, desk.hub.log_id, desk, clock,
+        counted=lambda target, what: metrics.route_messages.labels(target, what).inc(),
+    )  # fmt: skip
+    metrics.watch_targets(
+        {
+            "route_waiting_messages": ("Messages made and not delivered.", routes.waiting),
+            "route_oldest_seconds": ("For how long the oldest of them waits; 0: none does.", routes.oldest_s),
+        }
+    )
+    metrics.watch(
+        {"routes_file_refused": ("1: the routes file is not sound, older routes are in force.", routes.refused)}, {}
+    )
+    return routes
 
 
 async def _core(
@@ -359,6 +398,9 @@ async def _until_signal(service: Service) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    reloads: set[asyncio.Task[Any]] = set()
+    if (routes := service.routes) is not None:
+        loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.create_task(routes.reload())))
     waiter = asyncio.create_task(stop.wait())
     await asyncio.wait({waiter, service.core}, return_when=asyncio.FIRST_COMPLETED)
     waiter.cancel()

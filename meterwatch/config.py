@@ -119,12 +119,14 @@ class Checks(BaseModel):
 
 
 class Alarms(BaseModel):
-    """How alarms are presented."""
+    """How alarms are presented, and to whom beside subscribers."""
 
     model_config = _SECTION
     profile: str = "default"
     operators: int = Field(default=1, ge=1, le=1000)
     """Who share them, for the metrics of floods."""
+    routes_file: Path | None = None
+    """Which departments are told of which alarms, and how (docs/routes.md); None: nobody is."""
 
 
 class Estimation(BaseModel):

@@ -97,6 +97,11 @@ class Metrics:
         self.transitions = self._counter(
             "alarm_transitions", "Alarm transitions committed, by what happened and type of alarm.", "kind", "type"
         )
+        self.route_messages = self._counter(
+            "route_messages",
+            "Messages to departments by target: made, sent, dead (given up), failed (tries); error: a defect.",
+            "target", "outcome",
+        )  # fmt: skip
         self.commit_seconds = self._histogram("commit_seconds", "From a batch in the queue to its reads committed.")
         self.evaluation_seconds = self._histogram(
             "evaluation_seconds", "From a batch in the queue to its alarm transitions committed, that is to its ack."
@@ -171,6 +176,10 @@ class Metrics:
         """Take values that somebody else keeps: name -> (text, function), asked at each scrape in another thread."""
         self.registry.register(_Kept(gauges, counters))
 
+    def watch_targets(self, gauges: dict[str, tuple[str, Callable[[], dict[str, float]]]]) -> None:
+        """The same of values by target."""
+        self.registry.register(_KeptByTarget(gauges))
+
     @asynccontextmanager
     async def serving(self, port: int) -> AsyncIterator[None]:
         """Answer GET /metrics while the block runs; port 0: do not. ConfigError if the port is taken."""
@@ -236,3 +245,20 @@ class _Kept:
             yield GaugeMetricFamily(f"meterwatch_{name}", text, value=value())
         for name, (text, value) in self._counters.items():
             yield CounterMetricFamily(f"meterwatch_{name}", text, value=value())
+
+
+class _KeptByTarget:
+    """Collector of values by target that live elsewhere."""
+
+    def __init__(self, gauges: dict[str, tuple[str, Callable[[], dict[str, float]]]]) -> None:
+        self._gauges = gauges
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (text, values) in self._gauges.items():
+            family = GaugeMetricFamily(f"meterwatch_{name}", text, labels=["target"])
+            for target, value in values().items():
+                family.add_metric([target], value)
+            yield family

@@ -168,23 +168,7 @@ class AlarmStore:
         self, wanted: AlarmFilter, *, active_only: bool, limit: int, after: tuple[int, str] | None = None
     ) -> list[Alarm]:
         """Alarms newest first; `after` is (recorded_us, alarm_id) of the last one of the page before."""
-        states = {state.value for state in wanted.states}
-        where, values = [sql.SQL("severity >= %s")], [int(wanted.severity_min)]  # type: list[sql.SQL], list[Any]
-        if active_only or wanted.paging_only:
-            where.append(sql.SQL("shelved_until_at IS NULL AND out_of_service_by IS NULL"))
-            paged = {state.value for state in PAGED}
-            states = states & paged if states else paged
-            if not states:
-                return []
-        for column, chosen in (
-            ("rule", wanted.rules),
-            ("district", wanted.districts),
-            ("feeder", wanted.feeders),
-            ("state", states),
-        ):
-            if chosen:
-                where.append(sql.SQL(column + " = ANY(%s)"))
-                values.append(sorted(chosen))
+        where, values = _where(wanted, paging=active_only or wanted.paging_only)
         if after is not None:
             where.append(sql.SQL("(recorded_at < %s OR (recorded_at = %s AND alarm_id > %s))"))
             values += [_at(after[0]), _at(after[0]), after[1]]
@@ -270,6 +254,37 @@ class AlarmStore:
                 await cursor.execute(query, values)
                 rows: list[dict[str, Any]] = await cursor.fetchall()
                 return rows
+
+
+def _where(wanted: AlarmFilter, paging: bool = False) -> tuple[list[sql.Composable], list[Any]]:
+    """Conditions on the alarms table, and their values; paging: and Alarm.pages."""
+    states = {state.value for state in wanted.states}
+    least = max(wanted.severity_min, wanted.priority_min)  # Alarm.priority is that of its severity
+    where: list[sql.Composable] = [sql.SQL("severity >= %s")]
+    values: list[Any] = [int(least)]
+    if paging:
+        where.append(sql.SQL("shelved_until_at IS NULL AND out_of_service_by IS NULL"))
+        paged = {state.value for state in PAGED}
+        states = states & paged if states else paged
+        if not states:
+            where.append(sql.SQL("false"))
+    for column, chosen in (
+        ("rule", wanted.rules),
+        ("district", wanted.districts),
+        ("feeder", wanted.feeders),
+        ("state", states),
+    ):
+        if chosen:
+            where.append(sql.SQL("{} = ANY(%s)").format(sql.Identifier(column)))
+            values.append(sorted(chosen))
+    if wanted.any_of:
+        several: list[sql.Composable] = []
+        for one in wanted.any_of:
+            conditions, theirs = _where(one, one.paging_only)
+            several.append(sql.SQL(" AND ").join(conditions))
+            values += theirs
+        where.append(sql.SQL("(({}))").format(sql.SQL(") OR (").join(several)))
+    return where, values
 
 
 async def _take_seqs(cursor: psycopg.AsyncCursor[Any], count: int) -> list[int]:

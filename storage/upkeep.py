@@ -251,3 +251,8 @@ class Upkeep:
         await self._slices(connection, "alarm_actions", orphaned, older)
         await self._slices(connection, "alarm_pages", "recorded_at < %s", older)
         await self._slices(connection, "asset_shelves", "until_at < %s", older)
+        for table in ("route_claims", "notices", "delivery_alarms"):
+            gone = "%s IS NOT NULL AND alarm_id NOT IN (SELECT alarm_id FROM alarms)"
+            await self._slices(connection, table, gone, older)
+        empty = "made_at < %s AND state <> 'WAITING' AND delivery_no NOT IN (SELECT delivery_no FROM delivery_alarms)"
+        await self._slices(connection, "deliveries", empty, older)

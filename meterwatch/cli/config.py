@@ -16,7 +16,11 @@ app = typer.Typer(no_args_is_help=True)
 @app.command()
 def check(context: typer.Context) -> None:
     """Say whether the configuration is sound; all problems at once."""
-    load_config(context.obj)
+    config = load_config(context.obj)
+    if config.alarms.routes_file is not None:
+        from alarm.routes.file import read_routes
+
+        read_routes(config.alarms.routes_file)
     print(f"sound: {config_path(context.obj) or 'no file, defaults'} and the environment")
 
 

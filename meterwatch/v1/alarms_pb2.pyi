@@ -371,12 +371,16 @@ class AlarmFilter(_message.Message):
     SEVERITY_MIN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     PAGING_ONLY_FIELD_NUMBER: _builtins.int
+    DEPARTMENT_FIELD_NUMBER: _builtins.int
+    PRIORITY_MIN_FIELD_NUMBER: _builtins.int
     severity_min: Global___Severity.ValueType
     """Least severity."""
     paging_only: _builtins.bool
     """Only those that call for somebody: UNACK_ACTIVE, ACK_ACTIVE or RTN_UNACK, neither shelved nor out of service.
     A subscriber is also sent the transition with which an alarm leaves.
     """
+    priority_min: Global___Severity.ValueType
+    """Least priority."""
     @_builtins.property
     def type(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Types wanted; empty: all. At most 64."""
@@ -393,6 +397,12 @@ class AlarmFilter(_message.Message):
     def state(self) -> _containers.RepeatedScalarFieldContainer[Global___AlarmState.ValueType]:
         """States wanted; empty: all."""
 
+    @_builtins.property
+    def department(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Departments wanted, as the routes file names them; empty: all. An alarm is a department's if a route or an escalation
+        to it matches, in whatever state the alarm is. A subscription keeps the meaning it began with. At most 64.
+        """
+
     def __init__(
         self,
         *,
@@ -402,10 +412,12 @@ class AlarmFilter(_message.Message):
         severity_min: Global___Severity.ValueType = ...,
         state: _abc.Iterable[Global___AlarmState.ValueType] | None = ...,
         paging_only: _builtins.bool = ...,
+        department: _abc.Iterable[_builtins.str] | None = ...,
+        priority_min: Global___Severity.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["district", b"district", "feeder", b"feeder", "paging_only", b"paging_only", "severity_min", b"severity_min", "state", b"state", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["department", b"department", "district", b"district", "feeder", b"feeder", "paging_only", b"paging_only", "priority_min", b"priority_min", "severity_min", b"severity_min", "state", b"state", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

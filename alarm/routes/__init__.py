@@ -1,0 +1,1 @@
+"""Routes: alarms sent by themselves to the departments concerned."""

@@ -1,0 +1,417 @@
+"""The plan of the routes: who is to be told of what, and when a message is due.
+
+Argument. A transition makes or changes notices: a notice is what one target knows of one alarm, and it is due while the
+alarm shows another face than the one told. What is due of one group goes in one message, with the alarms as they are
+then; so an alarm that changes ten times before is told once, and none is told older than another time. A target that is
+not to be flooded (rate, or messages that wait) gets what is due of all its groups in one message, which counts what it
+does not show. Nothing is due no more but by a message that covers it, or because the alarm called for nobody any more
+before anybody was told: that notice is withdrawn.
+
+The plan changes in memory and says in `changes` what; whoever runs it commits that in one transaction, or, when the
+commit fails, throws the plan away and makes it anew of what is kept. No clock, no I/O, no event loop.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from alarm.routes.faces import change_of, face, told_face
+from alarm.routes.model import COVERED_MAX, Route, Routes, Target
+from meterwatch.alarms import Alarm, AlarmState, Transition
+from meterwatch.notices import Change, Changes, Claim, ClaimKey, Delivery, Item, Kept, Notice, NoticeState, Told
+
+WAITING_MAX: Final = 8
+"""Messages waiting for one target; beyond them what is due stays a notice, and comes as it is then."""
+
+GroupKey = tuple[str, str, int, str]
+"""target, route, step, group."""
+_GROUP, _CLAIM, _REPEAT, _TARGET = range(4)
+_Timer = tuple[int, int, tuple[str | int, ...]]
+
+
+@dataclass(slots=True)
+class _Group:
+    due: set[str] = field(default_factory=set)
+    """Alarms with something to tell."""
+    due_us: int | None = None
+    flushed_us: int | None = None
+    members: int = 0
+
+
+class Planner:
+    """The notices that are not over, in memory."""
+
+    def __init__(self, routes: Routes, kept: Kept) -> None:
+        self.routes = routes
+        self.cursor = kept.cursor
+        self.changes = Changes()
+        self._next_number = kept.next_number
+        self._notices: dict[tuple[str, str], Notice] = {}
+        self._targets_of: dict[str, set[str]] = {}
+        self._claims: dict[ClaimKey, Claim] = {claim.key: claim for claim in kept.claims}
+        self._groups: dict[GroupKey, _Group] = {}
+        self._ready: dict[str, set[GroupKey]] = {}
+        self._made: dict[str, deque[int]] = {target: deque(made) for target, made in kept.made_us.items()}
+        self._waiting = Counter(kept.waiting)
+        self._timers: list[_Timer] = []
+        for notice in kept.notices:
+            self._keep(notice)
+            group = self._groups[_group_key(notice)]
+            if notice.told is not None:
+                group.flushed_us = max(group.flushed_us or 0, notice.told.at_us)
+                self._time_repeat(notice)
+            if notice.due_us is not None:
+                self._due(notice, notice.due_us)
+        for claim in kept.claims:
+            self._time_escalation(claim)
+
+    def __len__(self) -> int:
+        return len(self._notices)
+
+    def waiting(self, target: str) -> int:
+        """Messages of a target that are made and not sent."""
+        return self._waiting[target]
+
+    def due_alarms(self, target: str) -> int:
+        """Alarms a target is to be told of, no message made yet. Cost: linear in the groups."""
+        return sum(len(group.due) for key, group in self._groups.items() if key[0] == target)
+
+    def take(self, transitions: Iterable[Transition], now_us: int) -> None:
+        """See committed transitions, in the order of their cursors. Those seen already are ignored."""
+        for transition in transitions:
+            if self.cursor is None or transition.seq > self.cursor:
+                self._see(transition.alarm, transition.recorded_us, now_us)
+                self.cursor = self.changes.cursor = transition.seq
+
+    def begin(self, cursor: int) -> None:
+        """Where the tables keep no cursor: what was before this is known from the alarms that are adopted."""
+        if self.cursor is None:
+            self.cursor = self.changes.cursor = cursor
+        self.changes.targets = frozenset(self.routes.targets)
+
+    def adopt(self, alarms: Iterable[Alarm], now_us: int) -> None:
+        """See alarms as they are: at a start, and after a change of the file, that nobody new is forgotten."""
+        for alarm in alarms:
+            if alarm.pages:
+                self._see(alarm, now_us, now_us)
+
+    def replace(self, routes: Routes, now_us: int) -> None:
+        """Take another file; `adopt` follows. Who was told is told the end, though no route leads there any more."""
+        self.routes = routes
+        self.changes.targets = frozenset(routes.targets)
+        for key in [key for key in self._claims if routes.route(key[0]) is None]:
+            self._end_claim(key)
+        for notice in list(self._notices.values()):
+            gone = notice.target not in routes.targets
+            if gone or (notice.told is None and routes.route(notice.route) is None):
+                self._close(notice, NoticeState.DROPPED)
+        for by_target in (self._waiting, self._ready, self._made):
+            for target in [target for target in by_target if target not in routes.targets]:
+                del by_target[target]
+        for claim in self._claims.values():
+            self._time_escalation(claim)
+        for notice in self._notices.values():
+            self._time_repeat(notice)
+
+    def settled(self, target: str) -> None:
+        """A message of a target waits no more."""
+        self._waiting[target] = max(0, self._waiting[target] - 1)
+
+    def requeued(self, target: str, messages: int) -> None:
+        """So many dead messages of a target wait again."""
+        self._waiting[target] += messages
+
+    def plan(self, now_us: int) -> None:
+        """Do what is due: escalate, repeat, make messages."""
+        while self._timers and self._timers[0][0] <= now_us:
+            _, kind, key = heapq.heappop(self._timers)
+            if kind == _GROUP:
+                self._ripe(key, now_us)  # type: ignore[arg-type]
+            elif kind == _CLAIM:
+                self._escalate(key, now_us)  # type: ignore[arg-type]
+            elif kind == _REPEAT:
+                self._repeat(key, now_us)  # type: ignore[arg-type]
+        for target in sorted(self._ready):
+            self._make(self.routes.targets[target], now_us)
+
+    def next_us(self) -> int | None:
+        """When time does the next thing, or may; None: never."""
+        return self._timers[0][0] if self._timers else None
+
+    def drain(self) -> Changes:
+        """The changes since the last drain."""
+        changes, self.changes = self.changes, Changes()
+        return changes
+
+    # what transitions do to claims and notices
+
+    def _see(self, alarm: Alarm, at_us: int, now_us: int) -> None:
+        known = [self._notices[target, alarm.alarm_id] for target in self._targets_of.get(alarm.alarm_id, ())]
+        if any(notice.alarm.seq > alarm.seq for notice in known):
+            return  # adopted since as it was later
+        for notice in known:
+            if notice.alarm.seq < alarm.seq:
+                self._update(replace(notice, alarm=alarm), now_us)
+        for route in self.routes.routes:
+            key = (route.name, alarm.alarm_id)
+            claim = self._claims.get(key)
+            if alarm.finished:
+                if claim is not None:
+                    self._end_claim(key)
+            elif claim is not None:
+                self._follow(claim, alarm, at_us)
+                if alarm.pages:
+                    self._notify(route, claim.step, alarm, now_us)
+            elif alarm.pages and route.match.matches(alarm) and not _leaves(route, at_us):
+                self._set_claim(Claim(*key, at_us if _unacknowledged(alarm) else None))
+                self._notify(route, 0, alarm, now_us)
+
+    def _follow(self, claim: Claim, alarm: Alarm, at_us: int) -> None:
+        if _unacknowledged(alarm) == (claim.since_us is not None):
+            return
+        again = claim.since_us is None
+        self._set_claim(replace(claim, since_us=at_us if again else None, step=0 if again else claim.step))
+
+    def _notify(self, route: Route, steps: int, alarm: Alarm, now_us: int) -> None:
+        """A notice for each target of the departments up to a step that has none, or whose route is gone."""
+        for step in range(min(steps, len(route.escalations)) + 1):
+            department = self.routes.departments[route.department_of_step(step)]
+            for target in department.targets:
+                notice = self._notices.get((target, alarm.alarm_id))
+                if notice is None or self.routes.route(notice.route) is None:
+                    self._forget(notice)
+                    told = None if notice is None else notice.told
+                    group = route.group_of(alarm)
+                    made = Notice(target, alarm, route.name, department.name, step, group, told=told)
+                    self._keep(made)
+                    self._update(made, now_us)
+
+    def _update(self, notice: Notice, now_us: int) -> None:
+        """Keep a changed notice, due or not as its alarm now is. What is due already is not put off."""
+        if notice.told is None or notice.urged is not None or face(notice.alarm) != told_face(notice.told):
+            if notice.due_us is None or notice.urged is not None:
+                notice = replace(notice, due_us=self._due(notice, now_us + self._delay_us(notice, now_us)))
+            self._set(notice)
+            return
+        self._undo(notice)
+        if notice.alarm.finished:
+            self._close(notice, NoticeState.TOLD)
+        else:
+            self._set(replace(notice, due_us=None))
+
+    def _delay_us(self, notice: Notice, now_us: int) -> int:
+        group, route = self._groups[_group_key(notice)], self.routes.route(notice.route)
+        if notice.urged is not None or route is None:
+            return 0
+        if group.flushed_us is None:
+            return route.group_wait_us
+        return max(0, group.flushed_us + route.group_interval_us - now_us)
+
+    # what time does
+
+    def _ripe(self, key: GroupKey, now_us: int) -> None:
+        group = self._groups.get(key)
+        if group is None or group.due_us is None or group.due_us > now_us:
+            return
+        route = self.routes.route(key[1])
+        opens_us = now_us if route is None or route.hours is None else route.hours.next_open_us(now_us)
+        if opens_us > now_us:
+            group.due_us = opens_us
+            heapq.heappush(self._timers, (opens_us, _GROUP, key))
+        else:
+            self._ready.setdefault(key[0], set()).add(key)
+
+    def _escalate(self, key: ClaimKey, now_us: int) -> None:
+        claim, route = self._claims.get(key), self.routes.route(key[0])
+        at_us = None if claim is None or route is None else _escalates_us(route, claim)
+        targets = self._targets_of.get(key[1])
+        if claim is None or route is None or at_us is None or at_us > now_us or not targets:
+            return
+        alarm = self._notices[min(targets), key[1]].alarm
+        claim = replace(claim, step=claim.step + 1)
+        known = [self._notices.get((t, key[1])) for t in self._department_targets(route, claim.step)]
+        self._notify(route, claim.step, alarm, now_us)
+        for notice in known:
+            if notice is not None and notice.told is not None:
+                self._update(replace(notice, urged=Change.ESCALATED), now_us)
+        self._set_claim(claim)
+
+    def _repeat(self, key: tuple[str, str], now_us: int) -> None:
+        notice = self._notices.get(key)
+        at_us = None if notice is None else self._repeats_us(notice)
+        if notice is not None and at_us is not None and at_us <= now_us:
+            self._update(replace(notice, urged=Change.REPEATED), now_us)
+
+    def _repeats_us(self, notice: Notice) -> int | None:
+        route = self.routes.route(notice.route)
+        quiet = notice.told is None or notice.due_us is not None or not _unacknowledged(notice.alarm)
+        if route is None or route.repeat_us is None or quiet:
+            return None
+        assert notice.told is not None
+        return notice.told.at_us + route.repeat_us
+
+    def _department_targets(self, route: Route, step: int) -> Sequence[str]:
+        return self.routes.departments[route.department_of_step(step)].targets
+
+    # messages
+
+    def _make(self, target: Target, now_us: int) -> None:
+        """As many messages of what is ready as the target may have now; the last one has all the rest."""
+        made = self._made.setdefault(target.name, deque())
+        while made and made[0] <= now_us - target.per_s * 1_000_000:
+            made.popleft()
+        ready = self._ready[target.name]
+        room = min(target.messages - len(made), WAITING_MAX - self._waiting[target.name])
+        while ready and room > 0:
+            keys = sorted(ready, key=self._urgency)
+            several = target.batches or room == 1
+            if self._message(target, keys if several else keys[:1], now_us):
+                room -= 1
+                made.append(now_us)
+                self._waiting[target.name] += 1
+        if not ready:
+            del self._ready[target.name]
+        elif made and len(made) >= target.messages:
+            heapq.heappush(self._timers, (made[0] + target.per_s * 1_000_000, _TARGET, (target.name,)))
+
+    def _urgency(self, key: GroupKey) -> tuple[int, int, GroupKey]:
+        group = self._groups[key]
+        return -max(self._notices[key[0], a].alarm.severity for a in group.due), group.due_us or 0, key
+
+    def _message(self, target: Target, keys: Sequence[GroupKey], now_us: int) -> bool:
+        """Make one message of what is due in the groups. False: all of it was withdrawn, there is none."""
+        found = [self._notices[target.name, alarm_id] for key in keys for alarm_id in self._groups[key].due]
+        due = [notice for notice in found if notice.told is not None or notice.alarm.pages]
+        for notice in found:
+            if notice.told is None and not notice.alarm.pages:
+                self._close(notice, NoticeState.WITHDRAWN)
+        due.sort(key=lambda n: (-n.alarm.severity, n.alarm.onset_us, n.alarm.alarm_id))
+        covered = due[:COVERED_MAX]
+        if covered:
+            self._add_delivery(target, covered, len(due) - len(covered), now_us)
+        for notice in covered:
+            self._tell(notice, now_us)
+        return bool(covered)
+
+    def _add_delivery(self, target: Target, covered: Sequence[Notice], waiting: int, now_us: int) -> None:
+        items = tuple(
+            Item(
+                alarm_id=notice.alarm.alarm_id,
+                seq=notice.alarm.seq,
+                change=change_of(notice),
+                was_severity=None if notice.told is None else notice.told.severity,
+                shown=i < target.shown_max,
+            )
+            for i, notice in enumerate(covered)
+        )
+        places = {(notice.route, notice.step, notice.group) for notice in covered}
+        departments = {notice.department for notice in covered}
+        route, step, group = places.pop() if len(places) == 1 else ("", 0, "")
+        department = departments.pop() if len(departments) == 1 else ""
+        self.changes.deliveries.append(
+            Delivery(self._next_number, target.name, route, department, step, group, items, waiting, now_us)
+        )
+        self._next_number += 1
+        self.changes.next_number = self._next_number
+
+    def _tell(self, notice: Notice, now_us: int) -> None:
+        alarm = notice.alarm
+        told = Told(alarm.seq, alarm.state, alarm.severity, alarm.pages, now_us, self._next_number - 1)
+        self._undo(notice)
+        self._groups[_group_key(notice)].flushed_us = now_us
+        notice = replace(notice, told=told, due_us=None, urged=None)
+        if alarm.finished:
+            self._close(notice, NoticeState.TOLD)
+        else:
+            self._set(notice)
+            self._time_repeat(notice)
+
+    # bookkeeping
+
+    def _due(self, notice: Notice, due_us: int) -> int:
+        """Put a notice among those due of its group; when the group is."""
+        key = _group_key(notice)
+        group = self._groups[key]
+        group.due.add(notice.alarm.alarm_id)
+        if group.due_us is None or due_us < group.due_us:
+            group.due_us = due_us
+            heapq.heappush(self._timers, (due_us, _GROUP, key))
+        return group.due_us
+
+    def _undo(self, notice: Notice) -> None:
+        """Take a notice from among those due."""
+        key = _group_key(notice)
+        group = self._groups[key]
+        group.due.discard(notice.alarm.alarm_id)
+        if not group.due:
+            group.due_us = None
+            self._ready.get(key[0], set()).discard(key)
+
+    def _set(self, notice: Notice) -> None:
+        self._notices[notice.key] = self.changes.notices[notice.key] = notice
+
+    def _keep(self, notice: Notice) -> None:
+        self._notices[notice.key] = notice
+        self._targets_of.setdefault(notice.alarm.alarm_id, set()).add(notice.target)
+        self._groups.setdefault(_group_key(notice), _Group()).members += 1
+
+    def _forget(self, notice: Notice | None) -> None:
+        if notice is None:
+            return
+        self._undo(notice)
+        del self._notices[notice.key]
+        targets = self._targets_of[notice.alarm.alarm_id]
+        targets.discard(notice.target)
+        if not targets:
+            del self._targets_of[notice.alarm.alarm_id]
+        key = _group_key(notice)
+        self._groups[key].members -= 1
+        if not self._groups[key].members:
+            del self._groups[key]
+
+    def _close(self, notice: Notice, state: NoticeState) -> None:
+        self.changes.notices[notice.key] = replace(notice, state=state, due_us=None, urged=None)
+        self._forget(notice)
+
+    def _set_claim(self, claim: Claim) -> None:
+        self._claims[claim.key] = self.changes.claims[claim.key] = claim
+        self._time_escalation(claim)
+
+    def _end_claim(self, key: ClaimKey) -> None:
+        del self._claims[key]
+        self.changes.claims[key] = None
+
+    def _time_escalation(self, claim: Claim) -> None:
+        route = self.routes.route(claim.route)
+        at_us = None if route is None else _escalates_us(route, claim)
+        if at_us is not None:
+            heapq.heappush(self._timers, (at_us, _CLAIM, claim.key))
+
+    def _time_repeat(self, notice: Notice) -> None:
+        if (at_us := self._repeats_us(notice)) is not None:
+            heapq.heappush(self._timers, (at_us, _REPEAT, notice.key))
+
+
+def _group_key(notice: Notice) -> GroupKey:
+    return notice.target, notice.route, notice.step, notice.group
+
+
+def _unacknowledged(alarm: Alarm) -> bool:
+    return alarm.state is AlarmState.UNACK_ACTIVE and alarm.pages
+
+
+def _leaves(route: Route, at_us: int) -> bool:
+    """True: the route leaves to others what comes now."""
+    return route.hours is not None and route.outside == "skip" and not route.hours.open_at(at_us)
+
+
+def _escalates_us(route: Route, claim: Claim) -> int | None:
+    """When the next escalation is due; counted from when the route's hours begin. None: there is none."""
+    if claim.since_us is None or claim.step >= len(route.escalations):
+        return None
+    begin_us = claim.since_us if route.hours is None else route.hours.next_open_us(claim.since_us)
+    return begin_us + route.escalations[claim.step].after_us
