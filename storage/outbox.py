@@ -66,9 +66,7 @@ _OPEN: Final = """
 SELECT n.*, l.alarm FROM notices n JOIN alarm_log l ON l.seq = n.seq WHERE n.state = 'OPEN'"""
 _RECEIPTS: Final = """
 SELECT a.alarm_id, a.seq, a.change, a.shown, d.* FROM delivery_alarms a JOIN deliveries d USING (delivery_no)
-WHERE (%(alarm)s = '' OR a.alarm_id = %(alarm)s) AND (%(target)s = '' OR d.target = %(target)s)
-  AND (%(state)s = '' OR d.state = %(state)s)
-ORDER BY d.delivery_no DESC, a.position LIMIT %(limit)s"""
+WHERE true {} ORDER BY d.delivery_no DESC, a.position LIMIT %(limit)s"""
 _COUNTS: Final = """
 SELECT target, count(*) FILTER (WHERE state = 'WAITING') AS waiting, count(*) FILTER (WHERE state = 'SENT') AS sent,
        count(*) FILTER (WHERE state = 'DEAD') AS dead, min(queued_at) FILTER (WHERE state = 'WAITING') AS oldest,
@@ -167,13 +165,13 @@ class Outbox:
             {"target": target, "now": _at(now_us)},
         )
 
-    async def told_active(self, target: str) -> list[Alarm]:
-        """Alarms a target was told of as active, as they were then. Cost: linear in them."""
+    async def told_active(self, target: str, after: str, limit: int) -> list[Alarm]:
+        """Alarms a target was told of as active, as they were then, by alarm_id from `after` on."""
         rows = await self._rows(
             "SELECT l.alarm FROM notices n JOIN alarm_log l ON l.seq = n.told_seq WHERE n.target = %s "
             "AND n.state = 'OPEN' AND n.told_pages AND n.told_state IN ('UNACK_ACTIVE', 'ACK_ACTIVE') "
-            "ORDER BY n.alarm_id",
-            (target,),
+            "AND n.alarm_id > %s ORDER BY n.alarm_id LIMIT %s",
+            (target, after, limit),
         )
         return [Alarm.from_json(row["alarm"]) for row in rows]
 
@@ -181,8 +179,9 @@ class Outbox:
         self, *, alarm_id: str = "", target: str = "", state: str = "", limit: int = RECEIPTS_MAX
     ) -> list[Receipt]:
         """Who was told of what, newest first. Cost: by index with an alarm or target, else the newest ones."""
-        values = {"alarm": alarm_id, "target": target, "state": state, "limit": limit}
-        return [_receipt(row) for row in await self._rows(_RECEIPTS, values)]
+        given = {"a.alarm_id": alarm_id, "d.target": target, "d.state": state}
+        where = "".join(f"AND {column} = %({column})s " for column, value in given.items() if value)
+        return [_receipt(row) for row in await self._rows(_RECEIPTS.format(where), given | {"limit": limit})]
 
     async def notices_of(self, alarm_id: str) -> list[Notice]:
         """What each target knows, or is to know, of an alarm."""

@@ -47,16 +47,18 @@ class Threaded:
     def __init__(self, notify: Notify, timeout_s: float) -> None:
         self._notify = notify
         self._timeout_s = timeout_s
-        self._thread: threading.Thread | None = None
+        self._busy = False
+        """A try has not ended, whether anybody still waits for it or not."""
 
     async def send(self, title: str, body: str) -> Outcome:
         """One try. Never raises."""
-        if self._thread is not None and self._thread.is_alive():
+        if self._busy:
             return failed("the try before hangs still; it goes on when that one ends")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[bool] = loop.create_future()
 
         def finish(took: bool, error: Exception | None) -> None:
+            self._busy = False
             if done.done():
                 return
             if error is None:
@@ -73,8 +75,8 @@ class Threaded:
             with suppress(RuntimeError):  # the loop has ended: nobody waits
                 loop.call_soon_threadsafe(finish, took, error)
 
-        self._thread = threading.Thread(target=work, name="apprise", daemon=True)
-        self._thread.start()
+        self._busy = True
+        threading.Thread(target=work, name="apprise", daemon=True).start()
         try:
             async with asyncio.timeout(self._timeout_s):
                 took = await done

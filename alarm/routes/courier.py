@@ -18,7 +18,7 @@ import structlog
 
 from alarm.routes.model import Target
 from alarm.routes.outcome import Outcome
-from alarm.routes.targets import Alertmanager, Sender
+from alarm.routes.targets import RENEWED_MAX, Alertmanager, Sender
 from meterwatch.alarms import Alarm
 from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.notices import DeliveryState, Parcel
@@ -37,7 +37,7 @@ class Mailbox(Protocol):
 
     async def next_parcel(self, target: str) -> Parcel | None: ...
 
-    async def told_active(self, target: str) -> list[Alarm]: ...
+    async def told_active(self, target: str, after: str, limit: int) -> list[Alarm]: ...
 
 
 Tried = Callable[[Parcel, Outcome, int, int, int], Awaitable[None]]
@@ -125,8 +125,7 @@ class Courier:
         wait_s = IDLE_S
         if isinstance(self._sender, Alertmanager):
             if time.monotonic() >= self._renew_at_s:
-                alarms = await self._mailbox.told_active(self.target.name)
-                well = await self._sender.renew(alarms, self._now_us())
+                well = await self._renew(self._sender)
                 self._renew_at_s = time.monotonic() + (self._sender.resend_s if well else BACKOFF_S)
                 if not well:
                     self._counted(self.target.name, "failed")
@@ -134,6 +133,16 @@ class Courier:
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._wake.wait()
+
+    async def _renew(self, sender: Alertmanager) -> bool:
+        """Send what is active once more, page by page. False: a page failed."""
+        after, full = "", True
+        while full:
+            alarms = await self._mailbox.told_active(self.target.name, after, RENEWED_MAX)
+            if alarms and not await sender.renew(alarms, self._now_us()):
+                return False
+            after, full = alarms[-1].alarm_id if alarms else "", len(alarms) == RENEWED_MAX
+        return True
 
     def _note(self, parcel: Parcel, outcome: Outcome) -> None:
         """Count a try, and log where it changes what is known of the target."""

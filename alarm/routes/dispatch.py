@@ -22,7 +22,7 @@ from alarm.routes.courier import BACKOFF_S, Courier, Mailbox
 from alarm.routes.file import read_routes
 from alarm.routes.model import Routes, Target
 from alarm.routes.outcome import Outcome
-from alarm.routes.plan import Planner
+from alarm.routes.plan import TIMERS_MAX, Planner
 from alarm.routes.targets import Sender, sender_of
 from meterwatch.alarms import Alarm, AlarmFilter, Transition
 from meterwatch.clock import Clock
@@ -33,8 +33,8 @@ TICK_S: Final = 0.5
 """How late a message may be made."""
 LOOK_S: Final = 2.0
 """How often the file is looked at."""
-PAGE_MAX: Final = 500
-MATCHES_MAX: Final = 10_000
+PAGE_MAX: Final = 200
+MATCHES_MAX: Final = 4000
 """Alarms looked at times routes, before others have their turn: some 10 ms."""
 AGAIN_S: Final = 2.0
 _log = structlog.get_logger(__name__)
@@ -220,8 +220,7 @@ class Dispatch:
         while self.routes is routes:
             self._wake.clear()
             await self._catch_up(planner, page)
-            planner.plan(self._clock.now_us())
-            await self._commit(planner)
+            await self._do_what_is_due(planner)
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):  # wait_for of Python 3.11 may swallow a cancel
                     await self._wake.wait()
@@ -233,6 +232,18 @@ class Dispatch:
                 return
             planner.take(transitions, self._clock.now_us())
             await self._commit(planner)
+
+    async def _do_what_is_due(self, planner: Planner) -> None:
+        """In pieces: ingest and subscribers have their turn between them."""
+        now_us = self._clock.now_us()
+        more = True
+        while more:
+            more = planner.tick(now_us, TIMERS_MAX)
+            await asyncio.sleep(0)
+        for target in planner.ready():
+            planner.make(target, now_us)
+            await asyncio.sleep(0)
+        await self._commit(planner)
 
     async def _commit(self, planner: Planner) -> None:
         changes = planner.drain()

@@ -113,9 +113,6 @@ class Routes:
         matches = (replace(r.match, states=frozenset()) for r in self.routes if name in r.departments)
         return AlarmFilter(any_of=tuple(matches) or (NOTHING,))
 
-    def route(self, name: str) -> Route | None:
-        return next((route for route in self.routes if route.name == name), None)
-
 
 NOTHING: Final = AlarmFilter(rules=frozenset({""}))
 """Matches no alarm."""

@@ -27,6 +27,9 @@ from meterwatch.notices import Change, Changes, Claim, ClaimKey, Delivery, Item,
 WAITING_MAX: Final = 8
 """Messages waiting for one target; beyond them what is due stays a notice, and comes as it is then."""
 
+TIMERS_MAX: Final = 500
+"""Steps of time before others have their turn."""
+
 GroupKey = tuple[str, str, int, str]
 """target, route, step, group."""
 _GROUP, _CLAIM, _REPEAT, _TARGET = range(4)
@@ -47,6 +50,7 @@ class Planner:
 
     def __init__(self, routes: Routes, kept: Kept) -> None:
         self.routes = routes
+        self._by_name = {route.name: route for route in routes.routes}
         self.cursor = kept.cursor
         self.changes = Changes()
         self._next_number = kept.next_number
@@ -76,10 +80,6 @@ class Planner:
         """Messages of a target that are made and not sent."""
         return self._waiting[target]
 
-    def due_alarms(self, target: str) -> int:
-        """Alarms a target is to be told of, no message made yet. Cost: linear in the groups."""
-        return sum(len(group.due) for key, group in self._groups.items() if key[0] == target)
-
     def take(self, transitions: Iterable[Transition], now_us: int) -> None:
         """See committed transitions, in the order of their cursors. Those seen already are ignored."""
         for transition in transitions:
@@ -102,12 +102,13 @@ class Planner:
     def replace(self, routes: Routes, now_us: int) -> None:
         """Take another file; `adopt` follows. Who was told is told the end, though no route leads there any more."""
         self.routes = routes
+        self._by_name = {route.name: route for route in routes.routes}
         self.changes.targets = frozenset(routes.targets)
-        for key in [key for key in self._claims if routes.route(key[0]) is None]:
+        for key in [key for key in self._claims if key[0] not in self._by_name]:
             self._end_claim(key)
         for notice in list(self._notices.values()):
             gone = notice.target not in routes.targets
-            if gone or (notice.told is None and routes.route(notice.route) is None):
+            if gone or (notice.told is None and notice.route not in self._by_name):
                 self._close(notice, NoticeState.DROPPED)
         for by_target in (self._waiting, self._ready, self._made):
             for target in [target for target in by_target if target not in routes.targets]:
@@ -126,8 +127,17 @@ class Planner:
         self._waiting[target] += messages
 
     def plan(self, now_us: int) -> None:
-        """Do what is due: escalate, repeat, make messages."""
-        while self._timers and self._timers[0][0] <= now_us:
+        """Do all that is due: escalate, repeat, make messages."""
+        while self.tick(now_us, TIMERS_MAX):
+            pass
+        for target in self.ready():
+            self.make(target, now_us)
+
+    def tick(self, now_us: int, most: int) -> bool:
+        """Escalate, repeat, and see which groups are due: at most so many steps. True: there are more."""
+        for _ in range(most):
+            if not self._timers or self._timers[0][0] > now_us:
+                return False
             _, kind, key = heapq.heappop(self._timers)
             if kind == _GROUP:
                 self._ripe(key, now_us)  # type: ignore[arg-type]
@@ -135,8 +145,11 @@ class Planner:
                 self._escalate(key, now_us)  # type: ignore[arg-type]
             elif kind == _REPEAT:
                 self._repeat(key, now_us)  # type: ignore[arg-type]
-        for target in sorted(self._ready):
-            self._make(self.routes.targets[target], now_us)
+        return True
+
+    def ready(self) -> list[str]:
+        """Targets with something due."""
+        return sorted(self._ready)
 
     def next_us(self) -> int | None:
         """When time does the next thing, or may; None: never."""
@@ -156,19 +169,20 @@ class Planner:
         for notice in known:
             if notice.alarm.seq < alarm.seq:
                 self._update(replace(notice, alarm=alarm), now_us)
+        finished, pages = alarm.finished, alarm.pages
         for route in self.routes.routes:
             key = (route.name, alarm.alarm_id)
             claim = self._claims.get(key)
-            if alarm.finished:
-                if claim is not None:
-                    self._end_claim(key)
-            elif claim is not None:
+            if claim is None:
+                if pages and route.match.matches(alarm) and not _leaves(route, at_us):
+                    self._set_claim(Claim(*key, at_us if _unacknowledged(alarm) else None))
+                    self._notify(route, 0, alarm, now_us)
+            elif finished:
+                self._end_claim(key)
+            else:
                 self._follow(claim, alarm, at_us)
-                if alarm.pages:
+                if pages:
                     self._notify(route, claim.step, alarm, now_us)
-            elif alarm.pages and route.match.matches(alarm) and not _leaves(route, at_us):
-                self._set_claim(Claim(*key, at_us if _unacknowledged(alarm) else None))
-                self._notify(route, 0, alarm, now_us)
 
     def _follow(self, claim: Claim, alarm: Alarm, at_us: int) -> None:
         if _unacknowledged(alarm) == (claim.since_us is not None):
@@ -182,7 +196,7 @@ class Planner:
             department = self.routes.departments[route.department_of_step(step)]
             for target in department.targets:
                 notice = self._notices.get((target, alarm.alarm_id))
-                if notice is None or self.routes.route(notice.route) is None:
+                if notice is None or notice.route not in self._by_name:
                     self._forget(notice)
                     told = None if notice is None else notice.told
                     group = route.group_of(alarm)
@@ -204,7 +218,7 @@ class Planner:
             self._set(replace(notice, due_us=None))
 
     def _delay_us(self, notice: Notice, now_us: int) -> int:
-        group, route = self._groups[_group_key(notice)], self.routes.route(notice.route)
+        group, route = self._groups[_group_key(notice)], self._by_name.get(notice.route)
         if notice.urged is not None or route is None:
             return 0
         if group.flushed_us is None:
@@ -217,7 +231,7 @@ class Planner:
         group = self._groups.get(key)
         if group is None or group.due_us is None or group.due_us > now_us:
             return
-        route = self.routes.route(key[1])
+        route = self._by_name.get(key[1])
         opens_us = now_us if route is None or route.hours is None else route.hours.next_open_us(now_us)
         if opens_us > now_us:
             group.due_us = opens_us
@@ -226,7 +240,7 @@ class Planner:
             self._ready.setdefault(key[0], set()).add(key)
 
     def _escalate(self, key: ClaimKey, now_us: int) -> None:
-        claim, route = self._claims.get(key), self.routes.route(key[0])
+        claim, route = self._claims.get(key), self._by_name.get(key[0])
         at_us = None if claim is None or route is None else _escalates_us(route, claim)
         targets = self._targets_of.get(key[1])
         if claim is None or route is None or at_us is None or at_us > now_us or not targets:
@@ -247,7 +261,7 @@ class Planner:
             self._update(replace(notice, urged=Change.REPEATED), now_us)
 
     def _repeats_us(self, notice: Notice) -> int | None:
-        route = self.routes.route(notice.route)
+        route = self._by_name.get(notice.route)
         quiet = notice.told is None or notice.due_us is not None or not _unacknowledged(notice.alarm)
         if route is None or route.repeat_us is None or quiet:
             return None
@@ -259,24 +273,29 @@ class Planner:
 
     # messages
 
-    def _make(self, target: Target, now_us: int) -> None:
-        """As many messages of what is ready as the target may have now; the last one has all the rest."""
-        made = self._made.setdefault(target.name, deque())
+    def make(self, name: str, now_us: int) -> None:
+        """As many messages of what is due as the target may have now; the last one has all the rest."""
+        target, made = self.routes.targets[name], self._made.setdefault(name, deque())
         while made and made[0] <= now_us - target.per_s * 1_000_000:
             made.popleft()
-        ready = self._ready[target.name]
-        room = min(target.messages - len(made), WAITING_MAX - self._waiting[target.name])
-        while ready and room > 0:
-            keys = sorted(ready, key=self._urgency)
+        ready = self._ready[name]
+        room = min(target.messages - len(made), WAITING_MAX - self._waiting[name])
+        keys = deque(sorted(ready, key=self._urgency)) if room > 0 else deque[GroupKey]()
+        while keys and room > 0:
             several = target.batches or room == 1
-            if self._message(target, keys if several else keys[:1], now_us):
+            chosen = list(keys) if several else [keys[0]]
+            if self._message(target, chosen, now_us):
                 room -= 1
                 made.append(now_us)
-                self._waiting[target.name] += 1
+                self._waiting[name] += 1
+            while keys and keys[0] not in ready:  # what is left of a group is due still
+                keys.popleft()
+            if several:
+                keys = deque(key for key in keys if key in ready)
         if not ready:
-            del self._ready[target.name]
+            del self._ready[name]
         elif made and len(made) >= target.messages:
-            heapq.heappush(self._timers, (made[0] + target.per_s * 1_000_000, _TARGET, (target.name,)))
+            heapq.heappush(self._timers, (made[0] + target.per_s * 1_000_000, _TARGET, (name,)))
 
     def _urgency(self, key: GroupKey) -> tuple[int, int, GroupKey]:
         group = self._groups[key]
@@ -386,7 +405,7 @@ class Planner:
         self.changes.claims[key] = None
 
     def _time_escalation(self, claim: Claim) -> None:
-        route = self.routes.route(claim.route)
+        route = self._by_name.get(claim.route)
         at_us = None if route is None else _escalates_us(route, claim)
         if at_us is not None:
             heapq.heappush(self._timers, (at_us, _CLAIM, claim.key))

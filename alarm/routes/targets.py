@@ -115,11 +115,8 @@ class Alertmanager:
 
     async def renew(self, alarms: list[Alarm], now_us: int) -> bool:
         """Send active alerts again before they end there. False: it failed."""
-        for at in range(0, len(alarms), RENEWED_MAX):
-            body = letter.renewed(alarms[at : at + RENEWED_MAX], self._link, now_us, self.resend_s)
-            if (await self._http.post(body, {"content-type": _JSON})).text:
-                return False
-        return True
+        body = letter.renewed(alarms, self._link, now_us, self.resend_s)
+        return not (await self._http.post(body, {"content-type": _JSON})).text
 
     async def close(self) -> None:
         await self._http.close()

@@ -136,10 +136,11 @@ class SinkOutbox:
         self.next_try_us[number] = next_try_us
         self.errors[number] = error
 
-    async def told_active(self, target: str) -> list[Alarm]:
+    async def told_active(self, target: str, after: str, limit: int) -> list[Alarm]:
         told = [n for n in self.notices.values() if n.target == target and n.state == "OPEN" and n.told is not None]
         active = ("UNACK_ACTIVE", "ACK_ACTIVE")
-        return [n.alarm for n in told if n.told is not None and n.told.pages and n.told.state in active]
+        found = [n.alarm for n in told if n.told is not None and n.told.pages and n.told.state in active]
+        return sorted((a for a in found if a.alarm_id > after), key=lambda a: a.alarm_id)[:limit]
 
     async def retry(self, target: str, now_us: int) -> int:
         dead = [n for n, one in self.deliveries.items() if one.target == target and self.state[n] == "DEAD"]

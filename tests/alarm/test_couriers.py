@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -146,6 +147,17 @@ async def test_alertmanager_gets_alerts_that_end_and_are_renewed_meanwhile(world
     assert over["endsAt"] == "2023-11-14T22:13:20.000000Z"
 
 
+async def test_many_active_alerts_are_renewed_page_by_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alarm.routes.courier.RENEWED_MAX", 2)
+    for n in range(5):
+        world.happens(alarm(f"A{n}", asset=f"T{n}"))
+    async with world.at_work():
+        await until(lambda: len(world.am.answered) == 4)  # told at once, then three pages
+    pages = [[alert["labels"]["alarm_id"] for alert in request.json] for request in world.am.answered]
+    assert [len(page) for page in pages] == [5, 2, 2, 1]
+    assert sorted(pages[0]) == pages[1] + pages[2] + pages[3]
+
+
 @pytest.mark.parametrize("status", [500, 503, 429, 404, 401, 302])
 async def test_one_that_fails_gets_the_same_message_until_it_takes_it_and_costs_the_other_nothing(
     world: World, status: int
@@ -222,7 +234,7 @@ async def test_a_message_whose_answer_was_lost_comes_again_under_the_same_id(wor
 async def test_a_life_after_a_life_tells_what_happened_between_and_nothing_again(world: World) -> None:
     world.happens(alarm())
     async with world.at_work():
-        await until(lambda: world.hook.answered and world.am.answered)
+        await until(lambda: world.state("hook") == world.state("am") == [DeliveryState.SENT])
     world.happens(alarm("B", asset="T1"))
     world.happens(alarm(version=2, state=AlarmState.RTN_UNACK, cleared_us=NOW_US))
     async with world.at_work():
@@ -277,8 +289,6 @@ def test_waits_double_up_to_a_limit_and_have_a_share_of_chance() -> None:
 
 
 async def test_a_service_that_blocks_gets_one_thread_and_fails_until_it_ends() -> None:
-    import threading
-
     hangs = threading.Event()
     calls: list[str] = []
 
@@ -290,7 +300,7 @@ async def test_a_service_that_blocks_gets_one_thread_and_fails_until_it_ends() -
     assert "no answer" in (await threaded.send("a", "")).text
     assert "hangs still" in (await threaded.send("b", "")).text
     hangs.set()
-    await until(lambda: threading.active_count() and not any(t.name == "apprise" for t in threading.enumerate()))
+    await until(lambda: not threaded._busy)
     assert (await threaded.send("c", "")).state is DeliveryState.SENT
     assert calls == ["a", "c"]
 
@@ -302,6 +312,8 @@ async def test_a_service_that_does_not_take_it_is_a_failed_try(answer: bool | Ex
             raise answer
         return answer
 
-    outcome = await Threaded(notify, 5).send("t", "b")
-    assert outcome.state is DeliveryState.WAITING
-    assert text in outcome.text
+    threaded = Threaded(notify, 5)
+    for _ in range(3):
+        outcome = await threaded.send("t", "b")
+        assert outcome.state is DeliveryState.WAITING
+        assert text in outcome.text

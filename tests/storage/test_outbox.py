@@ -147,11 +147,11 @@ async def test_what_waits_for_a_target_that_is_gone_is_given_up_visibly(outbox: 
 
 async def test_active_alarms_are_told_as_they_were_told(outbox: Outbox, alarm: Alarm, pool: object) -> None:
     await outbox.commit(step(alarm), NOW_US)
-    assert await outbox.told_active("hook") == [alarm]
-    assert await outbox.told_active("other") == []
+    assert await outbox.told_active("hook", "", 10) == [alarm]
+    assert await outbox.told_active("hook", "A", 10) == await outbox.told_active("other", "", 10) == []
     over = replace(alarm, state=AlarmState.RTN_UNACK, cleared_us=NOW_US)
     await outbox.commit(step(over, 2), NOW_US)
-    assert await outbox.told_active("hook") == []
+    assert await outbox.told_active("hook", "", 10) == []
 
 
 async def test_a_list_is_of_the_alarms_that_concern_a_department(

@@ -162,6 +162,33 @@ async def test_the_alarm_log_loses_its_oldest_part_and_has_no_hole(
         assert connection.execute("SELECT seq FROM alarm_log ORDER BY 1").fetchall() == [(3,), (4,), (5,)]
 
 
+async def test_what_was_told_of_an_alarm_goes_with_it(dsn: str, pool: psycopg_pool.AsyncConnectionPool[Any]) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute("TRUNCATE alarms, alarm_log")
+        for seq, age, state in ((1, 900, "SENT"), (2, 1, "SENT"), (3, 900, "WAITING")):
+            alarm(connection, seq, age, True)
+            at = NOW - timedelta(days=age)
+            connection.execute("INSERT INTO route_claims VALUES ('r', %s, %s, 0)", (f"A{seq}", at))
+            connection.execute(
+                "INSERT INTO notices (target, alarm_id, route, department, step, group_key, seq, state)"
+                " VALUES ('t', %s, 'r', 'd', 0, '', %s, 'TOLD')",
+                (f"A{seq}", seq),
+            )
+            connection.execute(
+                "INSERT INTO deliveries (delivery_no, target, route, department, step, group_key, alarms, waiting,"
+                " made_at, queued_at, next_try_at, state) VALUES (%s, 't', 'r', 'd', 0, '', 1, 0, %s, %s, %s, %s)",
+                (seq, at, at, at, state),
+            )
+            connection.execute(
+                "INSERT INTO delivery_alarms VALUES (%s, 0, %s, %s, 'NEW', NULL, true)", (seq, f"A{seq}", seq)
+            )
+    await upkeep(pool, alarms_days=400).once()
+    with psycopg.connect(dsn) as connection:
+        for table in ("route_claims", "notices", "delivery_alarms"):
+            assert connection.execute(f"SELECT alarm_id FROM {table}".encode()).fetchall() == [("A2",)]
+        assert connection.execute("SELECT delivery_no FROM deliveries ORDER BY 1").fetchall() == [(2,), (3,)]
+
+
 async def test_a_locked_table_puts_upkeep_off_and_not_the_one_who_locked_it(
     dsn: str, pool: psycopg_pool.AsyncConnectionPool[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
