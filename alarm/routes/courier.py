@@ -27,6 +27,8 @@ BACKOFF_S: Final = 1.0
 BACKOFF_S_MAX: Final = 60.0
 """Of one target; an Alertmanager must be renewed within four times resend_s."""
 DATABASE_S: Final = 1.0
+LEAVE_S: Final = 2.0
+"""A try under way when the service stops, or the target changes, may take this long to its end."""
 IDLE_S: Final = 30.0
 """Look for messages at least so often, though nobody said there are."""
 _log = structlog.get_logger(__name__)
@@ -102,6 +104,17 @@ class Courier:
         if wait_s > 0:
             await asyncio.sleep(min(wait_s, BACKOFF_S_MAX))
             return
+        attempt = asyncio.ensure_future(self._attempt(parcel))
+        try:
+            await asyncio.shield(attempt)
+        except asyncio.CancelledError:
+            await asyncio.wait({attempt}, timeout=LEAVE_S)  # what was sent and not written down would come twice
+            attempt.cancel()
+            await asyncio.gather(attempt, return_exceptions=True)
+            raise
+
+    async def _attempt(self, parcel: Parcel) -> None:
+        """One try, and its record."""
         began_us = self._now_us()
         outcome = await self._sender.send(parcel, began_us)
         ended_us = self._now_us()

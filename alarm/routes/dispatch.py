@@ -31,6 +31,8 @@ from meterwatch.notices import Changes, DeliveryState, Kept, Parcel
 
 TICK_S: Final = 0.5
 """How late a message may be made."""
+MERGE_S: Final = 0.05
+"""Transitions of this long are seen together: a commit for each batch of a storm would cost the database more."""
 LOOK_S: Final = 2.0
 """How often the file is looked at."""
 PAGE_MAX: Final = 200
@@ -224,6 +226,7 @@ class Dispatch:
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):  # wait_for of Python 3.11 may swallow a cancel
                     await self._wake.wait()
+            await asyncio.sleep(MERGE_S)
 
     async def _catch_up(self, planner: Planner, page: int) -> None:
         while planner.cursor is not None and self._log.newest_seq() > planner.cursor:

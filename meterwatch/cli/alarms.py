@@ -25,6 +25,9 @@ TypeOption = Annotated[
 ]
 DistrictOption = Annotated[list[str] | None, typer.Option("--district", help="Only of this district; repeatable.")]
 FeederOption = Annotated[list[str] | None, typer.Option("--feeder", help="Only of this feeder; repeatable.")]
+DepartmentOption = Annotated[
+    list[str] | None, typer.Option("--department", help="Only of this department of the routes file; repeatable.")
+]
 
 
 def alarm_row(alarm: Any) -> dict[str, Any]:
@@ -67,12 +70,13 @@ def list_(
     type_: TypeOption = None,
     district: DistrictOption = None,
     feeder: FeederOption = None,
+    department: DepartmentOption = None,
     limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 100,
     address: AddressOption = None,
     output: OutputOption = Output.table,
 ) -> None:
     """List alarms, newest first."""
-    wanted = alarms_pb2.AlarmFilter(type=type_ or [], district=district or [], feeder=feeder or [])
+    wanted = _filter(type_, district, feeder, department)
     found = list_alarms(address_of(context, address), wanted, active_only=active, most=limit)
     listing((alarm_row(alarm) for alarm in found), COLUMNS, output)
 
@@ -84,13 +88,14 @@ def follow(
     type_: TypeOption = None,
     district: DistrictOption = None,
     feeder: FeederOption = None,
+    department: DepartmentOption = None,
     address: AddressOption = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Print alarms as they change, over breaks of the connection, until Ctrl-C. JSON is one line each in any case."""
     where = address_of(context, address)
     reach(where)
-    wanted = alarms_pb2.AlarmFilter(type=type_ or [], district=district or [], feeder=feeder or [])
+    wanted = _filter(type_, district, feeder, department)
     with AlarmFeed(where, from_seq, wanted, give_up_after_s=300.0) as feed, _closed_by_ctrl_c(feed):
         for message in feed:
             if message.HasField("snapshot"):
@@ -99,6 +104,14 @@ def follow(
             elif message.HasField("transition"):
                 change = message.transition
                 _print({"seq": change.seq, "kind": change.kind, **alarm_row(change.alarm)}, output)
+
+
+def _filter(
+    type_: list[AlarmType] | None, district: list[str] | None, feeder: list[str] | None, department: list[str] | None
+) -> alarms_pb2.AlarmFilter:
+    return alarms_pb2.AlarmFilter(
+        type=type_ or [], district=district or [], feeder=feeder or [], department=department or []
+    )
 
 
 @contextmanager

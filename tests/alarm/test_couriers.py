@@ -218,8 +218,11 @@ async def test_what_is_refused_for_good_is_given_up_visibly_and_the_next_message
     assert world.counts["hook", "dead"] == 1
 
 
-async def test_a_message_whose_answer_was_lost_comes_again_under_the_same_id(world: World) -> None:
+async def test_a_message_whose_answer_was_lost_comes_again_under_the_same_id(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A kill between the try and its record: the next life knows nothing of it."""
+    monkeypatch.setattr("alarm.routes.courier.LEAVE_S", 0.0)
     world.hook.go_on.clear()
     world.happens(alarm())
     async with world.at_work():
@@ -229,6 +232,15 @@ async def test_a_message_whose_answer_was_lost_comes_again_under_the_same_id(wor
         await until(lambda: world.state("hook") == [DeliveryState.SENT])
     assert len(world.hook.requests) == 2
     assert len({(request.headers["webhook-id"], request.body) for request in world.hook.requests}) == 1
+
+
+async def test_a_try_under_way_at_the_end_of_a_life_is_written_down(world: World) -> None:
+    world.hook.go_on.clear()
+    world.happens(alarm())
+    async with world.at_work():
+        await until(lambda: world.hook.requests)
+        asyncio.get_running_loop().call_later(0.1, world.hook.go_on.set)  # while the life ends
+    assert world.state("hook") == [DeliveryState.SENT]
 
 
 async def test_a_life_after_a_life_tells_what_happened_between_and_nothing_again(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from alarm_cases import episode, names, verdict
@@ -10,7 +11,9 @@ from alarm_cases import episode, names, verdict
 from alarm import wire
 from alarm.book import Book
 from alarm.wire import Encoder, transition_to_wire
-from meterwatch.alarms import Transition
+from meterwatch.alarms import AlarmFilter, Draft, Transition, TransitionKind
+from meterwatch.episodes import Severity
+from meterwatch.errors import Rejected
 from meterwatch.v1 import alarms_pb2 as pb
 
 VERDICTS = [verdict(episode(10, evidence={"affected": asset}), asset_id=asset) for asset in range(4)]
@@ -67,3 +70,43 @@ def test_only_the_newest_are_kept_and_the_forgotten_are_encoded_again(monkeypatc
     for some in (LOG, LOG[1:], [replace(LOG[3], was=LOG[3].alarm)], LOG[:1]):
         sent(encoder, some, together=True)
     assert encoded == [1, 2, 3, 4, 1]
+
+
+NORTH, SOUTH = AlarmFilter(districts=frozenset({"North"})), AlarmFilter(districts=frozenset({"South"}))
+
+
+def test_a_filter_of_departments_is_one_of_what_concerns_any_of_them() -> None:
+    message = pb.AlarmFilter(department=["crews", "noc"], priority_min=pb.SEVERITY_HIGH)
+    wanted = wire.filter_of(message, lambda departments: (NORTH, SOUTH) if departments == ["crews", "noc"] else ())
+    assert (wanted.any_of, wanted.priority_min) == ((NORTH, SOUTH), Severity.HIGH)
+    north = Book([], names()).reconcile([verdict(episode(1))], 0)[0].alarm
+    for one in (north, replace(north, district="South"), replace(north, district="East")):
+        for severity in (Severity.LOW, Severity.CRITICAL):
+            alarm = replace(one, severity=severity)
+            assert wanted.matches(alarm) is (alarm.district != "East" and severity is Severity.CRITICAL)
+
+
+def test_an_alarm_that_leaves_a_department_is_told_as_leaving() -> None:
+    wanted = AlarmFilter(any_of=(AlarmFilter(severity_min=Severity.HIGH, districts=frozenset({"North"})),))
+    before = Book([], names()).reconcile([verdict(episode(1))], 0)[0].alarm
+    after = replace(before, severity=Severity.LOW, version=2)
+    left = Draft(TransitionKind.SEVERITY, after, was=before).numbered(1, 0)
+    assert wanted.wants(left)
+    assert not wanted.wants(replace(left, was=after))
+    assert wanted.wants(replace(left, was=None))  # the log no longer tells: it may have been
+    elsewhere = replace(after, district="South")
+    assert not wanted.wants(replace(left, alarm=elsewhere, was=None))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"department": ["noc"]}, "FILTER_INVALID"),
+        ({"department": ["noc"] * 65}, "FILTER_TOO_LARGE"),
+        ({"priority_min": 5}, "FILTER_INVALID"),
+    ],
+)
+def test_a_department_that_does_not_exist_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Rejected) as raised:
+        wire.filter_of(pb.AlarmFilter(**changes))
+    assert raised.value.reason == reason
