@@ -3,6 +3,7 @@ fail, to hang, to refuse, to go away and to come back on the same port."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +37,10 @@ class Receiver:
     """Those answered with 2xx."""
     go_on: threading.Event = field(default_factory=threading.Event)
     """Cleared: it hangs, after it has read a request."""
+    turns: Iterator[str] = field(default_factory=lambda: itertools.repeat("takes"))
+    """What becomes of each request: takes (as `status` and `says`), fails, or hangs (until the receiver goes)."""
     port: int = 0
+    _leaves: threading.Event = field(default_factory=threading.Event)
     _server: ThreadingHTTPServer | None = None
     _thread: threading.Thread | None = None
 
@@ -56,8 +60,13 @@ class Receiver:
                 request = Request(self.path, headers, body)
                 receiver.requests.append(request)
                 receiver.go_on.wait()
+                turn = next(receiver.turns)
+                if turn == "hangs":
+                    receiver._leaves.wait()
+                    return
+                status = 503 if turn == "fails" else receiver.status
                 try:
-                    self.send_response(receiver.status)
+                    self.send_response(status)
                     for name, value in receiver.headers.items():
                         self.send_header(name, value)
                     self.send_header("content-length", str(len(receiver.says)))
@@ -65,7 +74,7 @@ class Receiver:
                     self.wfile.write(receiver.says)
                 except OSError:
                     return  # the caller has given up
-                if 200 <= receiver.status < 300:
+                if 200 <= status < 300:
                     receiver.answered.append(request)
 
             def log_message(self, *_: object) -> None:
@@ -79,6 +88,7 @@ class Receiver:
                 pass  # a caller that was killed in the middle of its request
 
         self.go_on.set()
+        self._leaves.clear()
         self._server = Server(("127.0.0.1", self.port), Handler)
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -89,6 +99,7 @@ class Receiver:
         if self._server is not None and self._thread is not None:
             self.status = 503
             self.go_on.set()
+            self._leaves.set()
             self._server.shutdown()
             self._thread.join()
             self._server.server_close()
