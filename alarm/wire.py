@@ -224,7 +224,7 @@ def filter_of(message: pb.AlarmFilter, concerns: Concerns = no_departments) -> A
         severity_min=Severity(message.severity_min or Severity.LOW),
         states=frozenset(STATE_OF_WIRE[value] for value in message.state),
         paging_only=message.paging_only,
-        priority_min=Severity(message.priority_min or Severity.LOW),
+        priority_min=Priority(message.priority_min or Priority.LOW),
         any_of=concerns(list(message.department)),
     )
 

@@ -147,11 +147,6 @@ class Alarm:
         return self.state in PAGED and self.shelved_until_us is None and self.out_of_service_by is None
 
     @property
-    def priority(self) -> Severity:
-        """How soon somebody must act; that of its severity."""
-        return self.severity
-
-    @property
     def end_us(self) -> int:
         """When it ended, for a finished alarm; a retracted one may have no end, then its onset."""
         return self.onset_us if self.cleared_us is None else self.cleared_us
@@ -276,7 +271,7 @@ class AlarmFilter:
     states: frozenset[AlarmState] = frozenset()
     paging_only: bool = False
     """Only what calls for somebody: Alarm.pages."""
-    priority_min: Severity = Severity.LOW
+    priority_min: Priority = Priority.LOW
     any_of: tuple[AlarmFilter, ...] = ()
     """And at least one of these; none: no matter. What concerns a department is a filter of this kind."""
 

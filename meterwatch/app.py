@@ -55,7 +55,7 @@ from meterwatch.v1.gaps_pb2_grpc import add_GapsServicer_to_server
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
 from meterwatch.v1.reliability_pb2_grpc import add_ReliabilityServicer_to_server
 from meterwatch.wired_rules import HEARD_US, WiredRules, hear, rebuild
-from meterwatch.witness import Witness, rules_version
+from meterwatch.witness import Witness, deliveries_of, rules_version
 from rules.engine import Engine
 from rules.profile import PROFILES
 from storage.alarms import AlarmStore
@@ -265,7 +265,8 @@ async def _serving(
         await asyncio.to_thread(give_back)
 
     concerns = no_departments if routes is None else routes.concerns
-    witness = Witness(history, Arrivals(pool), pipeline.topology, profile, clock, rules_of)
+    told = deliveries_of(outbox)
+    witness = Witness(history, Arrivals(pool), pipeline.topology, profile, clock, rules_of, deliveries=told)
     alarms = AlarmService(desk, store, clock, lambda: ready[0], witness=witness.see, concerns=concerns)
     server.add_generic_rpc_handlers((ingest.handler(), alarm_handlers(alarms)))
     add_routes(RouteService(routes, outbox, desk.hub.log_id), server)

@@ -26,7 +26,9 @@ from rules.profile import RuleProfile
 from rules.supply import NEVER, Evidence, evidence_of_events, evidence_of_reads, join
 from storage.arrivals import Arrivals
 from storage.history import History
+from storage.outbox import Outbox
 
+DELIVERIES_MAX: Final = 200
 MEMBERS_MAX: Final = 20_000
 READS_MAX: Final = 100_000
 HOUR_US: Final = 3600 * US
@@ -166,6 +168,22 @@ class Witness:
         if len(shown) > WINDOWS_SHOWN:
             shown = shown[: WINDOWS_SHOWN // 2] + shown[-WINDOWS_SHOWN // 2 :]
         return tuple(shown)
+
+
+def deliveries_of(outbox: Outbox) -> Callable[[str], Awaitable[Sequence[Delivery]]]:
+    """What the routes told of an alarm, oldest first; of many the newest DELIVERIES_MAX."""
+
+    async def deliveries(alarm_id: str) -> list[Delivery]:
+        receipts = await outbox.receipts(alarm_id=alarm_id, limit=DELIVERIES_MAX)
+        return [
+            Delivery(
+                r.seq, r.change.value, r.department, r.route, r.target, r.step, r.state.value, r.made_us,
+                r.ended_us or 0, r.attempts, r.last_error,
+            )
+            for r in reversed(receipts)
+        ]  # fmt: skip
+
+    return deliveries
 
 
 def surroundings(topology: Topology, alarm: Alarm) -> tuple[str, int]:

@@ -259,9 +259,8 @@ class AlarmStore:
 def _where(wanted: AlarmFilter, paging: bool = False) -> tuple[list[sql.Composable], list[Any]]:
     """Conditions on the alarms table, and their values; paging: and Alarm.pages."""
     states = {state.value for state in wanted.states}
-    least = max(wanted.severity_min, wanted.priority_min)  # Alarm.priority is that of its severity
-    where: list[sql.Composable] = [sql.SQL("severity >= %s")]
-    values: list[Any] = [int(least)]
+    where: list[sql.Composable] = [sql.SQL("severity >= %s"), sql.SQL("priority >= %s")]
+    values: list[Any] = [int(wanted.severity_min), int(wanted.priority_min)]
     if paging:
         where.append(sql.SQL("shelved_until_at IS NULL AND out_of_service_by IS NULL"))
         paged = {state.value for state in PAGED}

@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from alarm.routes.apprised import apprise_problem
 from alarm.routes.hours import Hours, span_of
 from alarm.routes.model import GROUP_FIELDS, Department, Escalation, Route, Routes, Target, TargetKind
-from meterwatch.alarms import AlarmFilter, AlarmState, AlarmType
+from meterwatch.alarms import AlarmFilter, AlarmState, AlarmType, Priority
 from meterwatch.episodes import Severity
 from meterwatch.errors import ConfigError
 
@@ -341,7 +341,7 @@ def _filter(match: _Match) -> AlarmFilter:
         districts=frozenset(match.district),
         feeders=frozenset(match.feeder),
         severity_min=Severity[match.severity_min],
-        priority_min=Severity[match.priority_min],
+        priority_min=Priority[match.priority_min],
         states=frozenset(match.state),
     )
 

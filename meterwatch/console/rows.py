@@ -21,7 +21,7 @@ ORDER: Final[dict[int, int]] = {
 """Who nobody has taken note of comes first."""
 
 Key = tuple[bool, int, int, bool, int, str]
-"""Overlaid, severity (gravest first), state, no root, onset (newest first), alarm_id: ascending, never equal."""
+"""Overlaid, priority (most urgent first), state, no root, onset (newest first), alarm_id: ascending, never equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class Row:
     shelved_until_us: int
     out_of_service: bool
     assigned_to: str
+    priority: int = 0
+    """0: not said; then that of its severity."""
 
     @classmethod
     def of(cls, alarm: pb.Alarm) -> Row:
@@ -53,7 +55,7 @@ class Row:
             alarm.alarm_id, alarm.type, alarm.asset_kind, alarm.asset, alarm.feeder, alarm.district, alarm.state,
             alarm.severity, alarm.level, alarm.onset_us, alarm.cleared_us, alarm.version, alarm.parent_id,
             alarm.summary, alarm.acknowledged_by, alarm.shelved_until_us, bool(alarm.out_of_service_by),
-            alarm.assigned_to,
+            alarm.assigned_to, alarm.priority,
         )  # fmt: skip
 
     @property
@@ -67,4 +69,5 @@ class Row:
 
     def key(self, *, root: bool) -> Key:
         """Its place among others; root: alarms are folded into it."""
-        return (self.overlaid, -self.severity, ORDER.get(self.state, 3), not root, -self.onset_us, self.alarm_id)
+        urgency = self.priority or self.severity
+        return (self.overlaid, -urgency, ORDER.get(self.state, 3), not root, -self.onset_us, self.alarm_id)

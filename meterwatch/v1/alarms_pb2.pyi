@@ -379,7 +379,7 @@ class AlarmFilter(_message.Message):
     """Only those that call for somebody: UNACK_ACTIVE, ACK_ACTIVE or RTN_UNACK, neither shelved nor out of service.
     A subscriber is also sent the transition with which an alarm leaves.
     """
-    priority_min: Global___Severity.ValueType
+    priority_min: Global___Priority.ValueType
     """Least priority."""
     @_builtins.property
     def type(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -413,7 +413,7 @@ class AlarmFilter(_message.Message):
         state: _abc.Iterable[Global___AlarmState.ValueType] | None = ...,
         paging_only: _builtins.bool = ...,
         department: _abc.Iterable[_builtins.str] | None = ...,
-        priority_min: Global___Severity.ValueType = ...,
+        priority_min: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -88,7 +88,7 @@ async def test_an_explanation_names_parent_children_and_what_each_change_changed
 async def test_children_shown_are_bounded_and_counted_in_full(dsn: str) -> None:
     async with serving(dsn) as world:
         root = verdict(episode(10), kind="feeder")
-        many = [episode(10 + i * 0.1, 10 + i * 0.1 + 0.05) for i in range(70)]
+        many = [episode(10 + i * 30, 11 + i * 30) for i in range(70)]  # too far apart to chatter
         await world.desk.record([verdict(*many)], [])
         folded = verdict(*(replace(one, parent=("feeder", 0)) for one in many))
         (raised, *_) = await world.desk.record([root, folded], [])

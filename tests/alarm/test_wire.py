@@ -11,7 +11,7 @@ from alarm_cases import episode, names, verdict
 from alarm import wire
 from alarm.book import Book
 from alarm.wire import Encoder, transition_to_wire
-from meterwatch.alarms import AlarmFilter, Draft, Transition, TransitionKind
+from meterwatch.alarms import AlarmFilter, Draft, Priority, Transition, TransitionKind
 from meterwatch.episodes import Severity
 from meterwatch.errors import Rejected
 from meterwatch.v1 import alarms_pb2 as pb
@@ -76,14 +76,14 @@ NORTH, SOUTH = AlarmFilter(districts=frozenset({"North"})), AlarmFilter(district
 
 
 def test_a_filter_of_departments_is_one_of_what_concerns_any_of_them() -> None:
-    message = pb.AlarmFilter(department=["crews", "noc"], priority_min=pb.SEVERITY_HIGH)
+    message = pb.AlarmFilter(department=["crews", "noc"], priority_min=pb.PRIORITY_HIGH)
     wanted = wire.filter_of(message, lambda departments: (NORTH, SOUTH) if departments == ["crews", "noc"] else ())
-    assert (wanted.any_of, wanted.priority_min) == ((NORTH, SOUTH), Severity.HIGH)
+    assert (wanted.any_of, wanted.priority_min) == ((NORTH, SOUTH), Priority.HIGH)
     north = Book([], names()).reconcile([verdict(episode(1))], 0)[0].alarm
     for one in (north, replace(north, district="South"), replace(north, district="East")):
-        for severity in (Severity.LOW, Severity.CRITICAL):
-            alarm = replace(one, severity=severity)
-            assert wanted.matches(alarm) is (alarm.district != "East" and severity is Severity.CRITICAL)
+        for priority in (Priority.LOW, Priority.CRITICAL):
+            alarm = replace(one, priority=priority)
+            assert wanted.matches(alarm) is (alarm.district != "East" and priority is Priority.CRITICAL)
 
 
 def test_an_alarm_that_leaves_a_department_is_told_as_leaving() -> None:

@@ -15,9 +15,10 @@ from meterwatch.alarms import Alarm, AlarmState
 from meterwatch.batch import EventCode, ReadChange
 from meterwatch.clock import US, ReplayClock
 from meterwatch.episodes import Severity
-from meterwatch.explained import WINDOWS_SHOWN
+from meterwatch.explained import WINDOWS_SHOWN, Delivery
+from meterwatch.notices import Change, DeliveryState, Receipt
 from meterwatch.topology import Topology
-from meterwatch.witness import Witness, limits_of, members_of, rules_version, surroundings
+from meterwatch.witness import Witness, deliveries_of, limits_of, members_of, rules_version, surroundings
 from rules.profile import EN50160, FAST_OVERLOAD, RuleProfile
 
 HOUR_US = 3600 * US
@@ -164,6 +165,27 @@ async def test_of_a_long_overload_the_first_and_the_last_windows_are_shown() -> 
     assert found.load[0].end_us == T0 - HOUR_US + 900 * US
     assert found.load[-1].end_us == T0 + 20 * 24 * HOUR_US
     assert (found.load[0].b, found.load[0].level) == (1.2, "OVERLOAD")
+
+
+async def test_what_the_routes_told_is_shown_oldest_first() -> None:
+    asked = []
+
+    class Outbox:
+        async def receipts(self, *, alarm_id: str, limit: int) -> list[Receipt]:
+            asked.append((alarm_id, limit))
+            new = Receipt(
+                "X-1", 7, Change.NEW, True, 1, "pager", "outages", "grid", 2, DeliveryState.SENT, 3, T0, T0, T0, T0,
+                None, T0 + 5, "refused once",
+            )  # fmt: skip
+            waits = replace(new, seq=8, state=DeliveryState.WAITING, ended_us=None)
+            return [waits, new]  # newest first, as the outbox has them
+
+    found = await deliveries_of(Outbox())("X-1")  # type: ignore[arg-type]
+    assert asked == [("X-1", module.DELIVERIES_MAX)]
+    assert found == [
+        Delivery(7, "NEW", "grid", "outages", "pager", 2, "SENT", T0, T0 + 5, 3, "refused once"),
+        Delivery(8, "NEW", "grid", "outages", "pager", 2, "WAITING", T0, 0, 3, "refused once"),
+    ]
 
 
 async def test_a_transformer_without_a_rating_and_a_head_end_have_nothing_to_show() -> None:

@@ -9,7 +9,7 @@ import psycopg
 import psycopg_pool
 import pytest
 
-from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, Draft, TransitionKind
+from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, Draft, Priority, TransitionKind
 from meterwatch.episodes import Severity
 from meterwatch.notices import Change, Changes, Claim, Delivery, DeliveryState, Item, Notice, NoticeState, Told
 from storage.alarms import AlarmStore
@@ -158,7 +158,7 @@ async def test_a_list_is_of_the_alarms_that_concern_a_department(
     pool: psycopg_pool.AsyncConnectionPool, alarm: Alarm
 ) -> None:
     store = AlarmStore(pool)
-    south = replace(alarm, alarm_id="B", district="South", severity=Severity.LOW)
+    south = replace(alarm, alarm_id="B", district="South", severity=Severity.LOW, priority=Priority.LOW)
     await store.commit([Draft(TransitionKind.RAISED, south)], [], now_us=NOW_US)
     matches = (
         AlarmFilter(districts=frozenset({"North"})),
@@ -166,7 +166,7 @@ async def test_a_list_is_of_the_alarms_that_concern_a_department(
         AlarmFilter(districts=frozenset({"South"}), severity_min=Severity.HIGH),
     )
     for several in (matches[:1], matches[1:2], matches[1:], matches, ()):
-        for least in (Severity.LOW, Severity.HIGH):
+        for least in (Priority.LOW, Priority.HIGH):
             wanted = AlarmFilter(any_of=several, priority_min=least)
             found = await store.list_page(wanted, active_only=False, limit=10)
             assert {a.alarm_id for a in found} == {a.alarm_id for a in (alarm, south) if wanted.matches(a)}
