@@ -67,6 +67,8 @@ TARGETS: Final[dict[str, tuple[float, float, str]]] = {
     "late_tax": (1.5, 1.2, "CPU per read, 10 % late and repeated over none"),
     "rules_ns_per_read_1m": (100, 50, "rule engine alone, 1 million meters"),
     "rules_ns_per_read_10m_over_1m": (1.6, 1.3, "its growth from 1 to 10 million meters"),
+    "thermal_ms_per_100k": (5, 1, "thermal step and time to 140 C alone, an interval of 100,000 transformers"),
+    "thermal_hot_ms_per_100k": (10, 5, "the same with a tenth of them on the way to 140 C"),
     "bytes_per_read": (95, 60, "database size per read, indexes included"),
     "catchup_over_flatout": (0.8, 1.0, "reads/s of a 24 h backlog sent by meter over those of live reads"),
     "catchup_over_flatout_by_cpu": (0.8, 1.0, "the same by CPU-seconds of all processes"),
@@ -112,6 +114,7 @@ class Size:
     stalled_rounds: int
     rules_meters: tuple[int, int]
     """Of the rule engine alone."""
+    thermal_transformers: int
     scale: Scale
     """Of start and memory."""
     history_days: int
@@ -122,14 +125,14 @@ class Size:
 FULL: Final = Size(
     meters=200_000, streams=2, intervals=4, rounds=5, tax_rounds=3, tax_intervals=2, backlog_part=0.2, backlog_rounds=2,
     alarm_intervals=10, alarm_rounds=3, idle_batches_per_s=8, subscribers=1_000, fanout_alarms=200, fanout_rounds=2,
-    stalled=50, stalled_rounds=2,
+    stalled=50, stalled_rounds=2, thermal_transformers=100_000,
     rules_meters=(1_000_000, 10_000_000), history_days=33, history_meters=32_000, questions=200,
     scale=MILLION,
 )  # fmt: skip
 TINY: Final = Size(
     meters=2_000, streams=2, intervals=2, rounds=1, tax_rounds=1, tax_intervals=2, backlog_part=0.1, backlog_rounds=1,
     alarm_intervals=3, alarm_rounds=1, idle_batches_per_s=50, subscribers=20, fanout_alarms=5, fanout_rounds=1,
-    stalled=4, stalled_rounds=1,
+    stalled=4, stalled_rounds=1, thermal_transformers=1_000,
     rules_meters=(1_000, 2_000), history_days=2, history_meters=200, questions=3,
     scale=Scale(meters=2_000, streams=2, intervals=1, starts=1),
 )  # fmt: skip
@@ -274,13 +277,25 @@ def _queries(
 
 def _rules_alone(size: Size, say: Callable[[str], None]) -> dict[str, float]:
     """The engine in a process of its own; this package may not import it."""
-    command = [sys.executable, "-m", "meterwatch.devtools.rules_bench", *map(str, size.rules_meters)]
-    found = orjson.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    few, many = (float(found[str(meters)]) for meters in size.rules_meters)
+    found = _alone("rules_bench", *size.rules_meters)
+    few, many = (found[str(meters)] for meters in size.rules_meters)
     say(
         f"rules alone: {few:.0f} ns per read at {size.rules_meters[0]:,} meters, {many:.0f} at {size.rules_meters[1]:,}"
     )
-    return {"rules_ns_per_read_1m": few, "rules_ns_per_read_10m_over_1m": many / max(few, 1.0)}
+    heat = _alone("thermal_bench", size.thermal_transformers)
+    say(f"thermal alone: {heat['calm']:.2f} ms per 100,000 transformers, {heat['hot']:.2f} ms with a tenth hot")
+    return {
+        "rules_ns_per_read_1m": few,
+        "rules_ns_per_read_10m_over_1m": many / max(few, 1.0),
+        "thermal_ms_per_100k": heat["calm"],
+        "thermal_hot_ms_per_100k": heat["hot"],
+    }
+
+
+def _alone(module: str, *counts: int) -> dict[str, float]:
+    command = [sys.executable, "-m", f"meterwatch.devtools.{module}", *map(str, counts)]
+    found: dict[str, float] = orjson.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return found
 
 
 def _line(one: Figure) -> str:

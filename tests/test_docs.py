@@ -24,6 +24,7 @@ from meterwatch.registry_csv import KINDS
 from meterwatch.v1 import ingest_pb2
 from rules import outage, overload, silence
 from rules.profile import PROFILES, OutageProfile, SilenceProfile
+from rules.thermal import ThermalProfile
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("meterwatch", "ingest", "storage", "rules", "alarm")
@@ -166,6 +167,13 @@ def test_every_threshold_is_in_the_page_of_the_rules_by_name_and_number(profile:
         if not any(re.search(rf"(?<![\d.]){re.escape(one)}(?!\.?\d)", around) for one in shown):
             missing.append(f"{field.name} = {value}")
     assert missing == []
+
+
+def test_every_number_of_the_thermal_model_is_in_its_page() -> None:
+    page = text("docs/thermal.md")
+    profile = ThermalProfile()
+    rows = [f"| `{field.name}` | {getattr(profile, field.name):g} |" for field in fields(profile)]
+    assert [row for row in rows if row not in page] == []
 
 
 @pytest.mark.parametrize("limits", [Limits(), DayLimits(), BalanceLimits()])
