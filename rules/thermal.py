@@ -139,6 +139,10 @@ class ThermalParameters:
     def __len__(self) -> int:
         return len(self.oil_rise_k)
 
+    def take(self, index: NDArray[np.intp]) -> ThermalParameters:
+        """Those of these transformers; one may be taken many times."""
+        return ThermalParameters(*(getattr(self, column.name)[index] for column in fields(self)))
+
 
 @dataclass(slots=True)
 class ThermalState:
@@ -166,6 +170,10 @@ class ThermalState:
     @property
     def hot_spot_c(self) -> Floats:
         return self.ambient_c + self.oil_rise_k + self.winding_rise_k
+
+    def take(self, index: NDArray[np.intp]) -> ThermalState:
+        """The state of these transformers, to step on its own; one may be taken many times."""
+        return ThermalState(*(getattr(self, column.name)[index] for column in fields(self)))
 
     def copy(self) -> ThermalState:
         """One that steps on its own."""

@@ -23,6 +23,7 @@ from meterwatch.quality import ORIGIN_RANK, Method, Origin, Quality
 from meterwatch.registry_csv import KINDS
 from meterwatch.v1 import ingest_pb2
 from rules import outage, overload, silence
+from rules.forecast import ForecastProfile
 from rules.profile import PROFILES, OutageProfile, SilenceProfile
 from rules.thermal import ThermalProfile
 
@@ -169,10 +170,13 @@ def test_every_threshold_is_in_the_page_of_the_rules_by_name_and_number(profile:
     assert missing == []
 
 
-def test_every_number_of_the_thermal_model_is_in_its_page() -> None:
+def test_every_number_of_the_thermal_model_and_the_forecast_is_in_its_page() -> None:
     page = text("docs/thermal.md")
-    profile = ThermalProfile()
-    rows = [f"| `{field.name}` | {getattr(profile, field.name):g} |" for field in fields(profile)]
+    rows = [
+        f"| `{field.name}` | {getattr(profile, field.name):g} |"
+        for profile in (ThermalProfile(), ForecastProfile())
+        for field in fields(profile)
+    ]
     assert [row for row in rows if row not in page] == []
 
 
