@@ -98,11 +98,11 @@ def test_a_band_is_the_quantiles_of_the_errors_of_its_hours() -> None:
 def test_the_chances_are_the_shares_of_the_paths() -> None:
     forecast, errors = np.full((2, 48), 0.9), np.zeros((2, 4, 48))
     errors[0, 0, 10:12] = 0.2  # an hour or two above the rating: no heat of it
-    errors[0, 1, 20:] = 0.7  # and half a day of 1.6
+    errors[0, 1, 20:36] = 0.7  # and 16 h of 1.6, after which it cools
     parameters = ThermalParameters.of(ThermalProfile(), 2)
     state = Thermal(parameters).steady(0.9, 30.0)
     over, hot = chances(forecast, errors, parameters, state, np.full(48, 30.0), 140.0, PROFILE)
-    assert over[0, [9, 10, 11, 12, 19, 20, 47]].tolist() == [0, 0.25, 0.25, 0, 0, 0.25, 0.25]
+    assert over[0, [9, 10, 11, 12, 19, 20, 35, 36]].tolist() == [0, 0.25, 0.25, 0, 0, 0.25, 0.25, 0]
     assert hot[0, 19] == 0
     assert hot[0, -1] == 0.25
     assert np.all(np.diff(hot, axis=1) >= 0)
