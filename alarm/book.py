@@ -39,6 +39,11 @@ AFFECTED: Final = "affected"
 """Key of the affected count in an episode's evidence."""
 ANNOUNCED: Final = frozenset({Input.REOPEN, Input.RELEASE, Input.ESCALATE})
 """Inputs with which an alarm that is active afterwards calls for somebody anew."""
+STAGE: Final = "stage"
+"""Key of how far an episode has come, where its rule says so: each step is told."""
+RETRACTED_BECAUSE: Final = "retracted_because"
+"""Key of the reason in the evidence of a retracted alarm."""
+UNSAID: Final = "what is known now does not show it any more"
 PREFIX: Final = {"OUTAGE": "OUT", "OVERLOAD": "OVL", "COMM_LOSS": "COM"}
 
 
@@ -90,15 +95,7 @@ class Book:
                 if episode.parent is None
             ]
             if verdict.retract:
-                retracted += [
-                    _draft(
-                        alarm,
-                        KIND[Input.RETRACT],
-                        state=NEXT[alarm.state, Input.RETRACT],
-                        **shelf_after(alarm, [Input.RETRACT]),
-                    )
-                    for alarm in gone
-                ]
+                retracted += [_retracted(alarm, verdict.withdrawn or UNSAID) for alarm in gone]
         risen = [a for a, _ in matched if a.state is AlarmState.RETRACTED] + [draft.alarm for draft in raised]
         parents = {(a.rule, a.asset_kind, a.asset_id): a.alarm_id for a in risen}
         followed = [
@@ -183,15 +180,15 @@ class Book:
         """Pairs of alarm and episode, episodes without an alarm, alarms without an episode."""
         known = self._by_key.get((verdict.rule, verdict.asset_kind, verdict.asset_id), {}).values()
         until_us = verdict.until_us
-        onsets = {
-            episode.onset_us for episode in verdict.episodes
-        }  # one is of the verdict though told as over long ago
+        onsets = {episode.onset_us for episode in verdict.episodes}  # one of them may be told as over long ago
         alarms = [
             a
             for a in known
             if (a.cleared_us is None or a.cleared_us - _held_us(a) >= verdict.from_us or a.onset_us in onsets)
             and (until_us is None or a.onset_us < until_us)
         ]
+        if not alarms and not verdict.episodes:  # nearly all verdicts of a storm
+            return [], [], []
         choices = sorted(
             (
                 a.state is AlarmState.RETRACTED,
@@ -225,6 +222,8 @@ class Book:
             nth += 1  # the onset of another alarm's first verdict, amended since
         taken.add(alarm_id)
         state = AlarmState.UNACK_ACTIVE
+        if episode.by_design:
+            state = NEXT[state, Input.SUPPRESS]
         if episode.cleared_us is not None:
             old = episode.cleared_us < now_us - HISTORY_US
             state = AlarmState.NORMAL if old else NEXT[state, Input.CLOSE]
@@ -310,6 +309,18 @@ class Book:
         return names.feeder[feeder] if feeder >= 0 else "", names.transformer_district[transformer]
 
 
+def _retracted(alarm: Alarm, because: str) -> Draft:
+    """The alarm taken back, with the reason where people read: summary and evidence."""
+    return _draft(
+        alarm,
+        KIND[Input.RETRACT],
+        state=NEXT[alarm.state, Input.RETRACT],
+        summary=f"Taken back: {because}. It was: {alarm.summary}",
+        evidence={**alarm.evidence, RETRACTED_BECAUSE: because},
+        **shelf_after(alarm, [Input.RETRACT]),
+    )
+
+
 def _over_if_old(episode: Episode, now_us: int) -> Episode:
     """An open episode that only an old file can tell of, as over when it was raised."""
     if episode.cleared_us is None and episode.raised_us < now_us - OPEN_HISTORY_US:
@@ -330,9 +341,10 @@ def _inputs(alarm: Alarm, episode: Episode, parent_id: str | None) -> list[Input
         inputs.append(Input.REOPEN)
     lasts = bool(inputs) or alarm.state is not AlarmState.NORMAL
     folded = alarm.state is AlarmState.SUPPRESSED or (not inputs and alarm.parent_id is not None)
-    if episode.parent is not None and not folded and (lasts or parent_id is not None):
+    hidden = episode.parent is not None or bool(episode.by_design)
+    if hidden and not folded and (lasts or parent_id is not None):
         inputs.append(Input.SUPPRESS)
-    if episode.parent is None and folded:
+    if not hidden and folded:
         inputs.append(Input.RELEASE)
     if closed and (was_open or retracted):
         inputs.append(Input.CLOSE)
@@ -346,6 +358,8 @@ def _attribute_change(alarm: Alarm, episode: Episode) -> TransitionKind | None:
         return TransitionKind.SEVERITY
     times = (episode.onset_us, episode.raised_us, episode.cleared_us)
     if times != (alarm.onset_us, alarm.raised_us, alarm.cleared_us):
+        return TransitionKind.AMENDED
+    if episode.evidence.get(STAGE) != alarm.evidence.get(STAGE):
         return TransitionKind.AMENDED
     before, after = alarm.evidence.get(AFFECTED, 0), episode.evidence.get(AFFECTED, 0)
     if after > before and (after - before) * 100 >= before * GROWTH_PERCENT:

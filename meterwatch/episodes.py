@@ -43,6 +43,8 @@ class Episode:
     parent: tuple[str, int] | None = None
     """(asset_kind, asset_id) of the asset whose open episode of the same rule explains this one (then it is
     suppressed)."""
+    by_design: str = ""
+    """Why nobody is called though it is so: planned work, a customer disconnected. Suppressed, and kept. Empty: not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +64,5 @@ class Verdict:
     retract: bool = True
     """False: an alarm the verdict does not mention is left alone (rules that depend on the wall clock, after a
     restart)."""
+    withdrawn: str = ""
+    """Why an alarm that the verdict does not mention was none: what contradicted it. Empty: the rule cannot say."""

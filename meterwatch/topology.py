@@ -18,6 +18,11 @@ from meterwatch.multipliers import Multipliers
 from meterwatch.names import Numbers
 
 PHASE_A, PHASE_B, PHASE_C = 1, 2, 4
+PHASE_NAMES = {PHASE_A: "A", PHASE_B: "B", PHASE_C: "C"}
+BELLWETHER, TERMINAL = 1, 2
+"""Witness kinds of a meter: one chosen to speak for its transformer, and the transformer's own terminal."""
+WITNESS_OF = {"bellwether": BELLWETHER, "transformer": TERMINAL}
+"""By the registry's terminal_type, in small letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,8 @@ class Topology:
     terminal_type: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
     """Per slot, index into terminal_types; left out: all of the first."""
     terminal_types: list[str] = field(default_factory=lambda: [""])
+    witness: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    """0 ordinary, BELLWETHER or TERMINAL, per slot; left out: all ordinary."""
     any_multiplier: bool = field(init=False)
     """Some meter has, or had, a multiplier other than 1."""
     meter_class: NDArray[np.uint8] = field(init=False)
@@ -82,12 +89,14 @@ class Topology:
 
     def __post_init__(self) -> None:
         multiplier = self.multiplier if len(self.multiplier) else np.ones(self.slots, np.float32)
+        witness = self.witness if len(self.witness) else np.zeros(self.slots, np.uint8)
+        object.__setattr__(self, "witness", witness)
         meter_class = np.where(np.bitwise_count(self.phases) == 1, MeterClass.SINGLE_PHASE, MeterClass.POLYPHASE)
         meter_class[multiplier != 1] = MeterClass.TRANSFORMER_RATED
         meter_class = meter_class.astype(np.uint8)
         measures = self.measures if len(self.measures) else np.full(self.slots, -1, np.int32)
         member_of = np.where(measures >= 0, np.int32(-1), self.transformer_of) if len(self.measures) else None
-        for column in (multiplier, meter_class, measures):
+        for column in (multiplier, witness, meter_class, measures):
             column.flags.writeable = False
         object.__setattr__(self, "measures", measures)
         object.__setattr__(self, "member_of", self.transformer_of if member_of is None else member_of)

@@ -9,7 +9,7 @@ I/O, no threads here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -18,15 +18,20 @@ from numpy.typing import NDArray
 
 from meterwatch.batch import Events, ReadChange
 from meterwatch.clock import US
+from meterwatch.delivery import Learnt
 from meterwatch.episodes import Verdict
+from meterwatch.planned import Works
 from meterwatch.topology import Topology
 from rules import outage
+from rules.by_design import Plans
 from rules.interruptions import Heard
 from rules.overload import Overload
 from rules.profile import RuleProfile
 from rules.silence import Silence
 from rules.supply import (
+    NEVER,
     OFF,
+    ON,
     Evidence,
     Members,
     Tree,
@@ -37,6 +42,7 @@ from rules.supply import (
     off_runs,
     votes_off,
 )
+from rules.witness import Witnesses
 
 Group = tuple[str, int]
 
@@ -75,6 +81,8 @@ class _Active:
     open: set[Group] = field(default_factory=set)
     touched: bool = True
     due_us: int | None = None
+    settled_us: int = NEVER
+    """ON votes later than this change nothing: all that was off is on again, and nothing is open or awaited."""
     pruned_rows: int = 0
 
 
@@ -87,6 +95,8 @@ class Engine:
         self.overload = Overload(topology, self.profile.overload)
         self.silence = Silence(topology, self.profile.silence)
         self._tree = Tree(topology)
+        self._plans = Plans(topology, self.profile.outage)
+        self._witnesses = Witnesses.of(topology, self.profile.outage)
         self._active: dict[Group, _Active] = {}
         self._numbered: dict[int, _Active] = {}
         self._number_of = np.full(topology.slots, -1, np.int32)
@@ -96,6 +106,20 @@ class Engine:
         self._is_explained = np.zeros(topology.slots, np.bool_)
         self.judged: Callable[[Heard], None] = lambda _: None
         """Told what was known of each group whenever it is judged."""
+
+    def replan(self, works: Works) -> None:
+        """Take all the planned work there is, in place of what was known of it."""
+        self._plans = Plans(self._topology, self.profile.outage, works)
+        self._touch()
+
+    def learn(self, learnt: Sequence[Learnt]) -> None:
+        """Take all the delivery probabilities that were learnt, each for faults from its moment on."""
+        self._witnesses = Witnesses.of(self._topology, self.profile.outage, learnt)
+        self._touch()
+
+    def _touch(self) -> None:
+        for state in self._active.values():
+            state.touched = True
 
     def observe_reads(self, change: ReadChange, now_us: int, *, counted: bool = False) -> None:
         """Take committed reads. counted: their loads are counted already, by Overload.recount."""
@@ -151,7 +175,12 @@ class Engine:
         for group, state in list(self._active.items()):
             if state.loaded and (state.touched or (state.due_us is not None and state.due_us <= now_us)):
                 verdicts += self._judge(group, state, now_us)
-        return verdicts + self.silence.judge(now_us, self._explained())
+        return verdicts + self.silence.judge(now_us, self._explained(now_us))
+
+    @property
+    def due_us(self) -> int:
+        """When an answer on outages changes by itself, if nothing new is heard; NEVER."""
+        return min((state.due_us for state in self._active.values() if state.due_us is not None), default=NEVER)
 
     def _members(self, group: Group) -> Members:
         state = self._active.get(group)
@@ -174,8 +203,9 @@ class Engine:
             for first, stop in pairwise(bounds):
                 here = order[first:stop]
                 state = self._numbered[int(number[here[0]])]
-                state.evidence.append(Evidence(votes.slot[here], votes.at_us[here], votes.vote[here]))
-                state.touched = True
+                mine = Evidence(votes.slot[here], votes.at_us[here], votes.vote[here])
+                state.evidence.append(mine)
+                state.touched |= bool(((mine.vote != ON) | (mine.at_us <= state.settled_us)).any())
 
     def _activate(self, group: Group, members: Members, from_us: int) -> None:
         state = self._active.get(group)
@@ -202,14 +232,20 @@ class Engine:
         state.touched = False
         members = state.members
         verdicts, state.due_us = outage.judge(
-            evidence, members, self._topology, now_us, self.profile.outage, state.from_us, state.told
-        )
+            evidence, members, self._topology, now_us, self.profile.outage, state.from_us, state.told,
+            self._witnesses, self._plans,
+        )  # fmt: skip
         state.told = {(v.asset_kind, v.asset_id) for v in verdicts if v.episodes}
         state.open = {(v.asset_kind, v.asset_id) for v in verdicts if any(e.cleared_us is None for e in v.episodes)}
-        latest = int(evidence.at_us[evidence.vote == OFF].max(initial=0))
-        if not state.open and state.due_us is None and latest < now_us - LOOKBACK_S * US:
-            del self._active[group], self._numbered[int(self._number_of[members.slot[0]])]
-            self._number_of[members.slot] = -1
+        state.settled_us = NEVER
+        if not state.open and state.due_us is None:
+            latest = int(evidence.at_us[evidence.vote == OFF].max(initial=0))
+            if latest < now_us - LOOKBACK_S * US:
+                del self._active[group], self._numbered[int(self._number_of[members.slot[0]])]
+                self._number_of[members.slot] = -1
+            else:
+                state.settled_us = int(off_runs(evidence).end_us.max(initial=0))
+                state.due_us = latest + LOOKBACK_S * US + 1
         return verdicts
 
     def _prune(self, state: _Active, evidence: Evidence, now_us: int) -> Evidence:
@@ -224,9 +260,10 @@ class Engine:
         state.pruned_rows = packed.shape[1]
         return Evidence(packed[0].astype(np.int32), packed[1], packed[2].astype(np.int8))
 
-    def _explained(self) -> NDArray[np.bool_]:
-        """Slots whose silence an open outage explains; the same array while the same outages are open."""
+    def _explained(self, now_us: int) -> NDArray[np.bool_]:
+        """Slots whose silence an open outage or planned work explains; the same array while these are the same."""
         explaining = {asset for state in self._active.values() for asset in state.open}
+        explaining.update(self._plans.under_way(now_us))
         if explaining != self._explaining:
             self._explaining, self._is_explained = explaining, np.zeros(self._topology.slots, np.bool_)
             for kind, asset_id in explaining:

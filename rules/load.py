@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from meterwatch.batch import ReadChange
 from meterwatch.loads import Loads
 from meterwatch.quality import ORIGIN_MASK, ORIGIN_SHIFT, Origin
-from meterwatch.topology import Topology
+from meterwatch.topology import TERMINAL, Topology
 
 US = 1_000_000
 CONTRACT_W_UNKNOWN = 1000
@@ -27,12 +27,14 @@ Ints = NDArray[np.int64]
 
 
 class Members:
-    """Who counts for which transformer, and with what weight."""
+    """Who counts for which transformer, with what weight. Its own terminal measures them all and is none of them."""
 
     def __init__(self, topology: Topology, window_s: int, assumed_power_factor: float) -> None:
         self.window_s = window_s
         self.transformers = len(topology.transformer)
         self._topology = topology
+        terminal = topology.witness == TERMINAL
+        self._of = np.where(terminal, np.int32(-1), topology.member_of) if terminal.any() else topology.member_of
         self._power_factor = assumed_power_factor
         self._varh_per_wh = sqrt(1 - assumed_power_factor**2) / assumed_power_factor
         contract = topology.contract_kw
@@ -44,19 +46,19 @@ class Members:
     def count(self) -> Ints:
         """Registered members of every transformer."""
         tree = self._topology
-        served = (tree.member_of >= 0) & (tree.installed_us != NEVER)
-        return np.bincount(tree.member_of[served], minlength=self.transformers).astype(np.int64)
+        served = (self._of >= 0) & (tree.installed_us != NEVER)
+        return np.bincount(self._of[served], minlength=self.transformers).astype(np.int64)
 
     def digest(self) -> Ints:
         """Per transformer a number that changes with its members, their weights and terms, and the arithmetic."""
         tree = self._topology
-        mine = np.flatnonzero(tree.member_of >= 0)
+        mine = np.flatnonzero(self._of >= 0)
         mixed = np.zeros(len(mine), np.uint64)
         for column in (mine, self._weight[mine], tree.installed_us[mine], tree.retired_us[mine]):
             mixed = _mix(mixed ^ column.astype(np.int64).view(np.uint64))
         profile = np.array([self.window_s, int(self._power_factor * 1e6)], np.uint64)
         total = np.full(self.transformers, _mix(profile).sum(), np.uint64)
-        np.add.at(total, tree.member_of[mine], mixed)
+        np.add.at(total, self._of[mine], mixed)
         return total.view(np.int64)
 
     def expected(self, window: int) -> Ints:
@@ -70,9 +72,9 @@ class Members:
         row = self._expected.get(key)
         if row is None:
             tree = self._topology
-            served = (tree.member_of >= 0) & (tree.installed_us <= start_us) & (tree.retired_us >= end_us)
+            served = (self._of >= 0) & (tree.installed_us <= start_us) & (tree.retired_us >= end_us)
             row = np.zeros(self.transformers, np.int64)
-            np.add.at(row, tree.member_of[served], self._weight[served].astype(np.int64) * self.window_s)
+            np.add.at(row, self._of[served], self._weight[served].astype(np.int64) * self.window_s)
             if len(self._expected) > EXPECTED_KEPT:
                 self._expected.clear()
             self._expected[key] = row
@@ -88,7 +90,7 @@ class Members:
 
     def cells(self, change: ReadChange) -> tuple[Loads, Ints]:
         """Sums per (transformer, window), and of each read that counts the window in which it ends."""
-        transformer = self._topology.member_of[change.slot]
+        transformer = self._of[change.slot]
         origin = change.quality & ORIGIN_MASK
         counts = (transformer >= 0) & change.has_energy
         if origin.any():

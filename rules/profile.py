@@ -12,6 +12,9 @@ from typing import Any, Final
 
 from rules.ladder import OverloadProfile
 
+CELLULAR: Final = ("GPRS", "CDMA", "GSM", "3G", "4G", "5G", "LTE", "LTE-M", "NB-IOT", "CELLULAR")
+"""Communication modes that reach the head-end by themselves, in capitals."""
+
 
 @dataclass(frozen=True, slots=True)
 class OutageProfile:
@@ -32,9 +35,21 @@ class OutageProfile:
     contradiction_share: float = 0.10
     """More than this share of the observed meters ON during it: no outage of the transformer. (ours)"""
     p_gasp: float = 0.6
-    """Probability that a meter without supply reports it: RF mesh, the lowest of all. (ours)"""
+    """Probability that a meter without supply reports it: RF mesh and modes not named here, the lowest. (ours)"""
+    p_gasp_plc: float = 0.8
+    """The same by PLC. (ours)"""
+    p_gasp_cellular: float = 0.9
+    """The same for the modes named in CELLULAR. (ours)"""
     p_false: float = 1e-4
     """Probability that a meter with supply reports off. (ours)"""
+    p_false_terminal: float = 1e-8
+    """The same for the transformer's own terminal: its word is enough. (ours)"""
+    bellwether_weight: int = 2
+    """Ordinary meters that a bellwether counts for. (ours)"""
+    phase_share: float = 0.90
+    """Of the meters off, this share on one phase, and the others ON: a lost phase. (ours)"""
+    planned_late_s: int = 900
+    """Planned work explains what begins so much earlier than it, or lasts so much longer. (ours)"""
     p_on_in_outage: float = 1e-3
     """Probability of an ON vote from a meter without supply. (ours)"""
     prior: float = 1e-5
@@ -43,10 +58,16 @@ class OutageProfile:
     """Raise at this certainty. (ours)"""
     root_hold_s: int = 60
     """T_on: a transformer or feeder outage is raised after this. (ours)"""
+    thin_share: float = 0.10
+    """Fewer reports than this share of those to be expected: the meters off must be so for longer. (ours)"""
+    thin_hold_s: int = 180
+    """So long, in place of root_hold_s: restless meters come back sooner. (ours)"""
     feeder_transformers_min: int = 2
     """Transformers failing together that make a feeder outage. (ours)"""
     feeder_share: float = 0.30
     """And this share of the feeder's transformers. (ours)"""
+    momentary_s: int = 60
+    """T_on of a meter: a shorter interruption of it is no evidence on its transformer. (ours)"""
     sustained_s: int = 300
     """A meter's interruption is momentary up to this: IEEE 1366, 5 min; 180 in EN 50160. (std)"""
     restored_share: float = 0.95
@@ -55,6 +76,12 @@ class OutageProfile:
     """T_off: supply must hold this long. (ours)"""
     nested_after_s: int = 600
     """What is still off this long after the root cleared is an outage of its own. (ours)"""
+
+    def p_gasp_of(self, comm_mode: str) -> float:
+        """Probability that a meter without supply reports it by this communication mode, before anything is learnt."""
+        if comm_mode.upper() in CELLULAR:
+            return self.p_gasp_cellular
+        return self.p_gasp_plc if "PLC" in comm_mode.upper() else self.p_gasp
 
     def meters_needed(self, members: int) -> int:
         """Distinct meters off that make a transformer of so many meters suspect."""
@@ -89,7 +116,7 @@ class SilenceProfile:
     """A read may come this long after its interval end: PLC, RF mesh and unknown modes. (ours)"""
     grace_cellular_s: int = 1800
     """The same for modes named in cellular. (ours)"""
-    cellular: tuple[str, ...] = ("GPRS", "CDMA", "GSM", "3G", "4G", "5G", "LTE", "LTE-M", "NB-IOT", "CELLULAR")
+    cellular: tuple[str, ...] = CELLULAR
     """Communication modes, in capitals."""
     lost_share: float = 0.80
     """A concentrator is lost when this share of its meters is overdue. (ours)"""

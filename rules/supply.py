@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,18 @@ from meterwatch.clock import US
 from meterwatch.quality import ORIGIN_MASK, ORIGIN_SHIFT, Origin, Quality
 from meterwatch.topology import Topology
 from rules.profile import OutageProfile
+from rules.witness import Witnesses
 
 OFF: Final = 1
 ON: Final = 2
+OPENED: Final = 3
+"""The meter's own relay disconnected the customer: no vote on the supply, but it explains one."""
+CLOSED: Final = 4
 NEVER: Final = int(np.iinfo(np.int64).max)
 """End of what has not ended."""
+
+COPIES_MAX: Final = 100
+"""Above the weight of any witness: one key per meter and copy of it."""
 
 Ids = NDArray[np.int32]
 Stamps = NDArray[np.int64]
@@ -39,7 +46,7 @@ class Evidence:
     slot: Ids
     at_us: Stamps
     vote: NDArray[np.int8]
-    """OFF or ON."""
+    """OFF or ON; OPENED or CLOSED of the relay."""
 
 
 class Runs(NamedTuple):
@@ -83,9 +90,17 @@ class Outage:
     """Slots, ascending."""
     observed_on: int
     posterior: float
+    half_back_us: int = NEVER
+    """When half of the meters off so far were ON again: supply is coming back; NEVER."""
+    hold_s: int = 0
+    """How long enough meters must have been off before it is told."""
+    phase: int = 0
+    """The one phase that is lost (bit as in meterwatch.topology); 0: the whole."""
+    denied: str = ""
+    """What contradicts it; empty: nothing does."""
 
     def raised_us(self, profile: OutageProfile) -> int:
-        return max(self.onset_us + profile.root_hold_s * US, self.decided_us)
+        return self.decided_us + (self.hold_s or profile.root_hold_s) * US
 
     def sustained(self, profile: OutageProfile) -> bool:
         """Not over before it could be raised, and certain enough."""
@@ -96,11 +111,16 @@ class Outage:
         return (start_us >= self.onset_us - profile.onset_window_s * US) & (start_us < self.cleared_us)
 
 
+_VOTE_OF: Final = np.zeros(max(EventCode) + 1, np.int8)
+_VOTE_OF[[EventCode.POWER_FAIL, EventCode.POWER_RESTORED]] = OFF, ON
+_VOTE_OF[[EventCode.RELAY_OPEN, EventCode.RELAY_CLOSED]] = OPENED, CLOSED
+
+
 def evidence_of_events(events: Events) -> Evidence:
-    """Votes of power-fail and restored events; all other codes say nothing."""
-    off, on = events.code == EventCode.POWER_FAIL, events.code == EventCode.POWER_RESTORED
-    keep = off | on
-    return Evidence(events.slot[keep], events.at_us[keep], np.where(off[keep], OFF, ON).astype(np.int8))
+    """Votes of power-fail, restored and relay events; all other codes say nothing."""
+    vote = _VOTE_OF[events.code]
+    keep = vote > 0
+    return Evidence(events.slot[keep], events.at_us[keep], vote[keep])
 
 
 def evidence_of_reads(change: ReadChange) -> Evidence:
@@ -181,18 +201,35 @@ def groups_of(topology: Topology, slot: Ids) -> set[tuple[str, int]]:
 
 def off_runs(evidence: Evidence) -> Runs:
     """Maximal OFF runs, by slot, then start. At equal times OFF counts before ON; such a run may have length 0."""
-    order = np.lexsort((evidence.vote, evidence.at_us, evidence.slot))
-    slot, at_us, vote = evidence.slot[order], evidence.at_us[order], evidence.vote[order]
+    return _runs(evidence, OFF, ON)
+
+
+def disconnected(runs: Runs, evidence: Evidence, slack_us: int) -> NDArray[np.bool_]:
+    """True for OFF runs of meters whose own relay was open when they began (or opened within slack_us after)."""
+    found = np.zeros(len(runs.slot), np.bool_)
+    if not (evidence.vote == OPENED).any():
+        return found
+    open_runs = _runs(evidence, OPENED, CLOSED)
+    for slot, opened_us, closed_us in zip(*(column.tolist() for column in open_runs), strict=True):
+        found |= (runs.slot == slot) & (runs.start_us >= opened_us - slack_us) & (runs.start_us < closed_us)
+    return found
+
+
+def _runs(evidence: Evidence, begins: int, ends: int) -> Runs:
+    mine = (evidence.vote == begins) | (evidence.vote == ends)
+    slot, at_us, vote = evidence.slot[mine], evidence.at_us[mine], evidence.vote[mine]
+    order = np.lexsort((vote, at_us, slot))
+    slot, at_us, vote = slot[order], at_us[order], vote[order]
     first = np.append(True, slot[1:] != slot[:-1])[: len(slot)]
     turn = first | np.append(True, vote[1:] != vote[:-1])[: len(slot)]
     slot, at_us, vote = slot[turn], at_us[turn], vote[turn]
-    begin = np.flatnonzero(vote == OFF)
+    begin = np.flatnonzero(vote == begins)
     after = np.minimum(begin + 1, max(len(slot) - 1, 0))
     ended = (after > begin) & (slot[after] == slot[begin])
     return Runs(slot[begin], at_us[begin], np.where(ended, at_us[after], NEVER))
 
 
-def _distinct_ahead(key: Ids, start_us: Stamps, window_us: int) -> NDArray[np.intp]:
+def _distinct_ahead(key: NDArray[np.integer[Any]], start_us: Stamps, window_us: int) -> NDArray[np.intp]:
     """int[n]: how many distinct keys start in [start_us[i], start_us[i] + window_us]. start_us ascending."""
     n = len(key)
     end = np.searchsorted(start_us, start_us + window_us, side="right")
@@ -208,7 +245,7 @@ def _distinct_ahead(key: Ids, start_us: Stamps, window_us: int) -> NDArray[np.in
     return ahead
 
 
-def _time_of_distinct(key: Ids, at_us: Stamps, need: int) -> int:
+def _time_of_distinct(key: NDArray[np.integer[Any]], at_us: Stamps, need: int) -> int:
     """When the need-th distinct key had come."""
     order = np.argsort(at_us, kind="stable")
     _, first = np.unique(key[order], return_index=True)
@@ -238,45 +275,161 @@ def _restored(runs: Runs, decided_us: int, profile: OutageProfile) -> int:
     return int(since[held][0]) if held.any() else NEVER
 
 
-def _posterior(off: int, on: int, profile: OutageProfile) -> float:
-    odds = math.log(profile.prior / (1 - profile.prior))
-    odds += off * math.log(profile.p_gasp / profile.p_false) + on * math.log(profile.p_on_in_outage)
-    return 1 / (1 + math.exp(-max(min(odds, 700.0), -700.0)))
+def _half_back(runs: Runs, decided_us: int) -> int:
+    """When, after decided_us, half of the meters off so far were ON again for the first time; NEVER."""
+    ends = np.sort(runs.end_us[runs.end_us < NEVER])
+    started = np.searchsorted(np.sort(runs.start_us), ends, side="right")
+    half = np.flatnonzero((ends >= decided_us) & (2 * np.arange(1, len(ends) + 1) >= started))
+    return int(ends[half[0]]) if len(half) else NEVER
 
 
 def transformer_outages(
-    transformer: int, members: int, runs: Runs, on_slot: Ids, on_us: Stamps, profile: OutageProfile
+    transformer: int,
+    members: Ids,
+    runs: Runs,
+    on_slot: Ids,
+    on_us: Stamps,
+    profile: OutageProfile,
+    witnesses: Witnesses,
+    denied: list[Outage] | None = None,
 ) -> Iterator[Outage]:
-    """Outages of one transformer from its meters' OFF runs (by start) and ON votes, momentary ones included."""
-    need = profile.meters_needed(members)
-    window_us, slack_us = profile.onset_window_s * US, profile.clock_slack_s * US
-    free_us = -NEVER
-    for i in np.flatnonzero(_distinct_ahead(runs.slot, runs.start_us, window_us) >= need).tolist():
-        onset_us = int(runs.start_us[i])
-        if onset_us < free_us:
+    """Outages of one transformer from its meters' OFF runs (by start) and ON votes, momentary ones included.
+
+    A lost phase is one of them, with its phase. It ends where the rest of the transformer goes, and while it lasts its
+    meters are no evidence of that. `denied` takes what enough meters reported and others contradicted.
+    """
+    scene = _Transformer(transformer, members, on_slot, on_us, profile, witnesses)
+    whole: list[Outage] = []
+    phased: list[Outage] = []
+    while True:
+        whole, lost = [], None
+        refused: list[Outage] = []
+        for found in scene.outages(runs, refused):
+            if found.phase:
+                lost = found
+                break
+            whole.append(found)
+        if lost is None:
+            break
+        phased.append(lost)
+        on_it = witnesses.phases[runs.slot] == lost.phase
+        its = on_it & (runs.start_us >= lost.onset_us) & (runs.start_us < lost.cleared_us)
+        runs = runs.where(~its)
+    if denied is not None:
+        denied += refused
+    yield from sorted(whole + _clipped(phased, whole), key=lambda one: one.onset_us)
+
+
+def _clipped(phased: list[Outage], whole: list[Outage]) -> list[Outage]:
+    """Lost phases outside outages of the whole, one after the other."""
+    kept: list[Outage] = []
+    busy = [(one.onset_us, one.cleared_us) for one in whole]
+    for one in sorted(phased, key=lambda one: one.onset_us):
+        if any(onset_us <= one.onset_us < cleared_us for onset_us, cleared_us in busy):
             continue
-        early = runs.where(np.arange(i, np.searchsorted(runs.start_us, onset_us + window_us, side="right")))
-        decided_us = _time_of_distinct(early.slot, early.start_us, need)
-        rest = runs.where(np.arange(i, len(runs.slot)))
+        end_us = min((onset_us for onset_us, _ in busy if onset_us > one.onset_us), default=NEVER)
+        kept.append(replace(one, restored_us=min(one.restored_us, end_us), cleared_us=min(one.cleared_us, end_us)))
+        busy.append((one.onset_us, kept[-1].cleared_us))
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Transformer:
+    """One transformer and who of it said what."""
+
+    transformer: int
+    members: Ids
+    on_slot: Ids
+    on_us: Stamps
+    profile: OutageProfile
+    witnesses: Witnesses
+
+    def outages(self, runs: Runs, denied: list[Outage]) -> Iterator[Outage]:
+        """Outages in the order of their onsets, each after the end of the one before."""
+        profile = self.profile
+        need, window_us = profile.meters_needed(len(self.members)), profile.onset_window_s * US
+        weight = self.witnesses.weight[runs.slot]
+        row = np.repeat(np.arange(len(weight)), weight)
+        copy = np.arange(len(row)) - np.repeat(np.cumsum(weight) - weight, weight)
+        key = runs.slot[row] * np.int64(COPIES_MAX) + copy
+        enough = _distinct_ahead(key, runs.start_us[row], window_us) >= need
+        free_us = -NEVER
+        for i in np.unique(row[enough]).tolist():
+            onset_us = int(runs.start_us[i])
+            if onset_us < free_us:
+                continue
+            last = int(np.searchsorted(runs.start_us, onset_us + window_us, side="right"))
+            ahead = np.arange(np.searchsorted(row, i), np.searchsorted(row, last))
+            hold_s = profile.root_hold_s
+            if self._thin(runs.slot[i:last], onset_us):
+                hold_s = profile.thin_hold_s
+                steady = runs.end_us[row[ahead]] - hold_s * US >= runs.start_us[row[ahead]]
+                ahead = ahead[steady]
+                if len(np.unique(key[ahead])) < need:
+                    continue
+            decided_us = _time_of_distinct(key[ahead], runs.start_us[row[ahead]], need)
+            found = self._judged(runs.where(np.arange(i, len(runs.slot))), last - i, onset_us, decided_us)
+            found = replace(found, hold_s=hold_s)
+            if found.denied:
+                denied.append(found)
+                continue
+            yield found
+            free_us = found.cleared_us
+
+    def _thin(self, off: Ids, onset_us: int) -> bool:
+        """So few of the reports that an outage would make that a few restless meters would look the same."""
+        expected = float(self.witnesses.delivery.at(onset_us)[self.witnesses.mode[self.members]].sum())
+        few = len(np.unique(off)) < self.profile.thin_share * expected
+        return few and not bool(self.witnesses.terminal[off].any())
+
+    def _judged(self, rest: Runs, early: int, onset_us: int, decided_us: int) -> Outage:
+        """What the runs from an onset on come to; the first `early` of them are within the window."""
+        profile, slack_us = self.profile, self.profile.clock_slack_s * US
+        # A meter's last run of the onset decides when it came back: flicker at the onset is no restoration.
+        core, last = np.unique(rest.slot[:early][::-1], return_index=True)
+        first_back_us = int(rest.end_us[:early][::-1][last].min())
+        meant = (self.on_us >= onset_us + slack_us) & (self.on_us < first_back_us - slack_us)
+        against = np.setdiff1d(np.unique(self.on_slot[meant]), core, assume_unique=True)
+        phase, sure = self.witnesses.phase_of(core, self.members, profile)
+        whole = self._outage(rest, against, onset_us, decided_us, 0)
+        if not whole.denied and not sure:
+            return whole
+        if phase:
+            mine = rest.where(self.witnesses.phases[rest.slot] == phase)
+            lost = self._outage(mine, against[self.witnesses.phases[against] == phase], onset_us, decided_us, phase)
+            if not lost.denied:
+                return lost
+        return whole
+
+    def _outage(self, rest: Runs, against: Ids, onset_us: int, decided_us: int, phase: int) -> Outage:
+        profile = self.profile
         restored_us = _restored(rest, decided_us, profile)
         cleared_us = restored_us + profile.restore_hold_s * US if restored_us < NEVER else NEVER
         affected = np.unique(rest.slot[rest.start_us < cleared_us])
-        # A meter's last run of the onset decides when it came back: flicker at the onset is no restoration.
-        core, last = np.unique(early.slot[::-1], return_index=True)
-        first_back_us = int(early.end_us[::-1][last].min())
-        said_on = np.unique(on_slot[(on_us >= onset_us + slack_us) & (on_us < first_back_us - slack_us)])
-        against = np.setdiff1d(said_on, core, assume_unique=True)
-        if len(against) > profile.contradiction_share * len(np.union1d(affected, against)):
-            continue
-        posterior = _posterior(len(affected), len(against), profile)
-        yield Outage(
-            "transformer", transformer, onset_us, decided_us, restored_us, cleared_us, affected, len(against), posterior
+        observed = len(np.union1d(affected, against))
+        denied = ""
+        if self.witnesses.terminal[against].any():
+            denied = "its own terminal says that it has supply"
+        elif len(against) > profile.contradiction_share * observed:
+            denied = f"{len(against)} of {observed} meters heard from had supply meanwhile"
+        return Outage(
+            "transformer",
+            self.transformer,
+            onset_us,
+            decided_us,
+            restored_us,
+            cleared_us,
+            affected,
+            len(against),
+            self.witnesses.posterior(affected, len(against), onset_us, profile),
+            half_back_us=_half_back(rest, decided_us),
+            phase=phase,
+            denied=denied,
         )
-        free_us = cleared_us
 
 
 def feeder_outages(
-    feeder: int, transformers: int, below: list[Outage], runs: Runs, profile: OutageProfile
+    feeder: int, transformers: int, below: list[Outage], runs: Runs, profile: OutageProfile, witnesses: Witnesses
 ) -> Iterator[Outage]:
     """Outages of one feeder from those of its transformers and all its OFF runs (by start)."""
     below = sorted(below, key=lambda outage: (outage.onset_us, outage.asset_id))
@@ -297,6 +450,9 @@ def feeder_outages(
         cleared_us = restored_us + profile.restore_hold_s * US if restored_us < NEVER else NEVER
         affected = np.unique(rest.slot[rest.start_us < cleared_us])
         against = sum(o.observed_on for o in below[i:end])
-        posterior = _posterior(len(affected), against, profile)
-        yield Outage("feeder", feeder, onset_us, decided_us, restored_us, cleared_us, affected, against, posterior)
+        posterior = witnesses.posterior(affected, against, onset_us, profile)
+        half_us = _half_back(rest, decided_us)
+        yield Outage(
+            "feeder", feeder, onset_us, decided_us, restored_us, cleared_us, affected, against, posterior, half_us
+        )
         free_us = cleared_us

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from meterwatch.multipliers import Multipliers
 from meterwatch.names import Names, Numbers
-from meterwatch.topology import Topology
+from meterwatch.topology import WITNESS_OF, Topology
 from storage.arrays import INT64_MAX, decode, fetch_columns, moment
 from storage.snapshot import Connections
 
@@ -30,8 +30,10 @@ _METERS = """
 SELECT array_agg(slot), array_agg(array_position(%(phases)s::text[], phases) - 1), array_agg(nominal_v),
        array_agg(rated_a), array_agg(coalesce(contract_kw, 'NaN'::real)), array_agg(interval_s),
        array_agg(installed_at), array_agg(retired_at), array_agg(multiplier),
-       array_agg(array_position(%(types)s::text[], terminal_type) - 1)
+       array_agg(array_position(%(types)s::text[], terminal_type) - 1),
+       array_agg(CASE lower(terminal_type) WHEN 'bellwether' THEN 1 WHEN 'transformer' THEN 2 ELSE 0 END)
 FROM meters WHERE slot >= %(first)s AND slot < %(stop)s"""
+assert WITNESS_OF == {"bellwether": 1, "transformer": 2}  # the query says it in the same words
 _METER_NAMES = """
 SELECT array_agg(slot), array_agg(octet_length(meter)), string_agg(convert_to(meter, 'UTF8'), '')
 FROM meters WHERE slot >= %(first)s AND slot < %(stop)s"""
@@ -107,6 +109,7 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
         multiplier=_frozen(meters.multiplier),
         measures=_frozen(meters.measures),
         multipliers=await _multipliers(connection),
+        witness=_frozen(meters.witness),
         head_end_zone=_placed_names(head_end_rows, _count(head_end_rows), 3),
         terminal_type=_frozen(meters.terminal_type),
         terminal_types=meters.types,
@@ -136,6 +139,7 @@ class _Meters:
         self.installed_us = np.full(slots, INT64_MAX, np.int64)
         self.retired_us = np.full(slots, INT64_MAX, np.int64)
         self.multiplier = np.ones(slots, np.float32)
+        self.witness = np.zeros(slots, np.uint8)
         self.comm_mode = np.zeros(slots, np.int16)
         self.terminal_type = np.zeros(slots, np.int16)
 
@@ -154,6 +158,7 @@ class _Meters:
     async def fetch(self, connection: psycopg.AsyncConnection[Any], page: dict[str, Any]) -> None:
         meter: list[NDArray[Any]] = [self.phases, self.nominal_v, self.rated_a, self.contract_kw]
         meter += [self.interval_s, self.installed_us, self.retired_us, self.multiplier, self.terminal_type]
+        meter += [self.witness]
         link: list[NDArray[Any]] = [self.concentrator_of, self.head_end_of, self.comm_mode]
         queries: list[tuple[LiteralString, dict[str, Any], list[NDArray[Any]]]] = [
             (_METERS, {**page, "phases": _PHASES, "types": self.types}, meter),

@@ -270,3 +270,36 @@ def test_whatever_was_told_before_the_last_verdicts_alone_decide_what_stands(his
         fresh = Book([], names())
         step(fresh, *verdicts, minute=60)
         assert standing(book) == standing(fresh)
+
+
+def test_an_alarm_taken_back_says_why() -> None:
+    book = Book([], names())
+    step(book, verdict(episode(10)))
+    (draft,) = step(book, verdict(withdrawn="16 of 19 meters had supply"))
+    assert draft.alarm.evidence["retracted_because"] == "16 of 19 meters had supply"
+    assert draft.alarm.summary.startswith("Taken back: 16 of 19 meters had supply.")
+
+
+def test_what_is_off_by_design_is_kept_pages_nobody_and_comes_out_when_it_is_not_any_more() -> None:
+    book = Book([], names())
+    (draft,) = step(book, verdict(episode(10, by_design="planned work W-1")))
+    assert (draft.kind, draft.alarm.state, draft.alarm.pages) == ("RAISED", AlarmState.SUPPRESSED, False)
+    assert step(book, verdict(episode(10, by_design="planned work W-1"))) == []
+    (draft,) = step(book, verdict(episode(10)))
+    assert (draft.kind, draft.alarm.state) == ("UNSUPPRESSED", AlarmState.UNACK_ACTIVE)
+    (draft,) = step(book, verdict(episode(10, by_design="planned work W-1")))
+    assert (draft.kind, draft.alarm.state) == ("SUPPRESSED", AlarmState.SUPPRESSED)
+    (draft,) = step(book, verdict(episode(10, 20, by_design="planned work W-1")))
+    assert (draft.kind, draft.alarm.state) == ("CLEARED", AlarmState.NORMAL)
+
+
+def test_what_was_off_by_design_and_is_over_needs_nobody() -> None:
+    (draft,) = step(Book([], names()), verdict(episode(10, 20, by_design="planned work W-1")))
+    assert (draft.kind, draft.alarm.state) == ("RAISED", AlarmState.NORMAL)
+
+
+def test_a_step_of_the_stage_is_told() -> None:
+    book = Book([], names())
+    step(book, verdict(episode(10, evidence={"affected": 100, "stage": "CONFIRMED"})))
+    (draft,) = step(book, verdict(episode(10, evidence={"affected": 100, "stage": "RESTORING"})))
+    assert draft.kind == "AMENDED"

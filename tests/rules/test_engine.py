@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from towns import T0, town
 
 from meterwatch.batch import EventCode, Events
 from meterwatch.clock import US
+from meterwatch.episodes import Episode
 from rules.engine import MARGIN_S, Engine
 
 
@@ -27,3 +30,44 @@ def test_evidence_beyond_the_reach_of_its_group_begins_no_judgement(monkeypatch:
     [wanted] = engine.wanted()
     assert wanted.from_us == oldest_us - MARGIN_S * US
     assert len(wanted.slots) == 10
+
+
+def outages_of(votes: list[tuple[int, int, int]], now_us: int) -> dict[tuple[str, int], tuple[Episode, ...]]:
+    """What an engine knows in the end that heard these (slot, seconds, code) one by one."""
+    engine = Engine(town(feeders=1, transformers=2, meters=3))
+    heard = [(slot, 2500, int(EventCode.POWER_RESTORED)) for slot in range(6)]  # so that nothing is open in the end
+    known: dict[tuple[str, int], tuple[Episode, ...]] = {}
+    for vote in votes:
+        heard.append(vote)
+        engine.observe_events(events([vote]), now_us)
+        for wanted in engine.wanted():
+            mine = [one for one in heard if one[0] in wanted.slots and T0 + one[1] * US >= wanted.from_us]
+            engine.given(wanted, [], events(mine))
+        for verdict in engine.evaluate(now_us):
+            known[verdict.asset_kind, verdict.asset_id] = verdict.episodes
+    return {asset: episodes for asset, episodes in known.items() if episodes}
+
+
+def events(votes: list[tuple[int, int, int]]) -> Events:
+    slot, at_s, code = (np.array([vote[i] for vote in votes], np.int64) for i in range(3))
+    return Events(slot.astype(np.int32), T0 + at_s * US, code.astype(np.int16))
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 5),
+            st.integers(0, 40).map(lambda i: i * 50),
+            st.sampled_from([EventCode.POWER_FAIL, EventCode.POWER_FAIL, EventCode.POWER_RESTORED]).map(int),
+        ),
+        max_size=40,
+        unique=True,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_what_an_engine_knows_in_the_end_does_not_depend_on_the_order(votes, random) -> None:  # type: ignore[no-untyped-def]
+    shuffled = list(votes)
+    random.shuffle(shuffled)
+    now_us = T0 + 3 * 3600 * US
+    assert outages_of(shuffled, now_us) == outages_of(votes, now_us)

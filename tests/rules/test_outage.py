@@ -32,8 +32,11 @@ from rules.outage import (
 )
 from rules.profile import OutageProfile
 from rules.supply import Outage, Runs, Tree, feeder_outages, transformer_outages
+from rules.witness import Witnesses
 
 P = OutageProfile()
+ORDINARY = Witnesses.of(town(feeders=1, transformers=1, meters=40), P)
+"""Meters that weigh the same, all on one phase."""
 HOUR = 3600
 Vote = tuple[int, int, int]  # slot, seconds after T0, vote
 
@@ -147,7 +150,7 @@ def test_transformer_outages_equal_a_scalar_walk(votes: list[Vote], members: int
     runs = off_runs(evidence(votes))
     runs = runs.where(np.argsort(runs.start_us, kind="stable"))
     on = evidence([vote for vote in votes if vote[2] == ON])
-    found = transformer_outages(0, members, runs, on.slot, on.at_us, P)
+    found = transformer_outages(0, np.arange(members, dtype=np.int32), runs, on.slot, on.at_us, P, ORDINARY)
     assert [summary(outage) for outage in found] == transformer_by_hand(votes, members)
 
 
@@ -173,7 +176,7 @@ def test_feeder_outages_equal_a_scalar_walk(transformers: list[tuple[int, int, i
         need = max(2, math.ceil(size * 0.3 - 1e-9))
         if len(first) >= need and not expected:  # nothing is ever restored here, so the first one absorbs the rest
             expected.append((onset, sorted(first.values())[need - 1], sum(s >= onset for s in starts)))
-    found = feeder_outages(0, size, below, runs, P)
+    found = feeder_outages(0, size, below, runs, P, ORDINARY)
     assert [(o.onset_us, o.decided_us, len(o.affected)) for o in found] == expected
 
 
