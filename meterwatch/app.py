@@ -38,18 +38,21 @@ from meterwatch.check_profile import chosen
 from meterwatch.clock import US, Clock, RealClock, ReplayClock, SimulatedClock
 from meterwatch.config import Config
 from meterwatch.day_marks import DayMarks
+from meterwatch.delivery import Learnt
 from meterwatch.episodes import Verdict
 from meterwatch.errors import ConfigError, MeterwatchError, Overloaded, StorageUnavailable
 from meterwatch.estimation import Estimation
 from meterwatch.gap_watch import GapWatch
 from meterwatch.interruptions import Interruptions
 from meterwatch.judged_days import JudgedDays
+from meterwatch.learning import Learning
 from meterwatch.memory import give_back
 from meterwatch.metrics import Metrics
 from meterwatch.pipeline import Pipeline
 from meterwatch.reliability_figures import ReliabilityFigures
 from meterwatch.server import bind, make_server
 from meterwatch.service_gaps import GapsService
+from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2, registry_pb2_grpc
 from meterwatch.v1.gaps_pb2_grpc import add_GapsServicer_to_server
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
@@ -61,6 +64,7 @@ from rules.profile import PROFILES
 from storage.alarms import AlarmStore
 from storage.arrivals import Arrivals
 from storage.arrived import Arrived
+from storage.delivery import DeliveryStore
 from storage.doubts import Doubts
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.estimates import EstimateStore
@@ -71,6 +75,7 @@ from storage.lease import Lease
 from storage.meter_days import DayStore
 from storage.migrate import migrate
 from storage.outbox import Outbox
+from storage.planned import PlannedStore
 from storage.pool import new_pool
 from storage.reads_table import ReadsTable
 from storage.registry import RegistryStore
@@ -84,6 +89,8 @@ from storage.writer import Writer
 DRAIN_S = 15.0
 """What is read must be answered within it; then the streams are cut."""
 CLUSTER_CHECK_S = 1.0
+PLANNED_US = 45 * 86_400 * 1_000_000
+"""Planned work that ended longer ago explains nothing that is still judged: the late window."""
 GC_THRESHOLDS = (50_000, 20, 10)
 """With Python's own (700, 10, 10) a seventh of the CPU of telling alarms to 1,000 subscribers was the collector's."""
 _log = structlog.get_logger(__name__)
@@ -176,11 +183,20 @@ async def _serving(
     profile = PROFILES[config.rules.profile]
     checks = chosen(config.checks.profile, config.checks.changes)
     marks, day_store = DayMarks(topology), DayStore(pool)
+    planned, delivery = PlannedStore(pool), DeliveryStore(pool)
+
+    interruptions = Interruptions(InterruptionStore(pool), profile.outage)
+
+    async def engine_of(topology: Topology) -> Engine:
+        engine = Engine(topology, profile)
+        engine.replan(await planned.works(clock.now_us() - PLANNED_US))
+        engine.learn(await delivery.learnt())
+        engine.judged = interruptions.judged
+        return engine
+
     rules_of = rules_version(profile, version("meterwatch"))
     arrived = Arrived(pool)
-    rules = WiredRules(Engine(topology, profile), history, clock, marks, rules_of, arrived)
-    interruptions = Interruptions(InterruptionStore(pool), profile.outage)
-    rules.engine.judged = interruptions.judged
+    rules = WiredRules(await engine_of(topology), history, clock, marks, rules_of, arrived)
     metrics = Metrics()
     reasons = {int(number): name.removeprefix("ROW_REASON_") for name, number in ingest_pb2.RowReason.items()}
     doubts = Doubts()
@@ -251,11 +267,19 @@ async def _serving(
         },
     )
 
+    async def taught(learnt: list[Learnt]) -> None:
+        async with pipeline.paused():
+            rules_in_place().engine.learn(learnt)
+
+    async def work_planned() -> None:
+        async with pipeline.paused():
+            rules_in_place().engine.replan(await planned.works(clock.now_us() - PLANNED_US))
+
     async def registry_changed() -> None:
         fresh = await registry.load_topology(clock.now_us())
-        rebuilt = WiredRules(Engine(fresh, profile), history, clock, marks, rules_of, arrived)
-        rebuilt.engine.judged = interruptions.judged
+        rebuilt = WiredRules(await engine_of(fresh), history, clock, marks, rules_of, arrived)
         async with pipeline.paused():
+            rebuilt.engine.replan(await planned.works(clock.now_us() - PLANNED_US))
             verdicts, _ = await rebuild(rebuilt, fresh, history, desk, clock)
             rebuilt.engine.silence.heard(*rules_in_place().engine.silence.last_heard())
             await days.replace(fresh)
@@ -270,7 +294,9 @@ async def _serving(
     alarms = AlarmService(desk, store, clock, lambda: ready[0], witness=witness.see, concerns=concerns)
     server.add_generic_rpc_handlers((ingest.handler(), alarm_handlers(alarms)))
     add_routes(RouteService(routes, outbox, desk.hub.log_id), server)
-    registry_pb2_grpc.add_RegistryServicer_to_server(RegistryService(registry, clock, registry_changed), server)
+    registry_pb2_grpc.add_RegistryServicer_to_server(
+        RegistryService(registry, clock, registry_changed, planned, work_planned), server
+    )
     add_ReadsServicer_to_server(ReadsService(pool), server)
     indices = Indices(pool, profile.outage.sustained_s)
     reliability = ReliabilityService(indices, clock, lambda: interruptions.waiting)
@@ -288,7 +314,9 @@ async def _serving(
         await interruptions.adopt(unwritten)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=columnar)
         hearing = hear(rules_in_place, history, topology.slots, clock.now_us() - HEARD_US)
-        others = [hearing, days.run(), interruptions.run(), gaps.run(), *([estimation.run()] if automatic else [])]
+        learning = Learning(delivery, clock, profile.outage.p_gasp_of, taught)
+        others = [hearing, days.run(), interruptions.run(), gaps.run(), learning.run()]
+        others += [estimation.run()] if automatic else []
         if routes is not None:
             others.append(routes.run())
         if config.metrics.port:

@@ -21,7 +21,9 @@ from meterwatch.wired_rules import WiredRules
 from rules.engine import Engine
 from rules.profile import RuleProfile
 from storage.alarms import AlarmStore
+from storage.delivery import DeliveryStore
 from storage.history import History
+from storage.planned import PlannedStore
 from storage.registry import RegistryStore
 
 SLICE_US: Final = 12 * 3600 * US
@@ -65,6 +67,8 @@ async def replay(
     history = History(pool)
     topology = await RegistryStore(pool).load_topology(to_us)
     rules = WiredRules(Engine(topology, profile), history, ReplayClock(to_us))
+    rules.engine.learn(await DeliveryStore(pool).learnt())
+    rules.engine.replan(await PlannedStore(pool).works(from_us - WARM_UP_US))
     book = Book([], topology)
     kept: dict[str, Alarm] = {}
     starts = range(from_us - WARM_UP_US, to_us, SLICE_US)

@@ -7,6 +7,7 @@ the service believes must not differ. Refuses to know what `on_change` does.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
@@ -15,8 +16,10 @@ import grpc
 from meterwatch import status
 from meterwatch.clock import Clock
 from meterwatch.errors import MeterwatchError, Rejected
+from meterwatch.planned import ASSET_KINDS as ASSET_KINDS_PLANNED
 from meterwatch.registry_csv import RegistryCsv, parse
 from meterwatch.v1 import registry_pb2, registry_pb2_grpc
+from storage.planned import PlannedStore
 from storage.registry import PAGE_MAX, Imported, RegistryStore
 from storage.registry_sql import ASSET_KINDS
 
@@ -31,10 +34,19 @@ WITH_PARENT: Final = ("transformer", "concentrator", "meter")
 class RegistryService(registry_pb2_grpc.RegistryServicer):
     """Servicer of meterwatch.v1.Registry. `on_change` is awaited after each import that was not a check."""
 
-    def __init__(self, store: RegistryStore, clock: Clock, on_change: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        store: RegistryStore,
+        clock: Clock,
+        on_change: Callable[[], Awaitable[None]],
+        planned: PlannedStore,
+        on_plan: Callable[[], Awaitable[None]],
+    ) -> None:
         self._store = store
         self._clock = clock
         self._on_change = on_change
+        self._planned = planned
+        self._on_plan = on_plan
         self._running: set[asyncio.Task[Imported]] = set()
 
     async def Import(self, request: registry_pb2.ImportRequest, context: Any) -> registry_pb2.ImportResponse:
@@ -84,6 +96,50 @@ class RegistryService(registry_pb2_grpc.RegistryServicer):
         if not outcome.problems and not request.dry_run:
             await self._on_change()
         return outcome
+
+    async def PlanWork(self, request: registry_pb2.PlanWorkRequest, context: Any) -> registry_pb2.PlanWorkResponse:
+        """Record planned work and tell the rules."""
+        work = request.work
+        if wrong := _wrong_work(work):
+            await status.abort_with(context, grpc.StatusCode.INVALID_ARGUMENT, "BAD_WORK", wrong)
+        try:
+            await self._planned.record(
+                work.work_id, work.asset_kind, work.asset, work.from_us, work.to_us, work.reason, work.planned_by,
+                self._clock.now_us(),
+            )  # fmt: skip
+            await self._on_plan()
+        except MeterwatchError as error:
+            await status.abort(context, error)
+        return registry_pb2.PlanWorkResponse()
+
+    async def CancelWork(
+        self, request: registry_pb2.CancelWorkRequest, context: Any
+    ) -> registry_pb2.CancelWorkResponse:
+        """Take planned work back and tell the rules."""
+        try:
+            await self._planned.cancel(request.work_id, self._clock.now_us())
+            await self._on_plan()
+        except MeterwatchError as error:
+            await status.abort(context, error)
+        return registry_pb2.CancelWorkResponse()
+
+    async def ListWork(self, request: registry_pb2.ListWorkRequest, context: Any) -> registry_pb2.ListWorkResponse:
+        """Planned work by its beginning."""
+        since_us = min(max(request.since_us, 0), VALID_FROM_US_MAX)
+        try:
+            found = await self._planned.listed(since_us)
+        except MeterwatchError as error:
+            await status.abort(context, error)
+        return registry_pb2.ListWorkResponse(
+            work=[
+                registry_pb2.PlannedWork(
+                    work_id=one.work.work_id, asset_kind=one.work.asset_kind, asset=one.asset,
+                    from_us=one.work.from_us, to_us=one.work.to_us, reason=one.work.reason,
+                    planned_by=one.planned_by, cancelled=one.cancelled,
+                )
+                for one in found
+            ]
+        )  # fmt: skip
 
     async def ListAssets(
         self, request: registry_pb2.ListAssetsRequest, context: Any
@@ -136,6 +192,20 @@ async def _joined(requests: AsyncIterator[registry_pb2.ImportRequest]) -> regist
             )
         whole.file.add(kind=kind, name=name, content=bytes(content))
     return whole
+
+
+def _wrong_work(work: registry_pb2.PlannedWork) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", work.work_id):
+        return f"work_id {work.work_id[:64]!r} arrived; 1 to 64 of [A-Za-z0-9_.:-] were expected; name it by those"
+    if work.asset_kind not in ASSET_KINDS_PLANNED:
+        return f"asset_kind {work.asset_kind[:64]!r} arrived; one of {', '.join(ASSET_KINDS_PLANNED)} was expected"
+    if not 0 < work.from_us < work.to_us <= VALID_FROM_US_MAX:
+        return f"from_us {work.from_us}, to_us {work.to_us} arrived; a beginning and a later end were expected"
+    if not 1 <= len(work.planned_by) <= 64 or len(work.reason) > 200 or "\0" in work.reason + work.planned_by:
+        return "planned_by of 1 to 64 characters and a reason of up to 200 were expected; shorten or complete them"
+    if "\0" in work.asset:
+        return "a NUL character arrived; a name was expected; correct it"
+    return ""
 
 
 def _wrong(request: registry_pb2.ListAssetsRequest) -> str:

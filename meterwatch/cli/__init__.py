@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from meterwatch.cli import config, db, reads, registry, routes, rules, shelves, watch
+from meterwatch.cli import config, db, reads, registry, routes, rules, shelves, watch, work
 from meterwatch.cli.doctor import doctor
 from meterwatch.cli.failures import EXIT_CODES, ReportingGroup
 from meterwatch.cli.gaps import completeness, estimate, gaps
@@ -39,6 +39,7 @@ app.add_typer(reads.app, name="reads", help="Stored reads: now, as they were kno
 app.add_typer(rules.app, name="rules", help="The rules over stored history.")
 app.add_typer(routes.app, name="routes", help="Who is told of which alarms, and whether they were.")
 app.add_typer(registry.app, name="registry", help="Meters, transformers, feeders and how they hang together.")
+app.add_typer(work.app, name="work", help="Planned work on the grid, whose outages call nobody.")
 app.add_typer(db.app, name="db", help="The database behind the service.")
 app.add_typer(config.app, name="config", help="Check and show the configuration.")
 

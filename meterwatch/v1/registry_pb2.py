@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmeterwatch/v1/registry.proto\x12\rmeterwatch.v1\"b\n\rImportRequest\x12)\n\x04\x66ile\x18\x01 \x03(\x0b\x32\x1b.meterwatch.v1.RegistryFile\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x15\n\rvalid_from_us\x18\x03 \x01(\x10\"O\n\x0cRegistryFile\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"f\n\x0eImportResponse\x12)\n\x05\x63ount\x18\x01 \x03(\x0b\x32\x1a.meterwatch.v1.ImportCount\x12)\n\x05\x65rror\x18\x02 \x03(\x0b\x32\x1a.meterwatch.v1.ImportError\"N\n\x0bImportCount\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x01(\r\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\r\x12\x11\n\tunchanged\x18\x04 \x01(\r\":\n\x0bImportError\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\"X\n\x11ListAssetsRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06parent\x18\x04 \x01(\t\"R\n\x12ListAssetsResponse\x12#\n\x05\x61sset\x18\x01 \x03(\x0b\x32\x14.meterwatch.v1.Asset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9d\x01\n\x05\x41sset\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\x12\x36\n\tattribute\x18\x04 \x03(\x0b\x32#.meterwatch.v1.Asset.AttributeEntry\x1a\x30\n\x0e\x41ttributeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xf3\x01\n\x08Registry\x12\x45\n\x06Import\x12\x1c.meterwatch.v1.ImportRequest\x1a\x1d.meterwatch.v1.ImportResponse\x12M\n\x0cImportStream\x12\x1c.meterwatch.v1.ImportRequest\x1a\x1d.meterwatch.v1.ImportResponse(\x01\x12Q\n\nListAssets\x12 .meterwatch.v1.ListAssetsRequest\x1a!.meterwatch.v1.ListAssetsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmeterwatch/v1/registry.proto\x12\rmeterwatch.v1\"b\n\rImportRequest\x12)\n\x04\x66ile\x18\x01 \x03(\x0b\x32\x1b.meterwatch.v1.RegistryFile\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x15\n\rvalid_from_us\x18\x03 \x01(\x10\"O\n\x0cRegistryFile\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\"f\n\x0eImportResponse\x12)\n\x05\x63ount\x18\x01 \x03(\x0b\x32\x1a.meterwatch.v1.ImportCount\x12)\n\x05\x65rror\x18\x02 \x03(\x0b\x32\x1a.meterwatch.v1.ImportError\"N\n\x0bImportCount\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x01(\r\x12\x0f\n\x07\x63hanged\x18\x03 \x01(\r\x12\x11\n\tunchanged\x18\x04 \x01(\r\":\n\x0bImportError\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\"X\n\x11ListAssetsRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0e\n\x06parent\x18\x04 \x01(\t\"R\n\x12ListAssetsResponse\x12#\n\x05\x61sset\x18\x01 \x03(\x0b\x32\x14.meterwatch.v1.Asset\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9d\x01\n\x05\x41sset\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\x12\x36\n\tattribute\x18\x04 \x03(\x0b\x32#.meterwatch.v1.Asset.AttributeEntry\x1a\x30\n\x0e\x41ttributeEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\";\n\x0fPlanWorkRequest\x12(\n\x04work\x18\x01 \x01(\x0b\x32\x1a.meterwatch.v1.PlannedWork\"\x12\n\x10PlanWorkResponse\"\x98\x01\n\x0bPlannedWork\x12\x0f\n\x07work_id\x18\x01 \x01(\t\x12\x12\n\nasset_kind\x18\x02 \x01(\t\x12\r\n\x05\x61sset\x18\x03 \x01(\t\x12\x0f\n\x07\x66rom_us\x18\x04 \x01(\x10\x12\r\n\x05to_us\x18\x05 \x01(\x10\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x12\n\nplanned_by\x18\x07 \x01(\t\x12\x11\n\tcancelled\x18\x08 \x01(\x08\"$\n\x11\x43\x61ncelWorkRequest\x12\x0f\n\x07work_id\x18\x01 \x01(\t\"\x14\n\x12\x43\x61ncelWorkResponse\"#\n\x0fListWorkRequest\x12\x10\n\x08since_us\x18\x01 \x01(\x10\"<\n\x10ListWorkResponse\x12(\n\x04work\x18\x01 \x03(\x0b\x32\x1a.meterwatch.v1.PlannedWork2\xe0\x03\n\x08Registry\x12\x45\n\x06Import\x12\x1c.meterwatch.v1.ImportRequest\x1a\x1d.meterwatch.v1.ImportResponse\x12M\n\x0cImportStream\x12\x1c.meterwatch.v1.ImportRequest\x1a\x1d.meterwatch.v1.ImportResponse(\x01\x12Q\n\nListAssets\x12 .meterwatch.v1.ListAssetsRequest\x1a!.meterwatch.v1.ListAssetsResponse\x12K\n\x08PlanWork\x12\x1e.meterwatch.v1.PlanWorkRequest\x1a\x1f.meterwatch.v1.PlanWorkResponse\x12Q\n\nCancelWork\x12 .meterwatch.v1.CancelWorkRequest\x1a!.meterwatch.v1.CancelWorkResponse\x12K\n\x08ListWork\x12\x1e.meterwatch.v1.ListWorkRequest\x1a\x1f.meterwatch.v1.ListWorkResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,6 +51,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSET']._serialized_end=804
   _globals['_ASSET_ATTRIBUTEENTRY']._serialized_start=756
   _globals['_ASSET_ATTRIBUTEENTRY']._serialized_end=804
-  _globals['_REGISTRY']._serialized_start=807
-  _globals['_REGISTRY']._serialized_end=1050
+  _globals['_PLANWORKREQUEST']._serialized_start=806
+  _globals['_PLANWORKREQUEST']._serialized_end=865
+  _globals['_PLANWORKRESPONSE']._serialized_start=867
+  _globals['_PLANWORKRESPONSE']._serialized_end=885
+  _globals['_PLANNEDWORK']._serialized_start=888
+  _globals['_PLANNEDWORK']._serialized_end=1040
+  _globals['_CANCELWORKREQUEST']._serialized_start=1042
+  _globals['_CANCELWORKREQUEST']._serialized_end=1078
+  _globals['_CANCELWORKRESPONSE']._serialized_start=1080
+  _globals['_CANCELWORKRESPONSE']._serialized_end=1100
+  _globals['_LISTWORKREQUEST']._serialized_start=1102
+  _globals['_LISTWORKREQUEST']._serialized_end=1137
+  _globals['_LISTWORKRESPONSE']._serialized_start=1139
+  _globals['_LISTWORKRESPONSE']._serialized_end=1199
+  _globals['_REGISTRY']._serialized_start=1202
+  _globals['_REGISTRY']._serialized_end=1682
 # @@protoc_insertion_point(module_scope)

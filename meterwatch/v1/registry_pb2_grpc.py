@@ -49,6 +49,21 @@ class RegistryStub:
                 request_serializer=meterwatch_dot_v1_dot_registry__pb2.ListAssetsRequest.SerializeToString,
                 response_deserializer=meterwatch_dot_v1_dot_registry__pb2.ListAssetsResponse.FromString,
                 _registered_method=True)
+        self.PlanWork = channel.unary_unary(
+                '/meterwatch.v1.Registry/PlanWork',
+                request_serializer=meterwatch_dot_v1_dot_registry__pb2.PlanWorkRequest.SerializeToString,
+                response_deserializer=meterwatch_dot_v1_dot_registry__pb2.PlanWorkResponse.FromString,
+                _registered_method=True)
+        self.CancelWork = channel.unary_unary(
+                '/meterwatch.v1.Registry/CancelWork',
+                request_serializer=meterwatch_dot_v1_dot_registry__pb2.CancelWorkRequest.SerializeToString,
+                response_deserializer=meterwatch_dot_v1_dot_registry__pb2.CancelWorkResponse.FromString,
+                _registered_method=True)
+        self.ListWork = channel.unary_unary(
+                '/meterwatch.v1.Registry/ListWork',
+                request_serializer=meterwatch_dot_v1_dot_registry__pb2.ListWorkRequest.SerializeToString,
+                response_deserializer=meterwatch_dot_v1_dot_registry__pb2.ListWorkResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
@@ -76,6 +91,28 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlanWork(self, request, context):
+        """Record work planned on an asset, or change the work of this id. An outage of the asset, or of what it feeds, within
+        the time is kept and calls nobody; what outlasts it by 15 min speaks for itself. The rules know it when this returns.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelWork(self, request, context):
+        """Take planned work back; what it explained speaks for itself from then on. Again: no change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWork(self, request, context):
+        """Planned work by its beginning, cancelled work included. At most 10000.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +130,21 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.ListAssets,
                     request_deserializer=meterwatch_dot_v1_dot_registry__pb2.ListAssetsRequest.FromString,
                     response_serializer=meterwatch_dot_v1_dot_registry__pb2.ListAssetsResponse.SerializeToString,
+            ),
+            'PlanWork': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanWork,
+                    request_deserializer=meterwatch_dot_v1_dot_registry__pb2.PlanWorkRequest.FromString,
+                    response_serializer=meterwatch_dot_v1_dot_registry__pb2.PlanWorkResponse.SerializeToString,
+            ),
+            'CancelWork': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelWork,
+                    request_deserializer=meterwatch_dot_v1_dot_registry__pb2.CancelWorkRequest.FromString,
+                    response_serializer=meterwatch_dot_v1_dot_registry__pb2.CancelWorkResponse.SerializeToString,
+            ),
+            'ListWork': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWork,
+                    request_deserializer=meterwatch_dot_v1_dot_registry__pb2.ListWorkRequest.FromString,
+                    response_serializer=meterwatch_dot_v1_dot_registry__pb2.ListWorkResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +228,87 @@ class Registry:
             '/meterwatch.v1.Registry/ListAssets',
             meterwatch_dot_v1_dot_registry__pb2.ListAssetsRequest.SerializeToString,
             meterwatch_dot_v1_dot_registry__pb2.ListAssetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanWork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterwatch.v1.Registry/PlanWork',
+            meterwatch_dot_v1_dot_registry__pb2.PlanWorkRequest.SerializeToString,
+            meterwatch_dot_v1_dot_registry__pb2.PlanWorkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelWork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterwatch.v1.Registry/CancelWork',
+            meterwatch_dot_v1_dot_registry__pb2.CancelWorkRequest.SerializeToString,
+            meterwatch_dot_v1_dot_registry__pb2.CancelWorkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWork(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterwatch.v1.Registry/ListWork',
+            meterwatch_dot_v1_dot_registry__pb2.ListWorkRequest.SerializeToString,
+            meterwatch_dot_v1_dot_registry__pb2.ListWorkResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,14 @@ class RegistryStub:
     """
     ListAssets: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListAssetsRequest, _registry_pb2.ListAssetsResponse]
     """List one kind of asset in pages, by name."""
+    PlanWork: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PlanWorkRequest, _registry_pb2.PlanWorkResponse]
+    """Record work planned on an asset, or change the work of this id. An outage of the asset, or of what it feeds, within
+    the time is kept and calls nobody; what outlasts it by 15 min speaks for itself. The rules know it when this returns.
+    """
+    CancelWork: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CancelWorkRequest, _registry_pb2.CancelWorkResponse]
+    """Take planned work back; what it explained speaks for itself from then on. Again: no change."""
+    ListWork: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListWorkRequest, _registry_pb2.ListWorkResponse]
+    """Planned work by its beginning, cancelled work included. At most 10000."""
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -51,6 +59,14 @@ class RegistryAsyncStub(RegistryStub):
     """
     ListAssets: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListAssetsRequest, _registry_pb2.ListAssetsResponse]  # type: ignore[assignment]
     """List one kind of asset in pages, by name."""
+    PlanWork: _aio.UnaryUnaryMultiCallable[_registry_pb2.PlanWorkRequest, _registry_pb2.PlanWorkResponse]  # type: ignore[assignment]
+    """Record work planned on an asset, or change the work of this id. An outage of the asset, or of what it feeds, within
+    the time is kept and calls nobody; what outlasts it by 15 min speaks for itself. The rules know it when this returns.
+    """
+    CancelWork: _aio.UnaryUnaryMultiCallable[_registry_pb2.CancelWorkRequest, _registry_pb2.CancelWorkResponse]  # type: ignore[assignment]
+    """Take planned work back; what it explained speaks for itself from then on. Again: no change."""
+    ListWork: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListWorkRequest, _registry_pb2.ListWorkResponse]  # type: ignore[assignment]
+    """Planned work by its beginning, cancelled work included. At most 10000."""
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -78,5 +94,31 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListAssetsResponse, _abc.Awaitable[_registry_pb2.ListAssetsResponse]]:
         """List one kind of asset in pages, by name."""
+
+    @_abc_1.abstractmethod
+    def PlanWork(
+        self,
+        request: _registry_pb2.PlanWorkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.PlanWorkResponse, _abc.Awaitable[_registry_pb2.PlanWorkResponse]]:
+        """Record work planned on an asset, or change the work of this id. An outage of the asset, or of what it feeds, within
+        the time is kept and calls nobody; what outlasts it by 15 min speaks for itself. The rules know it when this returns.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelWork(
+        self,
+        request: _registry_pb2.CancelWorkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.CancelWorkResponse, _abc.Awaitable[_registry_pb2.CancelWorkResponse]]:
+        """Take planned work back; what it explained speaks for itself from then on. Again: no change."""
+
+    @_abc_1.abstractmethod
+    def ListWork(
+        self,
+        request: _registry_pb2.ListWorkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListWorkResponse, _abc.Awaitable[_registry_pb2.ListWorkResponse]]:
+        """Planned work by its beginning, cancelled work included. At most 10000."""
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

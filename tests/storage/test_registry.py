@@ -15,6 +15,7 @@ from meterwatch.data import GRID
 from meterwatch.registry_csv import KINDS, Parsed, RegistryCsv, parse
 from meterwatch.v1 import registry_pb2, registry_pb2_grpc
 from storage.arrays import INT64_MAX
+from storage.planned import PlannedStore
 from storage.registry import Count, RegistryStore
 from storage.service_registry import RegistryService
 
@@ -244,7 +245,7 @@ class Served:
 @pytest.fixture
 async def served(pool: Any) -> AsyncIterator[Served]:
     server, changed = grpc.aio.server(), Sink()
-    service = RegistryService(RegistryStore(pool), ReplayClock(NOW_US), changed)
+    service = RegistryService(RegistryStore(pool), ReplayClock(NOW_US), changed, PlannedStore(pool), changed)
     registry_pb2_grpc.add_RegistryServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
