@@ -16,6 +16,7 @@ from meterwatch.client.headend import HeadEnd
 from meterwatch.client.registry import RegistryFile, import_registry
 from meterwatch.client.retry import Backoff
 from meterwatch.client.totals import Totals
+from meterwatch.client.vocabulary import event_codes
 
 __all__ = [
     "AlarmFeed",
@@ -29,6 +30,7 @@ __all__ = [
     "Superseded",
     "Totals",
     "Unreachable",
+    "event_codes",
     "import_registry",
     "missing_reads",
 ]
