@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test law check bench bench-peers lock clean
+.PHONY: help setup demo serve test law check bench bench-peers storm-score lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ bench: setup ## the whole service beside raw COPY of the same rows; JSON=file al
 
 bench-peers: setup ## the service beside VictoriaMetrics, InfluxDB and plain INSERT; JSON=file also writes every run there
 	@$(BIN)/python -m loadtest.peers $(if $(JSON),--json '$(JSON)')
+
+storm-score: setup ## rules and alarm book against SEEDS=10 storms whose truth is known, JOBS=1 at once; JSON=file also writes all figures there
+	@$(BIN)/python -m meterwatch.devtools.storm_score --seeds $(or $(SEEDS),10) --jobs $(or $(JOBS),1) $(if $(JSON),--json '$(JSON)')
 
 lock: ## pin the newest allowed dependencies in requirements.lock
 	@tools/setup.sh python

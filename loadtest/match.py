@@ -2,8 +2,9 @@
 
 A fault is told by an alarm of the same type on the same asset whose window overlaps the fault's, with a tolerance of
 one interval on either side. Only roots match: an alarm folded under a parent paged nobody, and a retracted one was
-taken back. Of all ways to pair, the one with most pairs, then with the smallest sum of onset errors. The order of the
-lists in the record does not matter. Refuses to know figures: loadtest.score makes them.
+taken back. A fault that need not be told is no miss, and an alarm of it no page for nothing: both are left out of
+pairs, misses and pages, in `spared`. Of all ways to pair, the one with most pairs, then with the smallest sum of onset
+errors. The order of the lists in the record does not matter. Refuses to know figures: loadtest.score makes them.
 """
 
 from __future__ import annotations
@@ -41,12 +42,15 @@ class FalsePage:
 
 @dataclass(slots=True)
 class Match:
-    """The outcome; every true fault is in `pairs` or `missed`, every page in `pairs` or `false`. Sorted by onset."""
+    """The outcome; every true fault that must be told is in `pairs` or `missed`, every page in `pairs`, `spared` or
+    `false`. Sorted by onset."""
 
     tolerance_us: int
     pairs: list[tuple[Fault, Told]] = field(default_factory=list)
     missed: list[Fault] = field(default_factory=list)
     false: list[FalsePage] = field(default_factory=list)
+    spared: list[tuple[Fault, Told]] = field(default_factory=list)
+    """Faults that need not be told, and were."""
 
     @property
     def pages(self) -> list[Told]:
@@ -83,14 +87,16 @@ def match(record: Record) -> Match:
     for key, faults in truth.items():
         alarms = roots.pop(key, [])
         chosen = _assign(faults, alarms, result.tolerance_us)
-        result.pairs += [(faults[i], alarms[j]) for i, j in chosen.items()]
-        result.missed += [fault for i, fault in enumerate(faults) if i not in chosen]
+        for i, j in chosen.items():
+            (result.pairs if faults[i].expected else result.spared).append((faults[i], alarms[j]))
+        result.missed += [fault for i, fault in enumerate(faults) if i not in chosen and fault.expected]
         taken = set(chosen.values())
         rest += [told for j, told in enumerate(alarms) if j not in taken]
     rest += [told for alarms in roots.values() for told in alarms]
     why = _Reasons(record, result.tolerance_us)
     result.false = [why.of(told) for told in sorted(rest, key=_told_order)]
     result.pairs.sort(key=lambda pair: _fault_order(pair[0]))
+    result.spared.sort(key=lambda pair: _fault_order(pair[0]))
     result.missed.sort(key=_fault_order)
     return result
 

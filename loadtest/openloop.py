@@ -50,7 +50,12 @@ class Job:
 
 def plan_of(meters: int, seed: int, knobs: Knobs, start_us: int, epoch: int) -> Plan:
     """The plan of a run: from a few numbers, so that each process makes its own."""
-    return Plan(World(meters, knobs.streams, seed, knobs.three_phase_share), knobs, start_us, epoch)
+    return Plan(
+        World(meters, knobs.streams, seed, knobs.three_phase_share, knobs.meters_per_transformer),
+        knobs,
+        start_us,
+        epoch,
+    )
 
 
 class Prepared(NamedTuple):

@@ -120,6 +120,16 @@ class Plan:
         """All messages of a stream, by offset."""
         return heapq.merge(self._reads(stream), self._events(stream), key=lambda message: message.offset_s)
 
+    def arrivals(self, stream: int) -> Iterator[tuple[float, Meters, Ints]]:
+        """(offset_s, meters, interval ends) of the good reads of a stream as they come, copies among them."""
+        for offset_s, _, rows in self._overtaken(self._parts(stream)):
+            good = rows.what <= COPY
+            yield offset_s, rows.meter[good], rows.end_us[good]
+
+    def events(self, stream: int) -> Iterator[Message]:
+        """The messages with events of a stream, by offset."""
+        return self._events(stream)
+
     def _own(self, stream: int) -> Meters:
         own = self.world.meters_of_stream(stream)
         return np.arange(own.start, own.stop, dtype=np.int32)

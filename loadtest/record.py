@@ -32,6 +32,8 @@ class Fault:
     """When the hot spot truly passes 140 C; None: it does not, or the scenario has no thermal truth."""
     two_hour_rule_us: int | None = None
     """When "two hours above the rating" would warn of it; None: never, or not computed."""
+    expected: bool = True
+    """False: shorter than what the rule waits for, or only just longer. An alarm of it is right, none is right too."""
 
 
 @dataclass(frozen=True, slots=True)

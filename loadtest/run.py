@@ -25,7 +25,7 @@ from loadtest.plan import Plan
 from loadtest.record import Record, Told
 from loadtest.scenarios import Knobs
 from loadtest.subscriber import Stalled, Subscriber
-from loadtest.target import Target, local, probe, remote
+from loadtest.target import Target, announce, local, probe, remote
 from loadtest.watch import Terminal, Watch, cpu_readers
 from loadtest.world import INTERVAL_S, US, World
 
@@ -62,7 +62,7 @@ class Order:
 def run(order: Order, console: Console) -> Record:
     """Run it. RuntimeError if it cannot even start."""
     knobs, say = order.knobs, _sayer(console)
-    world = World(order.meters, knobs.streams, order.seed, knobs.three_phase_share)
+    world = World(order.meters, knobs.streams, order.seed, knobs.three_phase_share, knobs.meters_per_transformer)
     say(
         f"{order.scenario}: {world.meters:,} meters on {world.transformers:,} transformers and {world.feeders:,} "
         f"feeders, {knobs.streams} streams from {knobs.drivers} process(es), seed {order.seed}"
@@ -144,9 +144,10 @@ def _run(
         size = sum(one.bytes for one in ready)
         beyond = "" if all(one.whole for one in ready) else "; the rest is made while it runs, ahead of its time"
         say(f"{size / 1e6:,.0f} MB of messages prepared in {max(one.seconds for one in ready):.1f} s{beyond}")
+        plan = plan_of(order.meters, order.seed, knobs, target.start_us, target.epoch)
+        announce(plan, target.address)
         start_s = _started(target, generators, closing, order)
         subscriber: Subscriber = closing[0]
-        plan = plan_of(order.meters, order.seed, knobs, target.start_us, target.epoch)
         pids = cpu_readers(target.service_pid, target.postmaster_pid, [generator.pid for generator in generators])
         for generator in generators:
             generator.go(start_s)

@@ -36,6 +36,8 @@ class Knobs:
     backlog_hours: float = 0.0
     """Head-end 0 was away for so long and begins with what it has kept, as fast as it is accepted."""
     three_phase_share: float = 0.2
+    meters_per_transformer: int = 0
+    """Mean of half to one and a half; 0: 15 to 65."""
     late_share: float = 0.0
     """Reads that come 1 to late_intervals_max intervals late."""
     late_intervals_max: int = 4
@@ -71,6 +73,10 @@ class Knobs:
     """Transformers without supply for 10 to 25 s."""
     flapping_meters: int = 0
     """Meters that lose supply for under 90 s three to six times."""
+    flapping_together: int = 1
+    """So many of them on one transformer, at the same time."""
+    planned_transformers: int = 0
+    """Without supply for work that the service was told of."""
     dead_concentrators: int = 0
     hot_transformers_share: float = 0.0
     """Climb to 1.12 .. 1.45 of their rating for hours."""
@@ -98,6 +104,11 @@ class Knobs:
             raise ValueError(f"gasp_probability is {self.gasp_probability}; expected 0 to 1, negative: by mode")
 
 
+PLANNED_SPARE_S: Final = 900
+"""Planned work is announced with so much to spare at either end."""
+SILENCE_SURE_S: Final = 900 + 2700 + 900
+"""A concentrator that is dead for less need not be told: an interval and the grace of its mode from the last read,
+which ended up to an interval before it died. (docs/rules.md, COMM_LOSS)"""
 _TROUBLE: Final[dict[str, Any]] = {
     "late_share": 0.02,
     "duplicate_share": 0.005,
@@ -120,8 +131,9 @@ SCENARIOS: Final[dict[str, tuple[str, int, Knobs]]] = {
         "10 % of the feeders lose supply within minutes while reads flow",
         10_000,
         Knobs(
-            intervals=16, feeders_out_share=0.1, transformers_out=3, meters_out=5, dead_concentrators=1,
-            momentary_transformers=5, flapping_meters=5, gasp_probability=0.6, late_gasp_share=0.05, **_TROUBLE,
+            intervals=16, meters_per_transformer=100, feeders_out_share=0.1, transformers_out=3, meters_out=5,
+            dead_concentrators=1, momentary_transformers=5, flapping_meters=6, flapping_together=2,
+            planned_transformers=2, gasp_probability=0.6, late_gasp_share=0.05, **_TROUBLE,
         ),
     ),
     "heatwave": (
@@ -189,6 +201,8 @@ class Trouble:
     """int32 [1 + hot and warm, intervals]: on top, per meter."""
     spurious: list[tuple[int, int]] = field(default_factory=list)
     """(meter, at_us)."""
+    planned: list[Fault] = field(default_factory=list)
+    """The work that the service is told of before the run; its span is longer than that of the fault."""
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -218,8 +232,15 @@ def trouble(world: World, knobs: Knobs, start_us: int) -> Trouble:
     for transformer in _take(free, knobs.meters_out):
         onset_us = first_us + int(rng.uniform(0, 0.2) * horizon_us)
         _cut(out, world.meter(_member(world, transformer, rng)), "OUTAGE", onset_us, _until(rng, knobs, onset_us))
-    for transformer in _take(free, knobs.flapping_meters):
-        _flap(out, world.meter(_member(world, transformer, rng)), start_us, horizon_us, rng)
+    for first in range(0, knobs.flapping_meters, max(knobs.flapping_together, 1)):
+        for transformer in _take(free, 1):
+            asset = world.transformer(transformer)
+            together = min(knobs.flapping_together, knobs.flapping_meters - first, asset.meters)
+            since_us = start_us + int(rng.uniform(0.1, 0.8) * horizon_us)
+            for number in rng.choice(np.arange(asset.first, asset.last), together, replace=False).tolist():
+                _flap(out, world.meter(number), since_us, rng)
+    for transformer in _take(free, knobs.planned_transformers):
+        _plan_work(out, world.transformer(transformer), knobs, first_us, rng)
     _spurious(out, world, knobs, start_us, free, rng)
     return out
 
@@ -263,7 +284,8 @@ def _silence(out: Trouble, world: World, knobs: Knobs, start_us: int, horizon_us
             name = world.concentrator_of(asset.first + int(wired[0]))
             meters = world.behind(name)
             out.dead.append(Dead(meters, from_us, to_us))
-            out.faults.append(Fault("COMM_LOSS", "concentrator", name, from_us, to_us, len(meters)))
+            sure = to_us - from_us >= SILENCE_SURE_S * US
+            out.faults.append(Fault("COMM_LOSS", "concentrator", name, from_us, to_us, len(meters), expected=sure))
             silent.add(transformer)
     return silent
 
@@ -293,8 +315,17 @@ def _heat(out: Trouble, world: World, knobs: Knobs, start_us: int, free: list[in
     object.__setattr__(out, "extra_wh", np.stack(rows))
 
 
-def _flap(out: Trouble, asset: Asset, start_us: int, horizon_us: int, rng: np.random.Generator) -> None:
-    at_us = first_us = start_us + int(rng.uniform(0.1, 0.8) * horizon_us)
+def _plan_work(out: Trouble, asset: Asset, knobs: Knobs, first_us: int, rng: np.random.Generator) -> None:
+    """Off within the time that was given for it."""
+    onset_us = first_us + int(rng.uniform(0, 600) * US)
+    until_us = _until(rng, knobs, onset_us)
+    _cut(out, asset, "PLANNED", onset_us, until_us)
+    spare_us = PLANNED_SPARE_S * US
+    out.planned.append(replace(out.faults[-1], onset_us=onset_us - spare_us, end_us=until_us + spare_us))
+
+
+def _flap(out: Trouble, asset: Asset, since_us: int, rng: np.random.Generator) -> None:
+    at_us = first_us = since_us + int(rng.uniform(0, 10) * US)
     for _ in range(int(rng.integers(3, 7))):
         until_us = at_us + int(rng.uniform(20, 90) * US)
         out.cuts.append(Cut("MOMENTARY", asset.first, asset.last, at_us, until_us))

@@ -30,7 +30,7 @@ def score(record: Record) -> dict[str, Any]:
     and `missed` list all; `by_kind` has the same per kind. Percentiles are nearest-rank.
     """
     found = match(record)
-    faults = [fault for fault in record.faults if fault.kind not in QUIET]
+    faults = [fault for fault in record.faults if fault.kind not in QUIET and fault.expected]
     result: dict[str, Any] = _figures(len(faults), found.pairs, found.false)
     outages = [pair for pair in found.pairs if pair[0].kind == "OUTAGE"]
     for name, single in (("time_to_root_s", False), ("time_to_meter_s", True)):

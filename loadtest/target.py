@@ -16,12 +16,15 @@ import psycopg
 
 from loadtest.database import Database
 from loadtest.local import LocalService
+from loadtest.plan import Plan
 from loadtest.scenarios import Knobs
 from loadtest.world import INTERVAL_US, REGISTRY_ROWS_MAX, US, World
 from meterwatch.client.registry import RegistryFile, import_registry
 from meterwatch.client.retry import open_channel
+from meterwatch.client.work import plan_work
 from meterwatch.quality import METHOD_MASK
 from meterwatch.v1 import alarms_pb2, alarms_pb2_grpc
+from meterwatch.v1.registry_pb2 import PlannedWork
 
 VALID_FROM_US: Final = 1_577_836_800_000_000
 DAY_US: Final = 86_400 * US
@@ -154,6 +157,23 @@ def register(world: World, address: str, say: Callable[[str], None]) -> None:
         if 0 < meters < world.meters and world.meters > REGISTRY_ROWS_MAX:
             say(f"{meters:,} of {world.meters:,} meters registered after {time.monotonic() - began_s:.0f} s")
     say(f"{world.meters:,} meters registered at {address} in {time.monotonic() - began_s:.1f} s")
+
+
+def announce(plan: Plan, address: str) -> None:
+    """Tell the service of the planned work of a run."""
+    works = [
+        PlannedWork(
+            work_id=f"LT-{plan.start_us}-{number}",
+            asset_kind=one.asset_kind,
+            asset=one.asset,
+            from_us=one.onset_us,
+            to_us=one.end_us or one.onset_us,
+            reason="load test",
+            planned_by="loadtest",
+        )
+        for number, one in enumerate(plan.trouble.planned)
+    ]
+    plan_work(address, works)
 
 
 def _round(speed: float) -> float:

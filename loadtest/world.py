@@ -102,6 +102,9 @@ class World:
     streams: int
     seed: int
     three_phase_share: float = 0.2
+    meters_per_transformer: int = 0
+    """Mean, so that there are exactly meters // this transformers; less in a fleet that would have fewer than two
+    feeders a stream. 0: METERS_PER_TRANSFORMER, as it comes."""
 
     def __post_init__(self) -> None:
         if self.meters < 100:
@@ -122,6 +125,10 @@ class World:
     def first_of_transformer(self) -> Ints:
         """int64 [transformers + 1]: first meter of each, and the end."""
         rng = np.random.default_rng((self.seed, 1))
+        if self.meters_per_transformer:
+            least = min(2 * self.streams * TRANSFORMERS_PER_FEEDER, self.meters // METERS_PER_TRANSFORMER[0])
+            share = np.cumsum(rng.uniform(0.5, 1.5, max(self.meters // self.meters_per_transformer, least, 1)))
+            return np.append(0, np.rint(share * (self.meters / share[-1])).astype(np.int64))
         low, high = METERS_PER_TRANSFORMER
         sizes = rng.integers(low, high + 1, self.meters // low + 2)
         bounds = np.concatenate(([0], np.cumsum(sizes)))

@@ -345,7 +345,7 @@ def town_day(meters: int, intervals: int, seed: int = 5, start_us: int = 1_770_0
         meters_out=3, momentary_transformers=2, flapping_meters=2, hot_transformers_share=0.1,
         spurious_events_per_1000_meters=2, late_gasp_share=0.05,
     )  # fmt: skip
-    plan = Plan(World(meters, 1, seed, knobs.three_phase_share), knobs, start_us)
+    plan = Plan(World(meters, 1, seed, knobs.three_phase_share, knobs.meters_per_transformer), knobs, start_us)
     names = plan.dictionary(0)[:-1]
     index_of = {name: i for i, name in enumerate(names)}
     reads: list[dict[str, NDArray[Any]]] = []

@@ -19,7 +19,9 @@ START_US = 1_770_076_800_000_000
 
 def plan_of(name: str, meters: int = 1_500, seed: int = 3, **more) -> Plan:
     knobs = replace(SCENARIOS[name][2], **({"streams": 2, "intervals": 12} | more))
-    return Plan(World(meters, knobs.streams, seed, knobs.three_phase_share), knobs, START_US)
+    return Plan(
+        World(meters, knobs.streams, seed, knobs.three_phase_share, knobs.meters_per_transformer), knobs, START_US
+    )
 
 
 def messages(plan: Plan) -> list[tuple[int, Message]]:

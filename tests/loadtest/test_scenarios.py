@@ -114,3 +114,26 @@ def test_every_knob_can_be_set_by_name():
     for knob in fields(Knobs):
         value = getattr(Knobs(), knob.name)
         assert turned(Knobs(), [f"{knob.name}={value}"]) == replace(Knobs())
+
+
+@pytest.mark.parametrize(("intervals", "expected"), [(4, False), (16, True)])
+def test_a_concentrator_is_to_be_told_only_if_it_is_dead_for_longer_than_its_grace(intervals: int, expected: bool):
+    knobs = replace(SCENARIOS["storm"][2], intervals=intervals)
+    found = [one for one in trouble(world_of("storm"), knobs, START_US).faults if one.kind == "COMM_LOSS"]
+    assert [one.expected for one in found] == [expected]
+
+
+def test_planned_work_is_announced_with_room_around_what_it_takes_off():
+    done = trouble(world_of("storm"), SCENARIOS["storm"][2], START_US)
+    true = [fault for fault in done.faults if fault.kind == "PLANNED"]
+    assert len(true) == SCENARIOS["storm"][2].planned_transformers == len(done.planned)
+    for fault, work in zip(true, done.planned, strict=True):
+        assert work.asset == fault.asset
+        assert work.onset_us < fault.onset_us < fault.end_us < work.end_us
+
+
+def test_meters_per_transformer_gives_so_many_transformers_and_small_fleets_enough_feeders():
+    assert World(20_000, 2, 1, meters_per_transformer=100).transformers == 200
+    small = World(1_500, 2, 3, meters_per_transformer=100)
+    assert small.feeders >= small.streams
+    assert int(small.first_of_transformer[-1]) == 1_500

@@ -261,3 +261,11 @@ def test_a_storm_of_ten_thousand_faults_is_scored(tmp_path: Any) -> None:
     assert (run.score["recall"], run.score["precision"], len(run.score["missed"])) == (0.5, 1.0, 5_000)
     run.write(tmp_path / "run.json")
     assert Record.read(tmp_path / "run.json") == run
+
+
+def test_a_fault_that_need_not_be_told_counts_neither_told_nor_untold() -> None:
+    short = fault("c1", 0, 42, "COMM_LOSS", expected=False)
+    untold = score(record([short, fault("t1", 0, 30)], [alarm("t1", 0, 31)]))
+    told = score(record([short, fault("t1", 0, 30)], [alarm("t1", 0, 31), alarm("c1", 30, 43, "COMM_LOSS")]))
+    for result in (untold, told):
+        assert (result["faults"], result["recall"], result["pages"], result["missed"]) == (1, 1.0, 1, [])
