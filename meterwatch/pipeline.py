@@ -47,6 +47,8 @@ QUEUE_EVENTS_MAX = 256
 QUEUE_REGISTERS_MAX = 16
 """The same for requests of register reads, which are larger."""
 RETRY_S = 1.0
+HELD_US_MAX = 120_000_000
+"""Timers of the rules wait for events that have arrived and are not stored yet, but no longer than this."""
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -143,6 +145,9 @@ class Pipeline:
         self._topology = topology
         self._streams: dict[int, int] = {}
         self._replayed_us = clock.now_us()
+        self._judged_us = 0
+        self._unheard: dict[asyncio.Future[Stored], int] = {}
+        """When the events arrived that the rules have not seen, oldest first; by who waits for their answer."""
         self._hearing = Hearing(real=clock.mode == "real")
         self._waiting: Turns[_Waiting] = Turns()
         self._waiting_rows = 0
@@ -184,6 +189,7 @@ class Pipeline:
         self._topology = topology
         self.rules = rules
         self._owed_verdicts = verdicts
+        self._judged_us = self.clock.now_us()
         for head_end_id, streams in self._streams.items():
             if streams:
                 rules.head_end(head_end_id, True)
@@ -240,6 +246,8 @@ class Pipeline:
             )
         failpoints.passed("after_decode")
         answer = self._promise(batch.head_end_id)
+        self._unheard[answer] = self.clock.now_us()
+        answer.add_done_callback(lambda _: self._unheard.pop(answer, None))
         self._waiting_events.put_nowait(_WaitingEvents(batch, answer))
         return await answer
 
@@ -421,9 +429,18 @@ class Pipeline:
                     item.answer.set_result(item.stored)
 
     def _now_us(self, batch: list[_Committed]) -> int:
-        """The time the rules live in. A replay clock is moved by what arrives; the rules only know what is stored."""
+        """The time the rules live in. A replay clock is moved by what arrives; the rules only know what is stored.
+
+        It does not pass events that have arrived and wait to be stored: "restored" among them would come after the
+        timer that it stops.
+        """
+        for item in batch:
+            self._unheard.pop(item.answer, None)
         if self.clock.mode != "replay":
-            return self.clock.now_us()
+            now_us = self.clock.now_us()
+            oldest_us = next(iter(self._unheard.values()), now_us)
+            self._judged_us = max(self._judged_us, min(now_us, max(oldest_us, now_us - HELD_US_MAX)))
+            return self._judged_us
         for item in batch:
             if item.stored.change is not None:
                 self._replayed_us = max(self._replayed_us, int(item.stored.change.end_us.max()))

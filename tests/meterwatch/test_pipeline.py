@@ -398,6 +398,38 @@ async def test_requests_of_events_that_wait_go_into_one_transaction() -> None:
         assert p.events.groups == [[1], [2, 3, 4]]
 
 
+class HandClock(SimulatedClock):
+    """Moved by hand."""
+
+    at_us = 1_000_000_000
+
+    def now_us(self) -> int:
+        return self.at_us
+
+
+async def test_the_timers_of_the_rules_wait_for_events_that_have_arrived_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    none = Events(NONE, NONE.astype(np.int64), NONE.astype(np.int16))
+    monkeypatch.setattr(subject, "TICK_S", 0.001)
+    clock = HandClock(0, 1.0)
+    arrived_us = clock.at_us
+    async with piped(clock=clock) as p:
+        p.events.gate.clear()
+        work = asyncio.create_task(p.pipeline.submit_events(EventBatch(1, 1, 1, b"d", none, REJECTS, 1)))
+        await started(p.events)
+        clock.at_us += subject.HELD_US_MAX // 2
+        asked_before = len(p.rules.asked_us)
+        await until(lambda: len(p.rules.asked_us) > asked_before + 2)
+        assert max(p.rules.asked_us) == arrived_us
+        clock.at_us += subject.HELD_US_MAX
+        await until(lambda: p.rules.asked_us[-1] == clock.at_us - subject.HELD_US_MAX)
+        p.events.gate.set()
+        await asked(work)
+        assert p.rules.asked_us[-1] == clock.at_us
+        assert p.rules.asked_us == sorted(p.rules.asked_us)
+
+
 async def test_when_the_rules_die_the_core_ends_and_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Better dead than deaf."""
     monkeypatch.setattr(subject, "SECOND_COPY_ROWS", 0)
