@@ -56,7 +56,7 @@ def shaped(episodes: Sequence[Episode], limits: AlarmClass, now_us: int) -> tupl
     told, due_us = [], waits_us
     for run, chatters in _runs(begun, limits):
         hold_s = limits.chatter_s if chatters else limits.off_delay_s
-        hold_us = 0 if run[-1].parent else hold_s * US
+        hold_us = 0 if _explained(run[-1]) else hold_s * US
         over_us = run[-1].cleared_us
         end_us = None if over_us is None else over_us + hold_us
         if end_us is not None and end_us > now_us:
@@ -64,6 +64,11 @@ def shaped(episodes: Sequence[Episode], limits: AlarmClass, now_us: int) -> tupl
             end_us = None
         told.append(_dressed(_joined(run, end_us, chatters, hold_us), limits))
     return told, min(due_us, default=None)
+
+
+def _explained(one: Episode) -> bool:
+    """By a wider one, or by design: it calls nobody."""
+    return one.parent is not None or bool(one.by_design)
 
 
 def _delayed(episodes: list[Episode], delay_us: int, now_us: int) -> tuple[list[Episode], list[int]]:
@@ -77,11 +82,11 @@ def _delayed(episodes: list[Episode], delay_us: int, now_us: int) -> tuple[list[
 
 
 def _runs(episodes: list[Episode], limits: AlarmClass) -> list[tuple[list[Episode], bool]]:
-    """Episodes that are told as one, and whether they chatter. What a parent explains stands by itself."""
+    """Episodes that are told as one, and whether they chatter. What is explained stands by itself."""
     runs: list[tuple[list[Episode], bool]] = []
     raised: list[int] = []
     for one in episodes:
-        if one.parent is not None:
+        if _explained(one):
             runs.append(([one], False))
             continue
         raised.append(one.raised_us)
@@ -97,7 +102,7 @@ def _runs(episodes: list[Episode], limits: AlarmClass) -> list[tuple[list[Episod
 
 def _goes_on(run: list[Episode], chatters: bool, one: Episode, limits: AlarmClass) -> bool:
     last = run[-1]
-    if last.parent is not None or last.cleared_us is None:
+    if _explained(last) or last.cleared_us is None:
         return False
     hold_s = limits.chatter_s if chatters else limits.off_delay_s
     return hold_s > 0 and one.raised_us <= last.cleared_us + hold_s * US

@@ -2,8 +2,9 @@
 
 The same votes as OUTAGE, the same OFF runs, and none of its questions: whether a wider outage explains a run, and
 whether it pages, does not matter to the customer. So an interruption is a pure function of the votes of one meter:
-from its first OFF to its first ON that holds for restore_hold; silence ends none and begins none. Which are
-sustained, and what they come to, is asked of the stored interruptions (SQL function reliability_indices).
+from its first OFF to its first ON that holds for restore_hold; silence ends none and begins none, and a customer whose
+own relay is open is not interrupted. Which are sustained, and what they come to, is asked of the stored interruptions
+(SQL function reliability_indices).
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from meterwatch.topology import Topology
-from rules.outage import merged, until_retired
+from rules.outage import RELAY_SLACK_US, merged, until_retired
 from rules.profile import OutageProfile
-from rules.supply import Evidence, Ids, Runs, off_runs
+from rules.supply import Evidence, Ids, Runs, disconnected, off_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,5 +39,6 @@ def interruptions(heard: Heard, profile: OutageProfile) -> Runs:
     votes, topology, now_us = heard.evidence, heard.topology, heard.now_us
     serving = (topology.installed_us[heard.slot] <= now_us) & (topology.retired_us[heard.slot] > heard.from_us)
     known = (votes.at_us <= now_us) & np.isin(votes.slot, heard.slot[serving])
-    runs = off_runs(Evidence(votes.slot[known], votes.at_us[known], votes.vote[known]))
-    return merged(until_retired(runs, topology, now_us), profile)
+    votes = Evidence(votes.slot[known], votes.at_us[known], votes.vote[known])
+    runs = merged(until_retired(off_runs(votes), topology, now_us), profile)
+    return runs.where(~disconnected(runs, votes, RELAY_SLACK_US))

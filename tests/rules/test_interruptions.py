@@ -13,7 +13,7 @@ from towns import town
 from meterwatch.clock import US
 from rules.interruptions import Heard, interruptions
 from rules.profile import OutageProfile
-from rules.supply import NEVER, OFF, ON, Evidence
+from rules.supply import CLOSED, NEVER, OFF, ON, OPENED, Evidence
 
 PROFILE = OutageProfile(restore_hold_s=60)
 METERS = 4
@@ -87,3 +87,9 @@ def test_a_meter_taken_away_is_interrupted_no_longer() -> None:
     told = replace(heard([(1, 1_000, OFF)]), topology=replace(TOWN, retired_us=retired_us))
     assert found(told) == [(1, 1_000, 5_000)]
     assert found(replace(told, now_us=4_000 * US)) == [(1, 1_000, None)]
+
+
+def test_a_customer_whose_relay_is_open_is_not_interrupted() -> None:
+    cut_off = [(0, 1_000, OPENED), (0, 1_010, OFF), (0, 3_000, CLOSED), (0, 3_010, ON)]
+    assert found(heard(cut_off)) == []
+    assert found(heard([*cut_off, (1, 1_010, OFF), (0, 5_000, OFF)])) == [(0, 5_000, None), (1, 1_010, None)]

@@ -216,15 +216,20 @@ def test_planned_interruptions_are_counted_apart(dsn: str) -> None:
     grid(0).store(dsn)
     before = indices(dsn, "feeder", "month")
     with psycopg.connect(dsn) as connection:
+        work = "('W', 'feeder', 1, '-infinity', 'infinity', 'new cable', 'Kim', now())"
         connection.execute(
-            "CREATE OR REPLACE FUNCTION interruption_planned(p_slot integer, p_transformer_id integer,"
-            " p_feeder_id integer, p_from timestamptz) RETURNS boolean LANGUAGE sql STABLE"
-            " AS $$ SELECT p_feeder_id = 1 $$"
+            "INSERT INTO planned_works (work_id, asset_kind, asset_id, from_at, to_at, reason, planned_by, recorded_at)"
+            f" VALUES {work}"
         )
     after = indices(dsn, "feeder", "month")
     for (place, period, planned), row in after.items():
         moved = planned == (place == "F1")
         assert row["saidi_min"] == (before[place, period, False]["saidi_min"] if moved else 0)
+    with psycopg.connect(dsn) as connection:
+        connection.execute("UPDATE planned_works SET cancelled_at = now()")
+    assert indices(dsn, "feeder", "month") == before
+    with psycopg.connect(dsn) as connection:
+        connection.execute("TRUNCATE planned_works")
 
 
 def test_the_views_answer(dsn: str) -> None:
