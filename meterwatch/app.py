@@ -52,6 +52,7 @@ from meterwatch.pipeline import Pipeline
 from meterwatch.reliability_figures import ReliabilityFigures
 from meterwatch.server import bind, make_server
 from meterwatch.service_gaps import GapsService
+from meterwatch.tasks import ending
 from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2, registry_pb2_grpc
 from meterwatch.v1.gaps_pb2_grpc import add_GapsServicer_to_server
@@ -387,12 +388,8 @@ async def _core(
 ) -> None:
     """What the service must not be without: if one of them ends, all end."""
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(pipeline.run())
-        tasks.create_task(desk.keep_time())
-        tasks.create_task(lease.hold())
-        tasks.create_task(upkeep.run())
-        for other in others:
-            tasks.create_task(other)
+        for job in (pipeline.run(), desk.keep_time(), lease.hold(), upkeep.run(), *others):
+            tasks.create_task(ending(job))
         if cluster is not None:
             tasks.create_task(_stays(cluster))
 

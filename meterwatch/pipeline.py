@@ -30,6 +30,7 @@ from meterwatch.errors import Overloaded, Rejected, Stale, StorageUnavailable
 from meterwatch.hearing import Hearing
 from meterwatch.metrics import Metrics
 from meterwatch.registers import RegisterBatch, RegisterChange
+from meterwatch.tasks import ending
 from meterwatch.topology import Topology
 from meterwatch.turns import Turns
 
@@ -281,10 +282,10 @@ class Pipeline:
         try:
             async with asyncio.TaskGroup() as tasks:
                 for writer in self._writers[:-1]:
-                    tasks.create_task(self._write(writer))
-                tasks.create_task(self._write_events(self._writers[-1]))
-                tasks.create_task(self._write_registers(self._registers_writer))
-                tasks.create_task(self._evaluate())
+                    tasks.create_task(ending(self._write(writer)))
+                tasks.create_task(ending(self._write_events(self._writers[-1])))
+                tasks.create_task(ending(self._write_registers(self._registers_writer)))
+                tasks.create_task(ending(self._evaluate()))
         finally:
             self._ended = True
             self.ready("the service has stopped evaluating reads; send again when it is back")
