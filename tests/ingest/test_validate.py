@@ -457,7 +457,9 @@ def test_energies_behind_transformers_are_multiplied_by_that_of_their_time_and_c
         batch = message(rows)
         batch.value_meaning = meaning
         found = decoded(batch, ["ONE"])
-        judged = validate(found, np.zeros(3, np.int32), ["ONE"], HOME, 7, world, NOW_US, (Limits(),))
+        judged = validate(
+            found, np.zeros(3, np.int32), ["ONE"], HOME, 7, world, NOW_US, CheckProfile(ingest=(Limits(),))
+        )
         assert not len(judged.rejects.row)
         assert not (judged.reads.quality & (Quality.POWER_MISMATCH | Quality.UNIT_MISMATCH)).any()
         energies[meaning] = judged.reads.channels["import_wh"][1:].tolist()
@@ -470,7 +472,16 @@ def test_an_energy_that_multiplied_leaves_32_bits_is_above_capacity():
     batch = message([Row("ONE", NOW_US, {"import_wh": 5000})])
     batch.value_meaning = pb.VALUE_MEANING_SECONDARY
     world = replace(registry(), multipliers=history)
-    judged = validate(decoded(batch, ["ONE"]), np.zeros(1, np.int32), ["ONE"], HOME, 7, world, NOW_US, (Limits(),))
+    judged = validate(
+        decoded(batch, ["ONE"]),
+        np.zeros(1, np.int32),
+        ["ONE"],
+        HOME,
+        7,
+        world,
+        NOW_US,
+        CheckProfile(ingest=(Limits(),)),
+    )
     assert reasons(judged) == {0: pb.ROW_REASON_ABOVE_CAPACITY}
 
 
