@@ -426,7 +426,13 @@ async def _until_signal(service: Service) -> None:
         loop.add_signal_handler(number, stop.set)
     reloads: set[asyncio.Task[Any]] = set()
     if (routes := service.routes) is not None:
-        loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.create_task(routes.reload())))
+
+        def reload() -> None:
+            task = asyncio.create_task(routes.reload())
+            reloads.add(task)  # the loop itself keeps no task alive
+            task.add_done_callback(reloads.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
     waiter = asyncio.create_task(stop.wait())
     await asyncio.wait({waiter, service.core}, return_when=asyncio.FIRST_COMPLETED)
     waiter.cancel()

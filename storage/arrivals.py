@@ -16,7 +16,7 @@ from storage.faults import storage_faults
 
 _READS: Final = """
 SELECT array_agg(slot), array_agg(end_at), array_agg(received_at) FROM reads
-WHERE end_at = ANY(%(ends)s) AND slot = ANY(%(slots)s)"""
+WHERE end_at = ANY(%(ends)s) AND slot = ANY(%(slots)s) AND end_at BETWEEN %(first)s AND %(last)s"""
 _EVENTS: Final = """
 SELECT array_agg(slot), array_agg(at), array_agg(received_at), array_agg(code) FROM events
 WHERE at >= %(first)s AND at < %(last)s AND slot = ANY(%(slots)s)"""
@@ -38,7 +38,9 @@ class Arrivals:
         """slot, end_us, arrived_us of the reads of these meters that end at one of these times, in no order."""
         if not len(slots) or not len(ends_us):
             return [np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)]
-        return await self._columns(_READS, {"slots": integers(slots), "ends": moments(ends_us)})
+        # A plain comparison leaves out the chunks of other days.
+        span = {"first": moment(int(ends_us.min())), "last": moment(int(ends_us.max()))}
+        return await self._columns(_READS, {"slots": integers(slots), "ends": moments(ends_us)} | span)
 
     async def events(self, slots: NDArray[np.int32], from_us: int, to_us: int) -> Columns:
         """slot, at_us, arrived_us, code of the events of these meters with from_us <= at < to_us, in no order."""
