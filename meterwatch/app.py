@@ -250,6 +250,10 @@ async def _serving(
         gauges={
             "streams_open": ("Streams of head-ends open.", lambda: ingest.streams),
             "queue_rows": ("Rows validated and waiting for the database.", lambda: pipeline.waiting_rows),
+            "past_owed_transformers": (
+                "Transformers with changed loads of more than 48 h ago that wait to be judged.",
+                lambda: rules_in_place().past_owed,
+            ),
             "subscribers": ("Subscribers to alarms.", lambda: desk.hub.subscribers),
             "interruptions_behind_groups": (
                 "Feeders (transformers, meters) whose interruptions are to be written.",

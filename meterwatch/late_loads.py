@@ -2,7 +2,8 @@
 
 Promises: what is not stored yet is counted too; the ring is changed only when all is known, so a failure of the
 database in between leaves everything as it was and the next try begins anew. Memory is a piece of the loads of
-TRANSFORMERS_TOGETHER transformers, however old the reads are and however many.
+TRANSFORMERS_TOGETHER transformers, however old the reads are and however many. What may wait is judged in the order in
+which it came; judging later is the same as its reads coming later.
 """
 
 from __future__ import annotations
@@ -27,16 +28,23 @@ class StoredLoads(Protocol):
     async def between(self, transformers: Ints, first: int, stop: int) -> Loads: ...
 
 
-async def judged(overload: Overload, stored: StoredLoads, judge: Callable[[], list[Verdict]]) -> list[Verdict]:
-    """The verdicts of `judge`, and those of windows that have left the ring. Raises StorageUnavailable."""
+async def judged(
+    overload: Overload,
+    stored: StoredLoads,
+    judge: Callable[[], list[Verdict]],
+    go_on: Callable[[], bool] = lambda: True,
+) -> list[Verdict]:
+    """The verdicts of `judge`, and those of windows that have left the ring. Raises StorageUnavailable.
+
+    go_on: asked before each TRANSFORMERS_TOGETHER transformers; the rest stays late.
+    """
     index, first, last = overload.late()
-    if not len(index):
-        return judge()
     past: list[Verdict] = []
     before_ring: list[tuple[Ints, LadderState]] = []
-    order = np.argsort(first, kind="stable")
-    for at in range(0, len(order), TRANSFORMERS_TOGETHER):  # those of about the same time together
-        mine = np.sort(order[at : at + TRANSFORMERS_TOGETHER])
+    done = 0
+    while done < len(index) and go_on():
+        mine = done + np.argsort(index[done : done + TRANSFORMERS_TOGETHER])
+        done += len(mine)
         unsaved = _Unsaved(overload, index[mine])
         oldest = await stored.oldest(index[mine])
         folded = Past(overload, index[mine], first[mine], last[mine], unsaved.oldest(oldest))
@@ -44,9 +52,13 @@ async def judged(overload: Overload, stored: StoredLoads, judge: Callable[[], li
             folded.given(unsaved.over(await stored.between(index[mine], *wanted), *wanted))
         past += folded.verdicts()
         before_ring.append(folded.before_ring())
+    if not done:
+        return judge()
     tail = overload.tail
     overload.late_judged(
-        np.concatenate([lasting for lasting, _ in before_ring]), LadderState.joined([state for _, state in before_ring])
+        index[:done],
+        np.concatenate([lasting for lasting, _ in before_ring]),
+        LadderState.joined([state for _, state in before_ring]),
     )
     return with_ring(past, judge(), tail, overload.window_us)
 

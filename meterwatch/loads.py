@@ -54,6 +54,10 @@ class LoadChange:
     members: Ints
     """Transformers whose cells of the ring were counted anew, and the digest of the members they were counted with."""
     digest: Ints
+    past_owed: bool = False
+    """What lies before the ring of the rules is not judged yet: after a crash these batches are judged again."""
+    judged: tuple[int, ...] = ()
+    """Batches of earlier commits of which all is judged by now."""
 
     def __bool__(self) -> bool:
-        return bool(len(self.counted) or len(self.added) or len(self.members))
+        return bool(len(self.counted) or len(self.added) or len(self.members) or self.judged)

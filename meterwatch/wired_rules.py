@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Final
 
 import numpy as np
@@ -26,6 +28,7 @@ from meterwatch.late_loads import judged
 from meterwatch.quality import METHOD_MASK
 from meterwatch.registers import RegisterChange
 from meterwatch.stored_loads import Told, restore
+from meterwatch.time_share import TimeShare
 from meterwatch.topology import Topology
 from rules.engine import LOOKBACK_S, MARGIN_S, Engine, Wanted
 from storage.arrived import Arrived
@@ -40,6 +43,10 @@ HEARD_TOGETHER: Final = 5_000
 """Meters looked up by one query: some 50 ms of the database."""
 PUT_OFF_S: Final = 5.0
 """How far the stored loads may be behind the reads, when those come in no order. (ours)"""
+PAST_SHARE: Final = 0.25
+"""Of the time, for judging windows that have left the ring, while more of them come. (ours)"""
+PAST_SAVED_S: Final = 0.5
+"""So much of it at once: some thousand transformers are judged before the ack, more wait their turn. (ours)"""
 HEAR_PAUSE_S: Final = 0.05
 HEAR_RETRY_S: Final = 5.0
 TOGETHER_METERS: Final = 5_000
@@ -68,6 +75,9 @@ class WiredRules:
         self._history = history
         self._clock = clock
         self._put_off_s: float | None = None
+        self._past = TimeShare(PAST_SHARE, PAST_SAVED_S)
+        self._owing: deque[tuple[int, list[int]]] = deque()
+        """Batches evaluated and owed, and the turn of the overload rule in which their reads were observed."""
         self.counted: frozenset[int] = frozenset()
         """Batches whose loads `rebuild` counted before the rules saw them."""
 
@@ -95,15 +105,20 @@ class WiredRules:
         if self._marks is not None:
             self._marks.observe_registers(change)
 
-    async def evaluate(self, now_us: int) -> list[Verdict]:
-        """Load what the engine wants, then evaluate (in a thread when it is much)."""
+    async def evaluate(self, now_us: int, *, whole: bool = False) -> list[Verdict]:
+        """Load what the engine wants, then evaluate. Of the past as much as there is time for; whole: all of it."""
         for together in _together(self.engine.wanted()):
             await self._give(together, now_us + AHEAD_US)
         overload = self.engine.overload
-        if not len(overload.late()[0]):
+        if not self.past_owed:
             return signed(self.engine.evaluate(now_us), self._version)
         stored = PastLoads(self._history.pool, overload.members.window_s)
-        return signed(await judged(overload, stored, lambda: self.engine.evaluate(now_us)), self._version)
+        self._past.start()
+        found = await judged(
+            overload, stored, lambda: self.engine.evaluate(now_us), lambda: self._past.goes_on() or whole
+        )
+        self._past.goes_on()
+        return signed(found, self._version)
 
     async def _give(self, wanted: list[Wanted], to_us: int) -> None:
         """Read for several groups at once, and give each its own: no meter is in two of them."""
@@ -129,6 +144,9 @@ class WiredRules:
     async def record(self, desk: AlarmDesk, verdicts: Sequence[Verdict], batch_ids: Sequence[int]) -> None:
         """Commit verdicts, batches and the loads they made; scattered loads at most PUT_OFF_S later.
 
+        Batches of which something of the past is not judged yet are marked so, and judged after a start; so are those
+        put off.
+
         After a failure the loads are kept for the next try. Verdicts of the past come first and by themselves: an asset
         may have one of each, and the book takes one at a time.
         """
@@ -136,18 +154,32 @@ class WiredRules:
             await desk.record(past, [])
             verdicts = [verdict for verdict in verdicts if verdict.until_us is None]
         overload = self.engine.overload
-        if overload.scattered and not self.due:
+        if overload.scattered and not self._loads_due:
             if self._put_off_s is None:
                 self._put_off_s = time.monotonic()
             await desk.record(verdicts, batch_ids)
+            self._owe(batch_ids)
         else:
             await self.settle(desk, verdicts, batch_ids)
 
     async def settle(self, desk: AlarmDesk, verdicts: Sequence[Verdict] = (), batch_ids: Sequence[int] = ()) -> None:
         """Commit all loads, with verdicts and batches."""
-        await desk.record(verdicts, batch_ids, self.engine.overload.unsaved())
-        self.engine.overload.saved()
+        overload = self.engine.overload
+        judged_turn = overload.judged_turn
+        past_owed = judged_turn < overload.turn
+        done = list(takewhile(lambda owing: owing[0] <= judged_turn, self._owing))
+        batches = tuple(batch_id for _, some in done for batch_id in some)
+        await desk.record(verdicts, batch_ids, replace(overload.unsaved(), past_owed=past_owed, judged=batches))
+        overload.saved()
         self._put_off_s = None
+        for _ in done:
+            self._owing.popleft()
+        if past_owed:
+            self._owe(batch_ids)
+
+    def _owe(self, batch_ids: Sequence[int]) -> None:
+        if batch_ids:
+            self._owing.append((self.engine.overload.turn, list(batch_ids)))
 
     @property
     def puts_off(self) -> bool:
@@ -156,8 +188,19 @@ class WiredRules:
 
     @property
     def due(self) -> bool:
-        """Loads were put off for long enough: record, even if there is nothing else."""
+        """Record, even if there is nothing else: loads were put off for long enough, or batches owe nothing more."""
+        if self.puts_off:
+            return self._loads_due
+        return bool(self._owing) and self._owing[0][0] <= self.engine.overload.judged_turn
+
+    @property
+    def _loads_due(self) -> bool:
         return self._put_off_s is not None and time.monotonic() - self._put_off_s > PUT_OFF_S
+
+    @property
+    def past_owed(self) -> int:
+        """Transformers with windows before the ring that wait to be judged."""
+        return len(self.engine.overload.late()[0])
 
     def deaf_to(self, head_ends: frozenset[int], now_us: int) -> None:
         """These head-ends could not be heard up to now, for reasons of ours."""
@@ -242,7 +285,7 @@ async def rebuild(
     first_us = now_us - (LOOKBACK_S + MARGIN_S) * US
     slots = await history.supply_off_slots(first_us)
     engine.activate(slots[slots < topology.slots], first_us, now_us)
-    return await rules.evaluate(now_us), [owed.batch_id for owed in owed_batches if not owed.evaluated]
+    return await rules.evaluate(now_us, whole=True), [owed.batch_id for owed in owed_batches if not owed.evaluated]
 
 
 async def hear(rules: Callable[[], WiredRules], history: History, meters: int, from_us: int) -> None:

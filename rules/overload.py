@@ -74,6 +74,10 @@ class Overload:
         self._late_from = np.full(n, NEVER)
         self._late_to = np.full(n, -1, np.int64)
         """Windows changed after they had left the ring; `rules.past` judges them."""
+        self._late_turn = np.full(n, NEVER)
+        """In which turn the first of them came."""
+        self.turn = 0
+        """So often reads were observed."""
         self._added: list[Loads] = []
         self._added_cells = self._added_reads = 0
         self._full = False
@@ -147,6 +151,7 @@ class Overload:
 
     def observe(self, change: ReadChange, now_us: int) -> None:
         """Add what changed in the stored reads. `now_us` is not used: the ring moves with event time."""
+        self.turn += 1
         cells, last = self.members.cells(change)
         if not len(cells):
             return
@@ -223,23 +228,32 @@ class Overload:
     def _note_late(self, cells: Loads) -> None:
         np.minimum.at(self._late_from, cells.transformer, cells.window)
         np.maximum.at(self._late_to, cells.transformer, cells.window)
+        np.minimum.at(self._late_turn, cells.transformer, self.turn)
 
     def late(self) -> tuple[Ints, Ints, Ints]:
         """Transformers with windows changed after they had left the ring, and the first and last of those of each.
 
-        What else of such a transformer changed in the ring and has left it since then is among them.
+        In the order in which they came, those of one turn by time. What else of such a transformer changed in the ring
+        and has left it since then is among the windows.
         """
         index = np.flatnonzero((self._late_to >= 0) & (self.rated.vah > 0))
+        index = index[np.lexsort((self._late_from[index], self._late_turn[index]))]
         first, last = self._late_from[index], self._late_to[index]
         left = self._touched_from[index] < self.tail
         return index, np.minimum(first, self._touched_from[index]), np.where(left, self.tail - 1, last)
 
-    def late_judged(self, index: Ints, state: LadderState) -> None:
-        """What `late()` said is judged; `state` is that of the transformers `index` before the ring's tail.
+    @property
+    def judged_turn(self) -> int:
+        """All that was observed up to this turn is judged, or waits in the ring for its moment."""
+        late = self._late_turn[(self._late_to >= 0) & (self.rated.vah > 0)]
+        return int(late.min(initial=self.turn + 1)) - 1
+
+    def late_judged(self, judged: Ints, index: Ints, state: LadderState) -> None:
+        """What `late()` said of `judged` is judged; `state` is that of `index`, some of them, before the ring's tail.
 
         Those are others than the ring knew: what it says of them is told anew, from its tail on.
         """
-        self._late_from[:], self._late_to[:] = NEVER, -1
+        self._late_from[judged], self._late_to[judged], self._late_turn[judged] = NEVER, -1, NEVER
         self._base.put(index, state)
         self._near_stale[index] = True
         for transformer in index.tolist():

@@ -24,7 +24,9 @@ from rules.overload import RULE, Overload
 
 TRANSFORMERS_TOGETHER: Final = 500
 PIECE_CELLS: Final = 100_000
-"""Cells of one piece, 0.8 MB a column. Pieces begin with a day and double up to it."""
+"""Cells of one piece, 0.8 MB a column. Pieces begin with FIRST_WINDOWS and double up to it."""
+FIRST_WINDOWS: Final = 16
+"""Four hours: most transformers are calm somewhere in them."""
 FOLD_WINDOWS: Final = 96
 """Folded together: who is at rest in a day of them is not stepped through it."""
 KEPT_WINDOWS: Final = 96
@@ -50,7 +52,7 @@ class Past:
         """Of each: the window after the calm that follows; NEVER: not found (yet)."""
         self._state = LadderState.cold(n, len(overload.profile.levels))
         self._episodes: dict[int, list[tuple[Span, Episode]]] = {}
-        self._piece = min(FOLD_WINDOWS, self._piece_max)
+        self._piece = min(FIRST_WINDOWS, self._piece_max)
         self._back: int | None = int(first.min())
         """Windows before it are still to be looked through, backwards; None: the fold goes forward."""
         self._first = first
@@ -110,7 +112,7 @@ class Past:
         if (self._begin >= 0).all() or from_window <= self._oldest:
             self._begin = np.where(self._begin < 0, np.minimum(from_window, self._first), self._begin)
             self._back, self._at = None, int(self._begin.min())
-            self._piece = min(FOLD_WINDOWS, self._piece_max)
+            self._piece = min(FIRST_WINDOWS, self._piece_max)
         else:  # the next piece ends within this one: a calm may lie across the border
             self._back = from_window + self._ladder.calm_windows - 1
 

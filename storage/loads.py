@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, LiteralString, NamedTuple
 
 import numpy as np
 import psycopg
@@ -56,8 +56,15 @@ ON CONFLICT (transformer_id) DO UPDATE SET digest = EXCLUDED.digest"""
 
 _MARK: Final = "UPDATE batches SET evaluated = true WHERE batch_id = ANY(%s) AND NOT evaluated"
 _MARK_OWING: Final = f"""
-WITH marked AS ({_MARK} RETURNING batch_id, first_end, last_end, received_at)
-INSERT INTO transformer_loads_owed SELECT * FROM marked WHERE last_end IS NOT NULL"""
+WITH marked AS ({_MARK} RETURNING batch_id, first_end, last_end, received_at), owing AS (
+    INSERT INTO transformer_loads_owed (batch_id, first_end, last_end, received_at, counted)
+    SELECT *, %s FROM marked WHERE last_end IS NOT NULL)
+SELECT count(*) FROM marked"""
+_COUNT: Final = "UPDATE transformer_loads_owed SET counted = true WHERE NOT counted"
+_SETTLE: Final = """
+WITH settled AS (DELETE FROM transformer_loads_owed RETURNING counted)
+SELECT count(*) FILTER (WHERE NOT counted) FROM settled"""
+_JUDGED: Final = "DELETE FROM transformer_loads_owed WHERE batch_id = ANY(%s) AND counted"
 
 _LOADS: Final = """
 SELECT array_agg(transformer_id), array_agg(window_end), array_agg(wh), array_agg(varh), array_agg(covered_weight_s)
@@ -87,17 +94,27 @@ async def mark_evaluated(cursor: psycopg.AsyncCursor[Any], batch_ids: Sequence[i
     Exact when repeated after a commit of unknown outcome: batches that are marked already brought their loads.
     """
     fresh = True
-    if batch_ids:
-        await cursor.execute(_MARK if loads is not None else _MARK_OWING, (list(batch_ids),))
+    if batch_ids and (loads is None or loads.past_owed):
+        fresh = await _count(cursor, _MARK_OWING, (list(batch_ids), loads is not None)) > 0
+    elif batch_ids:
+        await cursor.execute(_MARK, (list(batch_ids),))
         fresh = cursor.rowcount > 0
-    if loads is None:
+    if loads is None or not fresh:
         return
-    if fresh or not batch_ids:
-        await cursor.execute("DELETE FROM transformer_loads_owed")
-        if not batch_ids and len(loads.added):
-            fresh = cursor.rowcount > 0
-        if fresh:
-            await store_loads(cursor, loads)
+    if loads.past_owed:
+        await cursor.execute(_COUNT)
+        brought = cursor.rowcount
+        await cursor.execute(_JUDGED, (list(loads.judged),))
+    else:
+        brought = await _count(cursor, _SETTLE, ())
+    if batch_ids or brought or not len(loads.added):
+        await store_loads(cursor, loads)
+
+
+async def _count(cursor: psycopg.AsyncCursor[Any], query: LiteralString, values: Sequence[Any]) -> int:
+    row = await (await cursor.execute(query, values)).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 async def store_loads(cursor: psycopg.AsyncCursor[Any], change: LoadChange) -> None:
@@ -117,7 +134,7 @@ async def store_loads(cursor: psycopg.AsyncCursor[Any], change: LoadChange) -> N
 
 
 class Owed(NamedTuple):
-    """A batch whose reads are stored and whose loads are not; both ends 0 if it stored no row."""
+    """A batch whose reads are stored and something that follows from them is not; both ends 0 if it stored no row."""
 
     batch_id: int
     evaluated: bool
@@ -136,7 +153,7 @@ class LoadView:
         self._window_s = window_s
 
     async def owed(self) -> list[Owed]:
-        """Batches that are stored and not evaluated, or evaluated and not in the loads, oldest first."""
+        """Batches that are stored and not evaluated, or evaluated and not in the loads or not judged, oldest first."""
         cursor = await self._connection.execute(
             "SELECT batch_id, false, first_end, last_end, received_at FROM batches WHERE NOT evaluated"
             " UNION ALL SELECT batch_id, true, first_end, last_end, received_at FROM transformer_loads_owed"

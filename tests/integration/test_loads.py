@@ -20,7 +20,7 @@ from psycopg_pool import AsyncConnectionPool
 
 import rules.overload
 from alarm.desk import AlarmDesk
-from meterwatch import wired_rules
+from meterwatch import late_loads, wired_rules
 from meterwatch.batch import Batch, Reads, Rejects, Stored
 from meterwatch.clock import ReplayClock
 from meterwatch.errors import StorageUnavailable
@@ -305,6 +305,55 @@ async def test_loads_put_off_are_counted_after_a_crash(dsn: str, put_off: None) 
         assert made.table() == {}
         await made.start()
         assert made.table() == made.sums() != {}
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+async def test_what_is_owed_of_the_past_survives_a_crash(
+    dsn: str, scattered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hours above the rating, five days late; no time to judge them before the crash."""
+    overload = [(1, back, 900, 3000 if back >= 480 else 0, False) for back in range(470, 489)]
+    overload += [(meter, back, 900, 0, False) for meter in (3, 5) for back in range(470, 489)]
+    if scattered:
+        as_put_off(monkeypatch)
+    async with plant(dsn) as made:
+        await made.start()
+        await made.evaluate([made.write([(1, 0, 900, 1, False)])])
+        monkeypatch.setattr(wired_rules.TimeShare, "goes_on", lambda share: False)
+        await made.evaluate([made.write(overload)])
+        await made.evaluate([made.write([(2, 0, 900, 1, False)])])
+        assert made.rules is not None
+        assert made.desk is not None
+        await made.rules.settle(made.desk)
+        assert made.rules.past_owed == 1
+        assert made.table() == made.sums()
+        assert made.sql("SELECT count(*) FROM alarms WHERE rule = 'OVERLOAD'") == [(0,)]
+        assert made.sql("SELECT bool_and(counted) FROM transformer_loads_owed") == [(True,)]
+        await made.start()
+        assert made.table() == made.sums()
+        assert made.sql("SELECT state FROM alarms WHERE rule = 'OVERLOAD'") == [("NORMAL",)]
+        assert made.sql("SELECT count(*) FROM transformer_loads_owed") == [(0,)]
+
+
+async def test_a_batch_owes_nothing_once_its_past_is_judged(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with plant(dsn) as made:
+        await made.start()
+        await made.evaluate([made.write([(1, 0, 900, 1, False)])])
+        monkeypatch.setattr(late_loads, "TRANSFORMERS_TOGETHER", 1)
+        pieces: list[bool] = []
+        monkeypatch.setattr(wired_rules.TimeShare, "goes_on", lambda share: pieces.pop() if pieces else False)
+        for meter in (1, 2):  # of two transformers
+            await made.evaluate([made.write([(meter, 480, 900, 1, False)])])
+        owed = "SELECT count(*) FROM transformer_loads_owed"
+        assert made.rules is not None
+        for left in (1, 0):
+            assert not made.rules.due
+            pieces[:] = [False, True]
+            await made.rules.evaluate(START_US)
+            assert made.rules.due
+            await made.rules.record(made.desk, [], [])  # type: ignore[arg-type]
+            assert (made.sql(owed), made.rules.past_owed) == ([(left,)], left)
+        assert made.table() == made.sums()
 
 
 async def test_loads_put_off_survive_a_change_of_the_registry(dsn: str, put_off: None) -> None:

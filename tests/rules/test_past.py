@@ -7,6 +7,7 @@ loads are stored at once or put off. What is told is kept as the alarm book keep
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_overload import FULL_WH, PALETTE, QUICK, Row, change, now_after, oracle, rows_of, spoken, tree
 
+from meterwatch import late_loads
 from meterwatch.episodes import Episode, Verdict
 from meterwatch.errors import StorageUnavailable
 from meterwatch.late_loads import judged
@@ -82,10 +84,22 @@ def flat(runs: list[tuple[float | None, int]]) -> list[float | None]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(each=st.lists(load_runs, min_size=1, max_size=3), seed=st.integers(0, 2**32), put_off=st.booleans())
+@given(
+    each=st.lists(load_runs, min_size=1, max_size=3),
+    seed=st.integers(0, 2**32),
+    put_off=st.booleans(),
+    waits=st.sampled_from([0.0, 0.5, 1.0]),
+)
 async def test_reads_weeks_late_say_what_they_say_in_order(
-    each: list[list[tuple[float | None, int]]], seed: int, put_off: bool
+    each: list[list[tuple[float | None, int]]], seed: int, put_off: bool, waits: float
 ) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(late_loads, "TRANSFORMERS_TOGETHER", 3 if seed % 2 else 1)
+        await weeks_late(each, seed, put_off, waits)
+
+
+async def weeks_late(each: list[list[tuple[float | None, int]]], seed: int, put_off: bool, waits: float) -> None:
+    """waits: how often the time is up before a part of the past is judged."""
     rng = np.random.default_rng(seed)
     loads = [flat(runs) for runs in each]
     rows = [row for slot, mine in enumerate(loads) for row in rows_of(mine, slot)]
@@ -105,12 +119,29 @@ async def test_reads_weeks_late_say_what_they_say_in_order(
     while at < len(sent):
         some = int(rng.integers(1, 400))
         rule.observe(change([row for _, row in sent[at : at + some]]), now)
-        hear(told, await judged(rule, table, lambda: rule.judge(now)))
+        hear(told, await judged(rule, table, lambda: rule.judge(now), lambda: rng.random() >= waits))
         if not put_off or rng.random() < 0.3:
             table.save(rule)
         at += some
+    hear(told, await judged(rule, table, lambda: rule.judge(now)))
+    assert rule.judged_turn == rule.turn
     for transformer, mine in enumerate(loads):
         assert spoken(tuple(told.get(transformer, []))) == oracle(mine, QUICK)
+
+
+async def test_the_past_is_judged_in_the_order_in_which_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(late_loads, "TRANSFORMERS_TOGETHER", 1)
+    rule, table = Overload(tree(4, 4), QUICK), Table()
+    now = now_after(500)
+    rule.observe(change(rows_of([LOW] * 500, 3)), now)
+    await judged(rule, table, lambda: rule.judge(now))
+    assert rule.judged_turn == rule.turn == 1
+    for slot in (1, 2, 0, 1):
+        rule.observe(change(rows_of([LOW], slot)), now)
+    for left, turn in (([2, 0], 2), ([0], 3), ([], 5)):
+        once = iter([True, False])
+        await judged(rule, table, lambda: rule.judge(now), partial(next, once))
+        assert (rule.late()[0].tolist(), rule.judged_turn) == (left, turn)
 
 
 async def tell(rule: Overload, table: Table, told: Told, rows: list[Row], now: int) -> list[Verdict]:
