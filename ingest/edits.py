@@ -80,7 +80,7 @@ def edited(request: pb.EditReadsRequest, digest: bytes, topology: Topology, now_
         raise Rejected(
             "BAD_EDIT", f"{batch.inner_duplicates} reads occur twice; each once was expected; leave them out"
         )
-    order = np.lexsort((found.end_us, slot))  # as validate leaves them
+    order = np.lexsort((slot, found.end_us))  # as validate leaves them
     edit = Edit(request.action_id, request.operator, request.reason, _expected(request)[order])
     return replace(batch, digest=digest, edit=edit)
 

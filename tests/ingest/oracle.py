@@ -40,7 +40,7 @@ class Judged:
     refused: str | None = None
     reasons: dict[int, int] = field(default_factory=dict)
     kept: list[tuple[int, int, int, dict[str, Any]]] = field(default_factory=list)
-    """(slot, end_us, quality, values), by slot and time."""
+    """(slot, end_us, quality, values), by time and slot."""
     duplicates: int = 0
 
 
@@ -65,7 +65,7 @@ def judge(rows: list[Row], interval_s: int, head_end_id: int, topology: Topology
             key = topology.slot_of[row.meter], row.end_us + snap_us(row.end_us, interval_s)
             by_key.setdefault(key, []).append(i)
     judged = Judged()
-    for (slot, end_us), same in sorted(by_key.items()):
+    for (slot, end_us), same in sorted(by_key.items(), key=lambda one: (one[0][1], one[0][0])):
         first = rows[same[0]]
         if any(rows[i].values != first.values for i in same):
             for i in same:
