@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -54,6 +55,11 @@ def by_end(end_us: NDArray[np.int64]) -> list[tuple[int, Rows]]:
         return []
     if end_us[0] == end_us[-1] and (end_us == end_us[0]).all():
         return [(int(end_us[0]), slice(None))]
+    step = np.diff(end_us)
+    if (step >= 0).all():  # as batches come to the writer
+        first = np.flatnonzero(np.concatenate(([1], step)))
+        bounds = pairwise([*first.tolist(), len(end_us)])
+        return [(end, slice(*some)) for end, some in zip(end_us[first].tolist(), bounds, strict=True)]
     order = np.argsort(end_us, kind="stable")
     ends, first = np.unique(end_us[order], return_index=True)
     return list(zip(ends.tolist(), np.split(order, first[1:]), strict=True))
