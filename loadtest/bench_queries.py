@@ -84,7 +84,7 @@ def ask(
         for nth in range(questions):
             by_service, by_sql = (past.name(meter) for meter in rng.integers(past.meters, size=2))
             day_us = past.start_us + int(rng.integers(days)) * DAY_US
-            day = (day_us + 1, day_us + DAY_US + 1)
+            day = (day_us, day_us + DAY_US)
             transformer = f"T{order[nth % len(order)]}"
             runs += [
                 _asked("day by service", DAY_INTERVALS, partial(_service, query, by_service, *day)),
@@ -114,5 +114,5 @@ def _asked(arm: str, expected: int, question: Callable[[], int]) -> Asked:
 
 
 def _service(query: Any, meter: str, from_us: int, to_us: int) -> int:
-    request = reads_pb2.QueryRequest(meter=[meter], from_us=from_us, to_us=to_us)
+    request = reads_pb2.QueryRequest(meter=[meter], from_us=from_us + 1, to_us=to_us + 1)
     return sum(len(chunk.end_us) for chunk in query(request))

@@ -26,7 +26,7 @@ FROM reads JOIN meter_transformers USING (slot) WHERE end_at > %s AND end_at <= 
 """
 _DAY: Final = """
 SELECT end_at, import_kwh, voltage_a_v, current_a_a, quality FROM meter_reads
-WHERE meter = %s AND end_at >= %s AND end_at < %s ORDER BY end_at
+WHERE meter = %s AND end_at > %s AND end_at <= %s ORDER BY end_at
 """
 _MONTH: Final = """
 SELECT window_end, kw, kva, share_of_rating, coverage FROM transformer_load_curve
@@ -114,13 +114,13 @@ class Database:
         self._connection.execute(_SUM_LOADS, (_moment(from_us), _moment(to_us)))
 
     def analyze(self) -> None:
-        """Write everything out and gather statistics, as a database has done with rows that are not of this minute."""
-        self._connection.execute("ANALYZE reads")
-        self._connection.execute("ANALYZE transformer_loads")
+        """Do now what autovacuum does within minutes: who reads a row first would else mark its page, and log it whole."""
+        self._connection.execute("VACUUM (ANALYZE) reads")
+        self._connection.execute("VACUUM (ANALYZE) transformer_loads")
         self.checkpoint()
 
     def day(self, meter: str, from_us: int, to_us: int) -> int:
-        """Ask for the reads of a meter; how many there are."""
+        """Ask for the reads of a meter with from_us < end <= to_us; how many there are."""
         return len(self._connection.execute(_DAY, (meter, _moment(from_us), _moment(to_us))).fetchall())
 
     def month(self, transformer: str, from_us: int, to_us: int) -> int:
