@@ -114,7 +114,7 @@ class Database:
         self._connection.execute(_SUM_LOADS, (_moment(from_us), _moment(to_us)))
 
     def analyze(self) -> None:
-        """Do now what autovacuum does within minutes: who reads a row first would else mark its page, and log it whole."""
+        """Do now what autovacuum does within minutes: who reads a row first would else log its page."""
         self._connection.execute("VACUUM (ANALYZE) reads")
         self._connection.execute("VACUUM (ANALYZE) transformer_loads")
         self.checkpoint()

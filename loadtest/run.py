@@ -173,6 +173,13 @@ def _run(
         record = _record(order, world, plan, target, played, subscriber.told(start_s), watch, ceiling)
         record.started_at = started_at
         record.inputs["prepared_whole"] = all(one.whole for one in ready)
+        if not knobs.paced:
+            sends = [times for one in played for (kind, _), times in one.sends.items() if kind == "reads"]
+            record.rates["streams_apart_h_max"] = apart_h = round(apart(sends) * knobs.intervals * INTERVAL_S / 3600, 1)
+            say(
+                f"nobody held the streams together: up to {apart_h} h of event time lay between them; what is 48 h "
+                "behind the newest read is judged as the past"
+            )
         if subscriber.error:
             record.problems.append(f"the subscriber ended: {subscriber.error}")
         if subscriber.coalesced:
@@ -280,6 +287,17 @@ def _percentiles(histogram: Any) -> dict[str, float]:
         return {}
     points = {"p50": 50, "p90": 90, "p99": 99, "p999": 99.9, "max": 100}
     return {name: round(histogram.get_value_at_percentile(p) / 1000, 2) for name, p in points.items()}
+
+
+def apart(sends: list[list[float]]) -> float:
+    """How far streams were apart at most, as a part of the whole; sends: of each the rising times of its messages."""
+    import numpy as np
+
+    whole = [np.array(times) for times in sends if times]
+    moments: list[float] = np.unique(np.concatenate([np.floor(times) for times in whole])).tolist() if whole else []
+    return max(
+        (float(np.ptp([np.searchsorted(times, at) / len(times) for times in whole])) for at in moments), default=0.0
+    )
 
 
 def _alarm_ms(world: World, plan: Plan, told: list[Told], played: list[Played]) -> dict[str, float]:

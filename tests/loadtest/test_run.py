@@ -21,7 +21,7 @@ from loadtest.null_server import NullServer
 from loadtest.openloop import Generator, Job
 from loadtest.plan import Message
 from loadtest.record import Record
-from loadtest.run import Order, problems_of, run
+from loadtest.run import Order, apart, problems_of, run
 from loadtest.scenarios import SCENARIOS, Knobs, turned
 from meterwatch.cli import app
 from meterwatch.client.headend import STREAM
@@ -251,3 +251,10 @@ def test_scenarios_and_knobs_are_listed():
     assert result.exit_code == 0
     assert all(f"{name}: " in result.stdout for name in SCENARIOS)
     assert "late_share=0.0" in result.stdout
+
+
+def test_how_far_streams_drifted_apart_is_told():
+    together, behind = [0.0, 1.0, 2.0, 3.0], [0.0, 2.5, 5.0, 7.5]
+    assert apart([together, together]) == 0.0
+    assert apart([together, behind, []]) == 0.5  # at 3 s all of the one is sent and half of the other
+    assert apart([]) == 0.0
