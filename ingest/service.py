@@ -137,6 +137,10 @@ class IngestService:
             },
         )
 
+    @property
+    def draining(self) -> bool:
+        return self._drained.done()
+
     def drain(self) -> None:
         """Read nothing more. Each stream ends with DRAINING once what it has read is answered."""
         if not self._drained.done():

@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -52,6 +53,7 @@ from meterwatch.pipeline import Pipeline
 from meterwatch.reliability_figures import ReliabilityFigures
 from meterwatch.server import bind, make_server
 from meterwatch.service_gaps import GapsService
+from meterwatch.status_pages import StatusPages
 from meterwatch.tasks import ending
 from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2, registry_pb2_grpc
@@ -246,8 +248,10 @@ async def _serving(
         pipeline, limits, version("meterwatch"), config.server.streams_max, checks,
         nacked=lambda reason: metrics.nacks.labels(reason).inc(), overdue=gaps.overdue,
     )  # fmt: skip
+    not_ready = partial(_not_ready, lease, ingest, pipeline)
     metrics.watch(
         gauges={
+            "ready": ("1: reads are taken; 0: /readyz says why not.", lambda: not not_ready()),
             "streams_open": ("Streams of head-ends open.", lambda: ingest.streams),
             "queue_rows": ("Rows validated and waiting for the database.", lambda: pipeline.waiting_rows),
             "past_owed_transformers": (
@@ -311,7 +315,9 @@ async def _serving(
     address = bind(server, config.server)
     await server.start()
     core: asyncio.Task[None] | None = None
+    pages = StatusPages(metrics.registry, not_ready)
     try:
+        pages.start(config.metrics.port)
         await days.start()
         unwritten = await interruptions.restore(rules.engine)
         verdicts, owed = await rebuild(rules, topology, history, desk, clock)
@@ -339,10 +345,7 @@ async def _serving(
         gc.set_threshold(*GC_THRESHOLDS)
         await health.serving()
         _log.info("ready", address=address, meters=len(topology.slot_of), owed_batches=len(owed))
-        async with metrics.serving(config.metrics.port):
-            yield Service(
-                address, dsn, clock, pipeline, desk, core, metrics, days, interruptions, gaps, estimation, routes
-            )
+        yield Service(address, dsn, clock, pipeline, desk, core, metrics, days, interruptions, gaps, estimation, routes)
     finally:
         ingest.drain()
         await health.draining()
@@ -360,6 +363,14 @@ async def _serving(
                 await interruptions.flush()
         for writer in (*writers, registers):
             writer.close()
+        await pages.stop()
+
+
+def _not_ready(lease: Lease, ingest: IngestService, pipeline: Pipeline) -> str:
+    """Why a head-end should send elsewhere or later; empty: it should not."""
+    if not lease.held:
+        return "the database is away"
+    return "the service is stopping" if ingest.draining else pipeline.not_ready
 
 
 def _routes(config: Config, outbox: Outbox, desk: AlarmDesk, clock: Clock, metrics: Metrics) -> Dispatch | None:

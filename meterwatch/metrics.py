@@ -2,28 +2,23 @@
 
 Four questions: what came in and what was refused; how long until it was committed and judged; which alarms went out;
 what waits now. Each service has a registry of its own, because several may live in one process; counters begin at 0
-with it. The endpoint is plain HTTP on the loopback address: who may read it elsewhere is a proxy's business.
-Refuses to know who counts.
+with it. Refuses to know who counts, and who reads (meterwatch/status_pages.py).
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from meterwatch.alarms import Transition
 from meterwatch.batch import ReadChange, Stored
-from meterwatch.errors import ConfigError
 from meterwatch.quality import CHECK_OF, DAY_BITS, Method
 from meterwatch.v1 import ingest_pb2
 
-ADDRESS: Final = "127.0.0.1"
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Bounds of the latency histograms, seconds: around the promised 0.25 and 1 s, up to the deadline of a batch."""
 _REASON: Final = {
@@ -179,24 +174,6 @@ class Metrics:
     def watch_targets(self, gauges: dict[str, tuple[str, Callable[[], dict[str, float]]]]) -> None:
         """The same of values by target."""
         self.registry.register(_KeptByTarget(gauges))
-
-    @asynccontextmanager
-    async def serving(self, port: int) -> AsyncIterator[None]:
-        """Answer GET /metrics while the block runs; port 0: do not. ConfigError if the port is taken."""
-        if port == 0:
-            yield
-            return
-        try:
-            server, thread = start_http_server(port, addr=ADDRESS, registry=self.registry)
-        except OSError as error:
-            text = f"metrics.port {port} on {ADDRESS} cannot be bound ({error.strerror}); set another, or 0 for none"
-            raise ConfigError([text]) from None
-        try:
-            yield
-        finally:
-            await asyncio.to_thread(server.shutdown)
-            server.server_close()
-            await asyncio.to_thread(thread.join)
 
 
 _COUNTED_BY: Final = (("link", "", ["comm_mode", "terminal_type"]), ("district", "district_", ["district"]))

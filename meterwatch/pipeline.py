@@ -175,6 +175,13 @@ class Pipeline:
         """More than half of the queue waits: grant fewer credits."""
         return self._waiting_rows > QUEUE_ROWS_MAX // 2
 
+    @property
+    def not_ready(self) -> str:
+        """Why reads are not taken now, or are taken much faster than they are stored; empty: neither."""
+        if self._not_ready is not None:
+            return self._not_ready
+        return f"{self._waiting_rows} rows wait for the database" if self.crowded else ""
+
     def topology(self) -> Topology:
         return self._topology
 

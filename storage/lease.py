@@ -71,6 +71,11 @@ class Lease:
             except psycopg.OperationalError:
                 await self.release()
 
+    @property
+    def held(self) -> bool:
+        """The database answered the last time it was asked, at most CHECK_S and a connect ago."""
+        return self._connection is not None and not self._connection.closed
+
     async def release(self) -> None:
         """Give the lease up."""
         connection, self._connection = self._connection, None

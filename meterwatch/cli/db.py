@@ -1,19 +1,21 @@
-"""meterwatch db: status, url, shell. Looks at the database the service uses; never starts one and never writes."""
+"""meterwatch db: status, url, shell, backup, restore. Only restore starts a database and writes into it."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import psycopg
 import typer
 
+from meterwatch.backup import backup, restore
 from meterwatch.cli.output import Output, OutputOption, listing
 from meterwatch.config import Config, load_config
 from meterwatch.errors import StorageUnavailable
-from storage.embedded import EmbeddedCluster, PgInstall, cache_dir, data_dir
+from storage.embedded import EmbeddedCluster, PgInstall, cache_dir, data_dir, find_or_provision
 from storage.embedded.provision import find_installed
 
 app = typer.Typer(no_args_is_help=True)
@@ -61,13 +63,45 @@ def shell(
     """Open psql on the database."""
     config = load_config(context.obj)
     dsn = dsn_of(config)
-    _, install = embedded(config)
-    program = str(install.program("psql")) if install is not None else shutil.which("psql")
-    if program is None or not Path(program).exists():
-        program = shutil.which("psql")
-    if program is None:
-        raise StorageUnavailable("psql is not installed; install postgresql-client, or use another program with db url")
+    program = _program(config, "psql")
     os.execv(program, [program, dsn, *(arguments or ())])
+
+
+def _program(config: Config, name: str) -> str:
+    """A program of PostgreSQL: the embedded database's own, else the system's."""
+    _, install = embedded(config)
+    own = None if install is None else install.program(name)
+    found = own if own is not None and Path(own).exists() else shutil.which(name)
+    if found is None:
+        raise StorageUnavailable(
+            f"{name} is not installed; install postgresql-client, or use other programs with db url"
+        )
+    return found
+
+
+@app.command("backup")
+def back_up(
+    context: typer.Context, path: Annotated[Path, typer.Argument(help="A new file, such as meterwatch.dump")]
+) -> None:
+    """Write the whole database into a file, while the service runs."""
+    config = load_config(context.obj)
+    size = backup(dsn_of(config), _program(config, "pg_dump"), path, note)
+    print(f"{path}: {size:,} bytes")
+
+
+@app.command("restore")
+def bring_back(
+    context: typer.Context, path: Annotated[Path, typer.Argument(help="A file that db backup has written")]
+) -> None:
+    """Fill an empty database from a backup, while no service runs: the URL's, or a new embedded one."""
+    config = load_config(context.obj)
+    if config.database.url is not None:
+        restore(dsn_of(config), _program(config, "pg_restore"), path, note)
+    else:
+        directory = config.database.data_dir or data_dir()
+        with EmbeddedCluster(directory, find_or_provision(note)) as cluster:
+            restore(cluster.dsn, _program(config, "pg_restore"), path, note)
+    print("restored; start the service and run: meterwatch doctor")
 
 
 @app.command()
@@ -76,6 +110,10 @@ def status(context: typer.Context, output: OutputOption = Output.table) -> None:
     with psycopg.connect(dsn_of(load_config(context.obj)), connect_timeout=10, autocommit=True) as connection:
         rows = [{"what": what, "value": value} for what, value in facts(connection)]
     listing(rows, ("what", "value"), output)
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def facts(connection: psycopg.Connection[Any]) -> list[tuple[str, Any]]:

@@ -1,0 +1,91 @@
+"""Plain HTTP for those who watch the service: /metrics, /healthz, /readyz.
+
+Healthy: the event loop still turns; whoever supervises the service starts it anew if not. Ready: reads are taken,
+stored and judged now; a load balancer sends head-ends elsewhere if not, and the answer says why. On the loopback
+address: who may read it elsewhere is a proxy's business. Refuses to know what is measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from threading import Thread
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
+
+from meterwatch.errors import ConfigError
+
+ADDRESS: Final = "127.0.0.1"
+BEAT_S: Final = 1.0
+STUCK_S: Final = 15.0
+"""An event loop that has not turned for so long is stuck. The longest work on it is some seconds. (ours)"""
+
+
+class StatusPages:
+    """Answers from `start` to `stop`. not_ready: why no reads are taken, empty if they are; asked in another thread."""
+
+    def __init__(self, registry: CollectorRegistry, not_ready: Callable[[], str]) -> None:
+        self._metrics = make_wsgi_app(registry)
+        self._not_ready = not_ready
+        self._beat_s = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._server: Any = None
+        self._thread: Thread | None = None
+
+    def start(self, port: int) -> None:
+        """Answer from now on; port 0: do not. ConfigError if the port is taken."""
+        if port == 0:
+            return
+        try:
+            self._server = make_server(ADDRESS, port, self._answer, ThreadingWSGIServer, _Silent)
+        except OSError as error:
+            text = f"metrics.port {port} on {ADDRESS} cannot be bound ({error.strerror}); set another, or 0 for none"
+            raise ConfigError([text]) from None
+        self._beat()
+        self._thread = Thread(target=self._server.serve_forever, name="status", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._server is not None and self._thread is not None:
+            await asyncio.to_thread(self._server.shutdown)
+            self._server.server_close()
+            await asyncio.to_thread(self._thread.join)
+
+    def _beat(self) -> None:
+        self._beat_s = time.monotonic()
+        self._timer = asyncio.get_running_loop().call_later(BEAT_S, self._beat)
+
+    def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        match environ["PATH_INFO"]:
+            case "/metrics":
+                answer: Iterable[bytes] = self._metrics(environ, start_response)
+                return answer
+            case "/healthz":
+                return _said(start_response, self._stuck())
+            case "/readyz":
+                return _said(start_response, self._stuck() or self._not_ready())
+        start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
+        return [b"/metrics, /healthz and /readyz are served here\n"]
+
+    def _stuck(self) -> str:
+        since_s = time.monotonic() - self._beat_s
+        return f"the event loop has not turned for {since_s:.0f} s" if since_s > STUCK_S else ""
+
+
+def _said(start_response: Callable[..., Any], trouble: str) -> list[bytes]:
+    status = "503 Service Unavailable" if trouble else "200 OK"
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+    return [(trouble or "ok").encode() + b"\n"]
+
+
+class _Silent(WSGIRequestHandler):
+    """Each answer is no line in the log."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
