@@ -33,6 +33,7 @@ from meterwatch.registers import RegisterBatch, RegisterChange
 from meterwatch.tasks import ending
 from meterwatch.topology import Topology
 from meterwatch.turns import Turns
+from meterwatch.unheard import Unheard
 
 GROUP_ROWS_MAX = 60_000
 """Rows coalesced into one COPY: beyond this a COPY gets no cheaper."""
@@ -48,8 +49,6 @@ QUEUE_EVENTS_MAX = 256
 QUEUE_REGISTERS_MAX = 16
 """The same for requests of register reads, which are larger."""
 RETRY_S = 1.0
-HELD_US_MAX = 120_000_000
-"""Timers of the rules wait for events that have arrived and are not stored yet, but no longer than this."""
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -113,6 +112,8 @@ class _Committed:
     since_s: float
     """When it was queued, monotonic seconds."""
     registers: RegisterChange | None = None
+    key: tuple[int, int, int] | None = None
+    """Of events: head-end, epoch, seq."""
 
     @property
     def kind(self) -> str:
@@ -147,8 +148,7 @@ class Pipeline:
         self._streams: dict[int, int] = {}
         self._replayed_us = clock.now_us()
         self._judged_us = 0
-        self._unheard: dict[asyncio.Future[Stored], int] = {}
-        """When the events arrived that the rules have not seen, oldest first; by who waits for their answer."""
+        self._unheard = Unheard()
         self._hearing = Hearing(real=clock.mode == "real")
         self._waiting: Turns[_Waiting] = Turns()
         self._waiting_rows = 0
@@ -248,16 +248,26 @@ class Pipeline:
 
     async def submit_events(self, batch: EventBatch) -> Stored:
         self._refuse_if_ended()
+        key = batch.head_end_id, batch.epoch, batch.seq
+        self._unheard.arrived(key, self.clock.now_us())
         if self._waiting_events.full():
+            self._unheard.failed(key, time.monotonic())
             raise Overloaded(
                 "QUEUE_FULL", f"{QUEUE_EVENTS_MAX} requests of events wait for the database; send again later", 1.0
             )
         failpoints.passed("after_decode")
         answer = self._promise(batch.head_end_id)
-        self._unheard[answer] = self.clock.now_us()
-        answer.add_done_callback(lambda _: self._unheard.pop(answer, None))
+        answer.add_done_callback(lambda done: self._answered(key, done))
         self._waiting_events.put_nowait(_WaitingEvents(batch, answer))
         return await answer
+
+    def _answered(self, key: tuple[int, int, int], done: asyncio.Future[Stored]) -> None:
+        """Events are stored and heard, or come again, or are refused for good."""
+        comes_again = done.cancelled() or isinstance(done.exception(), StorageUnavailable | Overloaded)
+        if comes_again:
+            self._unheard.failed(key, time.monotonic())
+        else:
+            self._unheard.heard(key)
 
     async def submit_registers(self, batch: RegisterBatch) -> Stored:
         self._refuse_if_ended()
@@ -394,7 +404,9 @@ class Pipeline:
             self._hearing.failing = False
             for item, (outcome, fresh) in zip(group, stored, strict=True):
                 self.metrics.commit_seconds.observe(time.monotonic() - item.since_s)
-                await self._committed.put(_Committed(outcome, fresh, item.answer, item.since_s))
+                batch = item.batch
+                key = batch.head_end_id, batch.epoch, batch.seq
+                await self._committed.put(_Committed(outcome, fresh, item.answer, item.since_s, key=key))
 
     async def _write_registers(self, writer: BatchWriter) -> None:
         """A request is a transaction: they are large, and no alarm waits for them."""
@@ -443,11 +455,12 @@ class Pipeline:
         timer that it stops.
         """
         for item in batch:
-            self._unheard.pop(item.answer, None)
+            if item.key is not None:
+                self._unheard.heard(item.key)
         if self.clock.mode != "replay":
             now_us = self.clock.now_us()
-            oldest_us = next(iter(self._unheard.values()), now_us)
-            self._judged_us = max(self._judged_us, min(now_us, max(oldest_us, now_us - HELD_US_MAX)))
+            oldest_us = self._unheard.oldest_us(time.monotonic())
+            self._judged_us = max(self._judged_us, now_us if oldest_us is None else min(now_us, oldest_us))
             return self._judged_us
         for item in batch:
             if item.stored.change is not None:

@@ -407,27 +407,74 @@ class HandClock(SimulatedClock):
         return self.at_us
 
 
-async def test_the_timers_of_the_rules_wait_for_events_that_have_arrived_but_not_for_ever(
+HOUR_US = 3_600_000_000
+"""Longer than any timer of the rules."""
+
+
+def event_batch(seq: int) -> EventBatch:
+    none = Events(NONE, NONE.astype(np.int64), NONE.astype(np.int16))
+    return EventBatch(1, 1, seq, b"d", none, REJECTS, 1)
+
+
+async def test_the_timers_of_the_rules_wait_for_events_that_have_arrived_however_long_storing_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    none = Events(NONE, NONE.astype(np.int64), NONE.astype(np.int16))
     monkeypatch.setattr(subject, "TICK_S", 0.001)
     clock = HandClock(0, 1.0)
     arrived_us = clock.at_us
     async with piped(clock=clock) as p:
         p.events.gate.clear()
-        work = asyncio.create_task(p.pipeline.submit_events(EventBatch(1, 1, 1, b"d", none, REJECTS, 1)))
+        work = asyncio.create_task(p.pipeline.submit_events(event_batch(1)))
         await started(p.events)
-        clock.at_us += subject.HELD_US_MAX // 2
+        clock.at_us += HOUR_US
         asked_before = len(p.rules.asked_us)
         await until(lambda: len(p.rules.asked_us) > asked_before + 2)
         assert max(p.rules.asked_us) == arrived_us
-        clock.at_us += subject.HELD_US_MAX
-        await until(lambda: p.rules.asked_us[-1] == clock.at_us - subject.HELD_US_MAX)
         p.events.gate.set()
         await asked(work)
         assert p.rules.asked_us[-1] == clock.at_us
         assert p.rules.asked_us == sorted(p.rules.asked_us)
+
+
+@pytest.mark.parametrize("why", ["away", "full", "gone"])
+async def test_the_timers_of_the_rules_wait_for_events_that_were_told_to_come_again_or_whose_sender_left(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject, "TICK_S", 0.001)
+    clock = HandClock(0, 1.0)
+    arrived_us = clock.at_us
+    async with piped(clock=clock) as p:
+        if why == "away":
+            p.events.poison[1] = StorageUnavailable("away")
+        if why == "full":
+            monkeypatch.setattr(p.pipeline._waiting_events, "full", lambda: True)
+        p.events.gate.clear()
+        work = asyncio.create_task(p.pipeline.submit_events(event_batch(1)))
+        if why == "gone":
+            await asyncio.sleep(0)
+            work.cancel()
+        p.events.gate.set()
+        await asked(work)
+        clock.at_us += HOUR_US
+        asked_before = len(p.rules.asked_us)
+        await until(lambda: len(p.rules.asked_us) > asked_before + 2)
+        assert max(p.rules.asked_us) == arrived_us
+        p.events.poison.clear()
+        monkeypatch.undo()
+        await p.pipeline.submit_events(event_batch(1))
+        assert p.rules.asked_us[-1] == clock.at_us
+
+
+async def test_the_timers_of_the_rules_do_not_wait_for_events_that_are_refused_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(subject, "TICK_S", 0.001)
+    clock = HandClock(0, 1.0)
+    async with piped(clock=clock) as p:
+        p.events.poison[1] = ValueError("a defect")
+        await asked(p.pipeline.submit_events(event_batch(1)))
+        clock.at_us += HOUR_US
+        await until(lambda: p.rules.asked_us[-1:] == [clock.at_us])
 
 
 async def test_when_the_rules_die_the_core_ends_and_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
