@@ -25,10 +25,12 @@ from meterwatch.topology import Topology
 from rules import outage
 from rules.by_design import Plans
 from rules.interruptions import Heard
+from rules.overdue import SPOKE_BEFORE_US, Paths
 from rules.overload import Overload
 from rules.profile import RuleProfile
 from rules.silence import Silence
 from rules.supply import (
+    HEARD,
     NEVER,
     OFF,
     ON,
@@ -97,6 +99,7 @@ class Engine:
         self._tree = Tree(topology)
         self._plans = Plans(topology, self.profile.outage)
         self._witnesses = Witnesses.of(topology, self.profile.outage)
+        self._paths = Paths.of(topology, self.profile.silence)
         self._active: dict[Group, _Active] = {}
         self._numbered: dict[int, _Active] = {}
         self._number_of = np.full(topology.slots, -1, np.int32)
@@ -205,7 +208,8 @@ class Engine:
                 state = self._numbered[int(number[here[0]])]
                 mine = Evidence(votes.slot[here], votes.at_us[here], votes.vote[here])
                 state.evidence.append(mine)
-                state.touched |= bool(((mine.vote != ON) | (mine.at_us <= state.settled_us)).any())
+                calm = (mine.vote == ON) | (mine.vote == HEARD)
+                state.touched |= bool((~calm | (mine.at_us <= state.settled_us)).any())
 
     def _activate(self, group: Group, members: Members, from_us: int) -> None:
         state = self._active.get(group)
@@ -233,7 +237,7 @@ class Engine:
         members = state.members
         verdicts, state.due_us = outage.judge(
             evidence, members, self._topology, now_us, self.profile.outage, state.from_us, state.told,
-            self._witnesses, self._plans,
+            self._witnesses, self._plans, self._paths,
         )  # fmt: skip
         state.told = {(v.asset_kind, v.asset_id) for v in verdicts if v.episodes}
         state.open = {(v.asset_kind, v.asset_id) for v in verdicts if any(e.cleared_us is None for e in v.episodes)}
@@ -254,11 +258,19 @@ class Engine:
             runs = off_runs(evidence)
             still_off = np.unique(runs.slot[(runs.start_us < cutoff_us) & (runs.end_us >= cutoff_us)])
             keep = (evidence.at_us >= cutoff_us) | np.isin(evidence.slot, still_off)
+            keep |= self._around(evidence.at_us, runs.start_us[np.isin(runs.slot, still_off)])
             evidence = Evidence(evidence.slot[keep], evidence.at_us[keep], evidence.vote[keep])
             state.from_us = cutoff_us
         packed = np.unique(np.stack((evidence.slot, evidence.at_us, evidence.vote)), axis=1)
         state.pruned_rows = packed.shape[1]
         return Evidence(packed[0].astype(np.int32), packed[1], packed[2].astype(np.int8))
+
+    def _around(self, at_us: NDArray[np.int64], onset_us: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """True for votes that say who was heard about these onsets, and who was not (rules.overdue)."""
+        after_us = int(self._paths.interval_us.max(initial=0)) + self.profile.outage.clock_slack_s * US
+        onset_us = np.append(np.sort(onset_us), NEVER)
+        first_us = onset_us[np.searchsorted(onset_us, at_us - after_us)]
+        return first_us - SPOKE_BEFORE_US <= at_us
 
     def _explained(self, now_us: int) -> NDArray[np.bool_]:
         """Slots whose silence an open outage or planned work explains; the same array while these are the same."""

@@ -21,7 +21,8 @@ from meterwatch.clock import US
 from meterwatch.episodes import Episode, Severity, Verdict
 from meterwatch.topology import PHASE_NAMES, Topology
 from rules.by_design import Plans, said
-from rules.profile import OutageProfile
+from rules.overdue import Paths, Spoken, overdue_outages
+from rules.profile import OutageProfile, SilenceProfile
 from rules.supply import (
     NEVER,
     OFF,
@@ -126,6 +127,7 @@ def judge(
     previously: Set[tuple[str, int]] = frozenset(),
     witnesses: Witnesses | None = None,
     plans: Plans | None = None,
+    paths: Paths | None = None,
 ) -> tuple[list[Verdict], int | None]:
     """Verdicts on one group, and when to ask again even if nothing new is heard (None: never).
 
@@ -150,6 +152,8 @@ def judge(
     scene = _Scene(topology, slots, dict(zip(ids.tolist(), sizes.tolist(), strict=True)), profile, plans, due, from_us)
     below, denied = _of_transformers(scene, by_start, heard, witnesses)
     above = _of_feeder(scene, members.asset_id, below, by_start, witnesses) if members.kind == "feeder" else []
+    spoken = Spoken.of(heard, slots, tree, paths or Paths.of(topology, SilenceProfile()))
+    below += _overdue(scene, by_start, below, spoken, witnesses)
     unsure = [outage for outage in denied + below + above if outage.denied or not outage.sustained(profile)]
     below = [outage for outage in below if outage.sustained(profile)]
     above = [outage for outage in above if outage.sustained(profile)]
@@ -194,6 +198,20 @@ def _of_transformers(
             transformer, members, own, on_slot[here], on_us[here], scene.profile, witnesses, denied
         )
     return found, denied
+
+
+def _overdue(scene: _Scene, runs: Runs, found: list[Outage], spoken: Spoken, witnesses: Witnesses) -> list[Outage]:
+    """Outages of transformers that overdue reads have made known by now, from OFF runs by start.
+
+    They are none of the feeder's: they come when the reads are due, and would move the onset of its outage.
+    """
+    where = scene.topology.transformer_of[runs.slot]
+    sure = [one for one in found if one.sustained(scene.profile)]
+    late: list[Outage] = []
+    for transformer in np.unique(where[where >= 0]).tolist():
+        own, mine = runs.where(where == transformer), [one for one in sure if one.asset_id == transformer]
+        late += overdue_outages(transformer, own, mine, spoken, scene.profile, witnesses)
+    return [one for one in late if scene.due.reached(one.raised_us(scene.profile))]
 
 
 def _of_feeder(scene: _Scene, feeder: int, below: list[Outage], runs: Runs, witnesses: Witnesses) -> list[Outage]:
@@ -285,6 +303,8 @@ def _summary(scene: _Scene, outage: Outage, cleared_us: int | None) -> str:
     verb = f"without {what}" if cleared_us is None else f"was without {what} for {span}"
     members = len(scene.slots) if outage.kind == "feeder" else scene.size[outage.asset_id]
     summary = f"{outage.kind.capitalize()} {name} {verb}: {len(outage.affected)} of {members} meters reported off"
+    if len(outage.overdue):
+        summary += f", the reads of {len(outage.overdue)} others are overdue"
     if outage.kind == "feeder":
         summary += f" on {len(np.unique(scene.topology.transformer_of[outage.affected]))} transformers"
     return summary
@@ -313,6 +333,9 @@ def _evidence(scene: _Scene, outage: Outage, lasts: bool) -> dict[str, Any]:
         evidence["restoring_us"] = outage.half_back_us
     if outage.phase:
         evidence["phase"] = PHASE_NAMES[outage.phase]
+    if len(outage.overdue):
+        evidence["overdue"] = len(outage.overdue)
+        evidence["overdue_meters"] = [topology.meter[slot] for slot in outage.overdue[:METERS_NAMED].tolist()]
     if is_feeder:
         where, counts = np.unique(topology.transformer_of[outage.affected], return_counts=True)
         evidence["transformers"] = {

@@ -7,6 +7,7 @@ re-evaluation.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -52,6 +53,12 @@ class OutageProfile:
     """Planned work explains what begins so much earlier than it, or lasts so much longer. (ours)"""
     p_on_in_outage: float = 1e-3
     """Probability of an ON vote from a meter without supply. (ours)"""
+    p_read_in_outage: float = 0.02
+    """Probability that the next read of a meter without supply comes in time: on battery, or supply was back. (ours)"""
+    p_read: float = 0.98
+    """The same with supply: the target of read success. (ours)"""
+    path_missing_share: float = 0.20
+    """An overdue read counts while at most this share of the others on its path is missing too. (ours)"""
     prior: float = 1e-5
     """Probability of an outage of a given transformer at a given moment. (ours)"""
     posterior_min: float = 0.99
@@ -82,6 +89,11 @@ class OutageProfile:
         if comm_mode.upper() in CELLULAR:
             return self.p_gasp_cellular
         return self.p_gasp_plc if "PLC" in comm_mode.upper() else self.p_gasp
+
+    @property
+    def overdue_log_odds(self) -> float:
+        """What one overdue read adds to the log odds of an outage."""
+        return math.log((1 - self.p_read_in_outage) / (1 - self.p_read))
 
     def meters_needed(self, members: int) -> int:
         """Distinct meters off that make a transformer of so many meters suspect."""

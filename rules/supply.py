@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -29,6 +29,8 @@ ON: Final = 2
 OPENED: Final = 3
 """The meter's own relay disconnected the customer: no vote on the supply, but it explains one."""
 CLOSED: Final = 4
+HEARD: Final = 5
+"""A read that says nothing of the supply: the meter was heard."""
 NEVER: Final = int(np.iinfo(np.int64).max)
 """End of what has not ended."""
 
@@ -46,7 +48,7 @@ class Evidence:
     slot: Ids
     at_us: Stamps
     vote: NDArray[np.int8]
-    """OFF or ON; OPENED or CLOSED of the relay."""
+    """OFF or ON; OPENED or CLOSED of the relay; HEARD."""
 
 
 class Runs(NamedTuple):
@@ -98,6 +100,8 @@ class Outage:
     """The one phase that is lost (bit as in meterwatch.topology); 0: the whole."""
     denied: str = ""
     """What contradicts it; empty: nothing does."""
+    overdue: Ids = field(default_factory=lambda: np.zeros(0, np.int32))
+    """Slots, ascending: whose reads were overdue, where these decided it (rules.overdue)."""
 
     def raised_us(self, profile: OutageProfile) -> int:
         return self.decided_us + (self.hold_s or profile.root_hold_s) * US
@@ -130,8 +134,9 @@ def evidence_of_reads(change: ReadChange) -> Evidence:
     """
     off = (change.quality & Quality.SUPPLY_OFF) != 0
     on = (change.quality & Quality.SUPPLY_ON) != 0
-    keep = (off ^ on) & (change.sign > 0) & (change.quality & ORIGIN_MASK < Origin.SUBSTITUTED << ORIGIN_SHIFT)
-    return Evidence(change.slot[keep], change.end_us[keep], np.where(off[keep], OFF, ON).astype(np.int8))
+    keep = (change.sign > 0) & (change.quality & ORIGIN_MASK < Origin.SUBSTITUTED << ORIGIN_SHIFT)
+    vote = np.where(off ^ on, np.where(off, OFF, ON), HEARD).astype(np.int8)
+    return Evidence(change.slot[keep], change.end_us[keep], vote[keep])
 
 
 def votes_off(change: ReadChange) -> bool:
@@ -252,7 +257,7 @@ def _time_of_distinct(key: NDArray[np.integer[Any]], at_us: Stamps, need: int) -
     return int(at_us[order][np.sort(first)[need - 1]])
 
 
-def _restored(runs: Runs, decided_us: int, profile: OutageProfile) -> int:
+def restored_since(runs: Runs, decided_us: int, profile: OutageProfile) -> int:
     """Since when, after decided_us, enough of all meters off so far are ON for restore_hold; NEVER.
 
     runs: those from the onset on, by start.
@@ -275,7 +280,7 @@ def _restored(runs: Runs, decided_us: int, profile: OutageProfile) -> int:
     return int(since[held][0]) if held.any() else NEVER
 
 
-def _half_back(runs: Runs, decided_us: int) -> int:
+def half_back(runs: Runs, decided_us: int) -> int:
     """When, after decided_us, half of the meters off so far were ON again for the first time; NEVER."""
     ends = np.sort(runs.end_us[runs.end_us < NEVER])
     started = np.searchsorted(np.sort(runs.start_us), ends, side="right")
@@ -403,7 +408,7 @@ class _Transformer:
 
     def _outage(self, rest: Runs, against: Ids, onset_us: int, decided_us: int, phase: int) -> Outage:
         profile = self.profile
-        restored_us = _restored(rest, decided_us, profile)
+        restored_us = restored_since(rest, decided_us, profile)
         cleared_us = restored_us + profile.restore_hold_s * US if restored_us < NEVER else NEVER
         affected = np.unique(rest.slot[rest.start_us < cleared_us])
         observed = len(np.union1d(affected, against))
@@ -422,7 +427,7 @@ class _Transformer:
             affected,
             len(against),
             self.witnesses.posterior(affected, len(against), onset_us, profile),
-            half_back_us=_half_back(rest, decided_us),
+            half_back_us=half_back(rest, decided_us),
             phase=phase,
             denied=denied,
         )
@@ -446,12 +451,12 @@ def feeder_outages(
         end = int(np.searchsorted(onset, onset_us + window_us, side="right"))
         decided_us = _time_of_distinct(key[i:end], decided[i:end], need)
         rest = runs.where(runs.start_us >= onset_us)
-        restored_us = _restored(rest, decided_us, profile)
+        restored_us = restored_since(rest, decided_us, profile)
         cleared_us = restored_us + profile.restore_hold_s * US if restored_us < NEVER else NEVER
         affected = np.unique(rest.slot[rest.start_us < cleared_us])
         against = sum(o.observed_on for o in below[i:end])
         posterior = witnesses.posterior(affected, against, onset_us, profile)
-        half_us = _half_back(rest, decided_us)
+        half_us = half_back(rest, decided_us)
         yield Outage(
             "feeder", feeder, onset_us, decided_us, restored_us, cleared_us, affected, against, posterior, half_us
         )

@@ -64,12 +64,18 @@ class Witnesses:
         delivery = Delivery(profile, topology.comm_modes, learnt)
         return cls(weight, terminal, topology.phases, topology.comm_mode, delivery)
 
-    def posterior(self, off: NDArray[np.int32], on: int, onset_us: int, profile: OutageProfile) -> float:
-        """Probability of an outage that these meters report, while so many others say ON."""
+    def posterior(
+        self, off: NDArray[np.int32], on: int, onset_us: int, profile: OutageProfile, overdue: int = 0
+    ) -> float:
+        """Probability of an outage that these meters report, while so many others say ON and so many are overdue."""
+        odds = self.log_odds(off, on, onset_us, profile) + overdue * profile.overdue_log_odds
+        return 1 / (1 + math.exp(-max(min(odds, ODDS_MAX), -ODDS_MAX)))
+
+    def log_odds(self, off: NDArray[np.int32], on: int, onset_us: int, profile: OutageProfile) -> float:
+        """Of an outage that these meters report, while so many others say ON."""
         odds = math.log(profile.prior / (1 - profile.prior)) + on * math.log(profile.p_on_in_outage)
         p_false = np.where(self.terminal[off], profile.p_false_terminal, profile.p_false)
-        odds += float(np.log(self.delivery.at(onset_us)[self.mode[off]] / p_false).sum())
-        return 1 / (1 + math.exp(-max(min(odds, ODDS_MAX), -ODDS_MAX)))
+        return odds + float(np.log(self.delivery.at(onset_us)[self.mode[off]] / p_false).sum())
 
     def phase_of(self, off: NDArray[np.int32], members: NDArray[np.int32], profile: OutageProfile) -> tuple[int, bool]:
         """(the phase that nearly all of these meters hang on and that others do not; 0: none, whether chance is out).

@@ -31,7 +31,7 @@ from rules.outage import (
     off_runs,
 )
 from rules.profile import OutageProfile
-from rules.supply import Outage, Runs, Tree, feeder_outages, transformer_outages
+from rules.supply import HEARD, Outage, Runs, Tree, feeder_outages, transformer_outages
 from rules.witness import Witnesses
 
 P = OutageProfile()
@@ -353,8 +353,8 @@ def test_votes_come_from_supply_events_and_from_new_reads_only() -> None:
         yes, yes, np.array([1, 1, 1, -1], np.int8),
     )  # fmt: skip
     read = evidence_of_reads(change)
-    assert (read.slot.tolist(), read.vote.tolist()) == ([1, 2], [OFF, ON])
-    assert join([heard, read]).slot.tolist() == [0, 2, 1, 2]
+    assert (read.slot.tolist(), read.vote.tolist()) == ([0, 1, 2], [HEARD, OFF, ON])
+    assert join([heard, read]).slot.tolist() == [0, 2, 0, 1, 2]
 
 
 def test_groups_follow_the_tree_up() -> None:
