@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -21,6 +22,9 @@ def loadtest(
     scenario: Annotated[str, typer.Option(help="What to play; --list shows all.")] = "day",
     meters: Annotated[int | None, typer.Option(min=100, max=10_000_000, help="Size of the fleet.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed: the same fleet, reads and faults.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=1000, help="Play so many seeds from --seed on, each by itself; figures over all.")
+    ] = 1,
     speed: Annotated[float | None, typer.Option(help="Simulated seconds in one of the machine's.")] = None,
     intervals: Annotated[int | None, typer.Option(help="Quarter-hours to play.")] = None,
     streams: Annotated[int | None, typer.Option(help="Head-ends, one stream each.")] = None,
@@ -64,24 +68,48 @@ def loadtest(
         knobs = turned(SCENARIOS[scenario][2], [*named, *(settings or ())])
     except ValueError as error:
         fail([str(error)], EX_USAGE)
+    if seeds > 1 and (html or address):
+        fail(["--seeds brings up a service for each seed and draws no page; leave --address and --html"], EX_USAGE)
     if address:
         reach(address)
     console = Console(stderr=True, soft_wrap=True)
     order = Order(
         scenario, meters or SCENARIOS[scenario][1], seed, knobs, address, None, ceiling, lead_s=lead, limits=limits
     )
-    try:
-        record = run(order, console)
-    except RuntimeError as error:
-        fail([str(error)], EX_FAILED)
+    records = []
+    for one in range(seed, seed + seeds):
+        try:
+            records.append(run(replace(order, seed=one, ceiling=ceiling and one == seed), console))
+        except RuntimeError as error:
+            fail([str(error)], EX_FAILED)
+        show(records[-1])
+    if seeds > 1:
+        _told_together(records, json)
+        return
+    record = records[0]
     if json is not None:
         record.write(json)
     if html is not None:
         from loadtest.page import page
 
         html.write_text(page(record), "utf-8")
-    show(record)
     if record.problems:
+        raise typer.Exit(EX_FAILED)
+
+
+def _told_together(records: list[Record], json: Path | None) -> None:
+    """Print the figures over all seeds, and write them; leaves with 1 if a seed failed."""
+    from loadtest.seeds import report_of, write
+
+    report = report_of(records)
+    print(f"\n{len(records)} seeds{'':<19} {'over all':>10} {'median':>10} {'worst':>10}")
+    for name, values in report["over_seeds"].items():
+        print(f"{name:<26} {report['score'][name]:>10g} {values['median']:>10g} {values['worst']:>10g}")
+    if json is not None:
+        write(report, json)
+    for problem in report["problems"]:
+        print(f"PROBLEM: {problem}")
+    if report["problems"]:
         raise typer.Exit(EX_FAILED)
 
 

@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alarm.book import Book
-from loadtest.match import Match, match
 from loadtest.plan import Plan
 from loadtest.record import Record, Told
 from loadtest.scenarios import SCENARIOS, Knobs, turned
-from loadtest.score import percentile, score
+from loadtest.score import score
+from loadtest.seeds import FIGURES, together
 from loadtest.world import INTERVAL_S, INTERVAL_US, MODES, World
 from meterwatch.alarms import PAGED, Alarm, AlarmState
 from meterwatch.batch import Events, ReadChange
@@ -51,9 +51,6 @@ MORE: Final = (
     "planned_transformers=10", "spurious_events_per_1000_meters=2",
 )  # fmt: skip
 """More of everything than in the scenario: 49 faults a seed instead of 17, and more to be wrong about."""
-FIGURES: Final = (
-    "recall", "false_roots", "false_roots_per_10k_day", "time_to_root_s_p50", "time_to_root_s_p95", "pages_per_fault",
-)  # fmt: skip
 LIMITS: Final = {
     "recall": (">=", 0.99), "false_roots_per_10k_day": ("<", 1.0), "time_to_root_s_p50": ("<=", 90.0),
     "time_to_root_s_p95": ("<=", 180.0), "pages_per_fault": ("<=", 1.1),
@@ -278,35 +275,6 @@ def play(meters: int, seed: int, knobs: Knobs) -> Record:
     )  # fmt: skip
     record.score = score(record)
     return record
-
-
-def together(records: Sequence[Record]) -> dict[str, Any]:
-    """The figures over all seeds: counts are added, percentiles are of all roots."""
-    found = [match(record) for record in records]
-    faults = sum(record.score["faults"] for record in records)
-    pages, false_roots = (sum(record.score[name] for record in records) for name in ("pages", "false_roots"))
-    times_s = [t for one in found for t in _root_times_s(one)]
-    units = sum(record.inputs["transformers"] * record.inputs["simulated_s"] for record in records) / 864_000_000
-    return {
-        "seeds": len(records),
-        "faults": faults,
-        "pages": pages,
-        "recall": round(sum(record.score["found"] for record in records) / max(faults, 1), 6),
-        "false_roots": false_roots,
-        "units_of_10k_transformer_days": round(units, 4),
-        "false_roots_per_10k_day": round(false_roots / units, 4),
-        "time_to_root_s_p50": percentile(times_s, 50),
-        "time_to_root_s_p95": percentile(times_s, 95),
-        "pages_per_fault": round(pages / max(faults, 1), 6),
-    }
-
-
-def _root_times_s(found: Match) -> list[float]:
-    return [
-        (told.recorded_us - fault.onset_us) / 1e6
-        for fault, told in found.pairs
-        if fault.kind == "OUTAGE" and fault.asset_kind != "meter"
-    ]
 
 
 def fails(figures: dict[str, Any]) -> list[str]:

@@ -9,8 +9,9 @@ import pytest
 
 from loadtest.record import Told
 from loadtest.scenarios import SCENARIOS
+from loadtest.seeds import together
 from meterwatch.devtools import storm_score
-from meterwatch.devtools.storm_score import fails, play, together
+from meterwatch.devtools.storm_score import fails, play
 from rules.engine import Engine
 
 KNOBS = replace(
