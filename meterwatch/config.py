@@ -104,10 +104,12 @@ class ClockSection(BaseModel):
 
 
 class Rules(BaseModel):
-    """Which set of thresholds the rules use."""
+    """Which set of thresholds the rules use, and which rules there are besides."""
 
     model_config = _SECTION
     profile: str = "default"
+    files: list[str] = []
+    """Of user rules: files, directories or shipped:NAME (docs/user-rules.md)."""
 
 
 class Checks(BaseModel):

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from meterwatch.cli import config, db, reads, registry, routes, rules, shelves, watch, work
+from meterwatch.cli import config, db, reads, registry, routes, rules, shelves, user_rules, watch, work
 from meterwatch.cli.doctor import doctor
 from meterwatch.cli.failures import EXIT_CODES, ReportingGroup
 from meterwatch.cli.gaps import completeness, estimate, gaps
@@ -36,7 +36,8 @@ reads.app.command()(estimate)
 app.add_typer(watch.app, name="alarms", help="List and follow alarms, acknowledge and shelve them, and so on.")
 assert shelves.app is watch.app  # one group, to which several modules add their commands
 app.add_typer(reads.app, name="reads", help="Stored reads: now, as they were known earlier, and edits by hand.")
-app.add_typer(rules.app, name="rules", help="The rules over stored history.")
+app.add_typer(rules.app, name="rules", help="Rules you write, and the rules over stored history.")
+assert user_rules.app is rules.app  # one group, to which two modules add their commands
 app.add_typer(routes.app, name="routes", help="Who is told of which alarms, and whether they were.")
 app.add_typer(registry.app, name="registry", help="Meters, transformers, feeders and how they hang together.")
 app.add_typer(work.app, name="work", help="Planned work on the grid, whose outages call nobody.")

@@ -26,11 +26,6 @@ SAY_EVERY_S: Final = 10.0
 COLUMNS: Final = ("difference", "rule", "asset", "onset", "raised", "cleared", "severity", "level")
 
 
-@app.callback()
-def _rules() -> None:
-    """Keeps `replay` a command of the group while it is the only one."""
-
-
 @app.command()
 def replay(
     context: typer.Context,

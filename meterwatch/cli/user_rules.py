@@ -1,0 +1,65 @@
+"""meterwatch rules: check, test, list, reload. Rules that engineers write, before and while they are in force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from meterwatch.cli.failures import EX_FAILED, fail
+from meterwatch.cli.output import Output, OutputOption, listing
+from meterwatch.cli.rules import app
+
+FilesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="FILE...", help="Files, directories or shipped:NAME; else as configured.")
+]
+COLUMNS: Final = ("alert", "on", "severity", "for", "keep_firing_for", "expr", "file")
+
+
+@app.command()
+def check(context: typer.Context, files: FilesArgument = None, output: OutputOption = Output.table) -> None:
+    """Say whether files of rules are sound, and list their rules; all errors at once, with file and line."""
+    from meterwatch.user_rules import read_rules
+
+    found = read_rules(files or _configured(context))
+    if found.problems:
+        fail([str(problem) for problem in found.problems], EX_FAILED)
+    rows: list[dict[str, Any]] = [
+        {
+            "alert": placed.rule.name,
+            "on": placed.rule.on.value,
+            "severity": placed.rule.severity.name,
+            "for": placed.rule.for_s,
+            "keep_firing_for": placed.rule.keep_firing_s,
+            "expr": placed.rule.expr,
+            "labels": dict(placed.rule.labels),
+            "group": placed.group,
+            "file": f"{placed.file}:{placed.line}",
+        }
+        for placed in found.rules
+    ]
+    listing(rows, COLUMNS, output)
+
+
+@app.command(name="test")
+def try_(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of tests.")],
+    rules: Annotated[list[str] | None, typer.Option("--rules", help="Test these, not what the files name.")] = None,
+) -> None:
+    """Run the unit tests of files: what given reads raise, and when. All failures at once, with file and line."""
+    from meterwatch.user_rule_tests import run_file
+
+    outcomes = [run_file(path, rules or ()) for path in files]
+    if problems := [str(problem) for outcome in outcomes for problem in outcome.problems]:
+        fail(problems, EX_FAILED)
+    print(f"passed: {sum(one.tests for one in outcomes)} tests of {sum(one.rules for one in outcomes)} rules")
+
+
+def _configured(context: typer.Context) -> list[str]:
+    from meterwatch.config import load_config
+
+    names = load_config(context.obj).rules.files
+    if not names:
+        raise typer.BadParameter("name files, or set rules.files in the configuration", param_hint="FILE...")
+    return names

@@ -1,0 +1,102 @@
+"""One user rule at work: its state of the assets not at rest, and how it fares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rules.user.fold import REST, Ints, Lanes
+from rules.user.model import US, UserRule
+
+BUDGET_NS_PER_ROW: Final = 200.0
+"""A rule that takes longer, over BUDGET_ROWS rows in a row, is slow: ten to a hundred times what one costs. (ours)"""
+BUDGET_ROWS: Final = 200_000
+PAUSE_ROWS: Final = 5_000_000
+"""A rule put aside comes back after so many rows, and after twice as many each time it is put aside again. (ours)"""
+PAUSE_ROWS_MAX: Final = 640_000_000
+
+
+@dataclass(slots=True)
+class Health:
+    """How a rule fares."""
+
+    rows: int = 0
+    spent_ns: int = 0
+    errors: int = 0
+    last_error: str = ""
+    aside_rows: int = 0
+    """Rows until it comes back; 0: it is at work."""
+    pauses: int = 0
+    alarms: int = 0
+    _window_ns: int = 0
+    _window_rows: int = 0
+
+    def over_budget(self, rows: int, spent_ns: int) -> bool:
+        self.rows += rows
+        self.spent_ns += spent_ns
+        self._window_rows += rows
+        self._window_ns += spent_ns
+        if self._window_rows < BUDGET_ROWS:
+            return False
+        slow = self._window_ns > BUDGET_NS_PER_ROW * self._window_rows
+        self._window_rows = self._window_ns = 0
+        return slow
+
+    def put_aside(self, why: str) -> None:
+        self.errors += 1
+        self.last_error = why
+        self.pauses += 1
+        self.aside_rows = min(PAUSE_ROWS << (self.pauses - 1), PAUSE_ROWS_MAX)
+        self._window_rows = self._window_ns = 0
+
+
+@dataclass(slots=True)
+class Running:
+    rule: UserRule
+    bit: np.uint64
+    true: int
+    """Steps of the program: where it is true, and where it is false."""
+    false: int
+    assets: NDArray[np.int32]
+    """Not at rest, ascending."""
+    state: Lanes
+    cold_us: int
+    """What ends up to then was not watched by it."""
+    left: tuple[NDArray[np.int32], Ints]
+    """What fired when it was put aside, and since when."""
+    health: Health = field(default_factory=Health)
+
+    @property
+    def for_us(self) -> int:
+        return self.rule.for_s * US
+
+    @property
+    def keep_us(self) -> int:
+        return self.rule.keep_firing_s * US
+
+    def picked(self, assets: NDArray[np.int32]) -> Lanes:
+        """The state of these assets, ascending and each once."""
+        found = Lanes.at_rest(len(assets), len(self.rule.shown))
+        if len(self.assets):
+            at = np.minimum(np.searchsorted(self.assets, assets), len(self.assets) - 1)
+            mine = np.flatnonzero(self.assets[at] == assets)
+            found.put(mine, self.state.take(at[mine]))
+        return found
+
+    def kept(self, assets: NDArray[np.int32], state: Lanes) -> None:
+        """Take this state of these assets, ascending."""
+        awake = state.onset_us != REST
+        if len(assets) == len(self.assets) and awake.all() and bool((assets == self.assets).all()):
+            self.state = state
+            return
+        at = np.searchsorted(assets, self.assets)
+        others = np.ones(len(self.assets), np.bool_)
+        inside = at < len(assets)
+        others[inside] = assets[at[inside]] != self.assets[inside]
+        joined = np.concatenate((self.assets[others], assets[awake]))
+        order = np.argsort(joined, kind="stable")
+        self.assets = joined[order]
+        self.state = self.state.take(others).joined(state.take(awake)).take(order)
