@@ -21,7 +21,7 @@ from alarm.actions import acted, announced_again, expired, shelf_after, under
 from alarm.lifecycle import KIND, NEXT, Input
 from alarm.profile import AlarmProfile
 from alarm.shaping import HELD_S, REPEATS, Key
-from meterwatch.alarms import Action, Alarm, AlarmState, AssetShelf, Draft, TransitionKind
+from meterwatch.alarms import Action, Alarm, AlarmState, AssetShelf, Draft, TransitionKind, type_of
 from meterwatch.episodes import Episode, Verdict
 from meterwatch.errors import Missing, Stale
 from meterwatch.topology import Topology
@@ -44,7 +44,7 @@ STAGE: Final = "stage"
 RETRACTED_BECAUSE: Final = "retracted_because"
 """Key of the reason in the evidence of a retracted alarm."""
 UNSAID: Final = "what is known now does not show it any more"
-PREFIX: Final = {"OUTAGE": "OUT", "OVERLOAD": "OVL", "COMM_LOSS": "COM"}
+PREFIX: Final = {"OUTAGE": "OUT", "OVERLOAD": "OVL", "COMM_LOSS": "COM", "USER": "USR"}
 
 
 class Book:
@@ -389,5 +389,5 @@ def _draft(alarm: Alarm, kind: TransitionKind, **changes: object) -> Draft:
 def _alarm_id(verdict: Verdict, asset: str, onset_us: int, nth: int) -> str:
     """Identity of an episode: the same on every machine and after every restart."""
     text = f"{verdict.rule}|{verdict.asset_kind}|{asset}|{onset_us}" + (f"|{nth}" if nth else "")
-    prefix = PREFIX.get(verdict.rule, verdict.rule[:3].upper())
+    prefix = PREFIX.get(type_of(verdict.rule), verdict.rule[:3].upper())
     return f"{prefix}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from meterwatch.alarms import Priority
+from meterwatch.alarms import Priority, type_of
 from meterwatch.episodes import Severity
 
 
@@ -37,7 +37,7 @@ class AlarmClass:
     """It is over when the asset has been quiet for so long. (ours: reads come every 15 minutes)"""
 
     def matches(self, rule: str, asset_kind: str) -> bool:
-        return self.rule in ("", rule) and self.asset_kind in ("", asset_kind)
+        return self.rule in ("", rule, type_of(rule)) and self.asset_kind in ("", asset_kind)
 
 
 @dataclass(frozen=True, slots=True)

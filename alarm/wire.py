@@ -24,6 +24,7 @@ from meterwatch.alarms import (
     Source,
     Transition,
     TransitionKind,
+    names_a_type,
 )
 from meterwatch.episodes import Severity
 from meterwatch.errors import Missing, Rejected, Stale
@@ -205,7 +206,7 @@ def filter_of(message: pb.AlarmFilter, concerns: Concerns = no_departments) -> A
                 f"filter.{field} has {len(names)} entries; at most {limit} are allowed; use fewer, or none for all",
             )
     for name in message.type:
-        if name not in set(AlarmType):
+        if not names_a_type(name):
             raise Rejected(
                 "FILTER_INVALID", f"filter.type has {name[:40]!r}; expected {', '.join(AlarmType)}; use one of them"
             )
@@ -270,7 +271,7 @@ def shelf_of(message: pb.ShelveAssetRequest) -> AssetShelf:
     check_text("reason", message.reason, 0, NOTE_CHARS_MAX)
     for name in ("asset_kind", "asset"):
         check_text(name, getattr(message, name), 0, NAME_CHARS_MAX)
-    if message.type and message.type not in set(AlarmType):
+    if message.type and not names_a_type(message.type):
         raise Rejected("ACTION_INVALID", f"type is {message.type[:40]!r}; expected {', '.join(AlarmType)}, or none")
     return AssetShelf(
         message.action_id,

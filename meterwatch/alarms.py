@@ -15,11 +15,25 @@ from meterwatch.episodes import Severity
 
 
 class AlarmType(StrEnum):
-    """The rule that makes an alarm; `type` on the wire."""
+    """The rule that makes an alarm; `type` on the wire. Of user rules it is USER/NAME there, and USER means all."""
 
     OUTAGE = "OUTAGE"
     OVERLOAD = "OVERLOAD"
     COMM_LOSS = "COMM_LOSS"
+    USER = "USER"
+
+
+USER_PREFIX: Final = "USER/"
+
+
+def type_of(rule: str) -> str:
+    """The type of a rule: itself, or USER for USER/NAME."""
+    return rule.partition("/")[0]
+
+
+def names_a_type(name: str) -> bool:
+    """True: alarms can be asked for by it, a type or one user rule."""
+    return name in set(AlarmType) or (name.startswith(USER_PREFIX) and len(name) > len(USER_PREFIX))
 
 
 class Priority(IntEnum):
@@ -207,7 +221,7 @@ class AssetShelf:
 
     def covers(self, alarm: Alarm) -> bool:
         return (
-            self.rule in ("", alarm.rule)
+            self.rule in ("", alarm.rule, type_of(alarm.rule))
             and self.asset_kind in ("", alarm.asset_kind)
             and self.asset in ("", alarm.asset)
         )
@@ -295,7 +309,7 @@ class AlarmFilter:
 
     def _place(self, alarm: Alarm) -> bool:
         return (
-            (not self.rules or alarm.rule in self.rules)
+            (not self.rules or alarm.rule in self.rules or type_of(alarm.rule) in self.rules)
             and (not self.districts or alarm.district in self.districts)
             and (not self.feeders or alarm.feeder in self.feeders)
             and (not self.any_of or any(one._place(alarm) for one in self.any_of))

@@ -53,6 +53,7 @@ from meterwatch.pipeline import Pipeline
 from meterwatch.reliability_figures import ReliabilityFigures
 from meterwatch.server import bind, make_server
 from meterwatch.service_gaps import GapsService
+from meterwatch.service_user_rules import UserRulesService
 from meterwatch.status_pages import StatusPages
 from meterwatch.tasks import ending
 from meterwatch.topology import Topology
@@ -60,7 +61,9 @@ from meterwatch.v1 import ingest_pb2, registry_pb2_grpc
 from meterwatch.v1.gaps_pb2_grpc import add_GapsServicer_to_server
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
 from meterwatch.v1.reliability_pb2_grpc import add_ReliabilityServicer_to_server
+from meterwatch.v1.user_rules_pb2_grpc import add_UserRulesServicer_to_server
 from meterwatch.wired_rules import HEARD_US, WiredRules, hear, rebuild
+from meterwatch.wired_user_rules import UserRules, user_rules_figures
 from meterwatch.witness import Witness, deliveries_of, rules_version
 from rules.engine import Engine
 from rules.profile import PROFILES
@@ -71,6 +74,7 @@ from storage.delivery import DeliveryStore
 from storage.doubts import Doubts
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.estimates import EstimateStore
+from storage.evidence import EvidenceStore
 from storage.history import History
 from storage.interruptions import InterruptionStore
 from storage.layout import Layout, open_table
@@ -199,8 +203,12 @@ async def _serving(
 
     rules_of = rules_version(profile, version("meterwatch"))
     arrived = Arrived(pool)
-    rules = WiredRules(await engine_of(topology), history, clock, marks, rules_of, arrived)
+    user = UserRules(config.rules.files, EvidenceStore(pool, columnar=columnar), clock.now_us)
+    if problems := user.read():
+        raise ConfigError(problems)
+    rules = WiredRules(await engine_of(topology), history, clock, marks, rules_of, arrived, user)
     metrics = Metrics()
+    user_rules_figures(user, metrics)
     reasons = {int(number): name.removeprefix("ROW_REASON_") for name, number in ingest_pb2.RowReason.items()}
     doubts = Doubts()
     writers = [Writer(dsn, reasons, doubts, table) for _ in range(config.database.copy_connections + 1)]
@@ -286,7 +294,7 @@ async def _serving(
 
     async def registry_changed() -> None:
         fresh = await registry.load_topology(clock.now_us())
-        rebuilt = WiredRules(await engine_of(fresh), history, clock, marks, rules_of, arrived)
+        rebuilt = WiredRules(await engine_of(fresh), history, clock, marks, rules_of, arrived, user)
         async with pipeline.paused():
             rebuilt.engine.replan(await planned.works(clock.now_us() - PLANNED_US))
             verdicts, _ = await rebuild(rebuilt, fresh, history, desk, clock)
@@ -296,6 +304,13 @@ async def _serving(
             desk.book.names = fresh
             await pipeline.settle()
         await asyncio.to_thread(give_back)
+
+    async def user_rules_changed() -> list[str]:
+        async with pipeline.paused():
+            problems = await asyncio.to_thread(user.read)
+            if not problems:
+                await user.begin(pipeline.topology(), rules_in_place().engine.overload, list(desk.book))
+        return problems
 
     concerns = no_departments if routes is None else routes.concerns
     told = deliveries_of(outbox)
@@ -311,6 +326,7 @@ async def _serving(
     reliability = ReliabilityService(indices, clock, lambda: interruptions.waiting)
     add_ReliabilityServicer_to_server(reliability, server)
     add_GapsServicer_to_server(GapsService(gaps, estimation, pipeline), server)
+    add_UserRulesServicer_to_server(UserRulesService(user, user_rules_changed), server)
     await health.starting()
     address = bind(server, config.server)
     await server.start()

@@ -129,10 +129,12 @@ class ReadChange:
     """import_wh or export_wh present."""
     has_reactive: NDArray[np.bool_]
     sign: NDArray[np.int8]
+    added: tuple[Reads, ...] = ()
+    """The reads of sign +1 with all their channels, for who judges those; left out where the change is a part."""
 
     def take(self, rows: NDArray[np.intp]) -> ReadChange:
-        """Some of the reads."""
-        return ReadChange(*(getattr(self, column.name)[rows] for column in fields(self)))
+        """Some of the reads, without `added`."""
+        return ReadChange(*(getattr(self, column.name)[rows] for column in fields(self) if column.name != "added"))
 
 
 class EventCode(IntEnum):

@@ -42,7 +42,7 @@ async def judged(kernel: Kernel, stored: StoredRows) -> None:
     while len(span.asset):
         left = []
         for part in _parts(span, around_us):
-            from_us = int(part.first_us.min()) - around_us
+            from_us = max(int(part.first_us.min()) - around_us, oldest_us - 1)
             to_us = min(int(part.last_us.max()) + around_us, max(kernel.newest_us, int(part.last_us.max())))
             rows = await stored.rows(np.sort(part.asset), from_us, to_us)
             more = kernel.judge(part, rows, from_us, to_us, whole=from_us < oldest_us)

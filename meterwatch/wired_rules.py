@@ -30,6 +30,7 @@ from meterwatch.registers import RegisterChange
 from meterwatch.stored_loads import Told, restore
 from meterwatch.time_share import TimeShare
 from meterwatch.topology import Topology
+from meterwatch.wired_user_rules import UserRules
 from rules.engine import LOOKBACK_S, MARGIN_S, Engine, Wanted
 from storage.arrived import Arrived
 from storage.changes import joined
@@ -67,6 +68,7 @@ class WiredRules:
         marks: DayMarks | None = None,
         version: str = "",
         arrived: Arrived | None = None,
+        user: UserRules | None = None,
     ) -> None:
         self.engine = engine
         self._version = version
@@ -74,6 +76,7 @@ class WiredRules:
         self._arrived = arrived
         self._history = history
         self._clock = clock
+        self.user = user
         self._put_off_s: float | None = None
         self._past = TimeShare(PAST_SHARE, PAST_SAVED_S)
         self._owing: deque[tuple[int, list[int]]] = deque()
@@ -95,6 +98,8 @@ class WiredRules:
                     self._marks.observe_reads(change)
                 if self._arrived is not None:
                     self._arrived.observe(change)
+            if self.user is not None:
+                self.user.observe([one for one in stored if (one.batch_id in self.counted) is counted], change)
 
     def observe_events(self, events: Events, now_us: int) -> None:
         self.engine.observe_events(events, now_us)
@@ -109,16 +114,19 @@ class WiredRules:
         """Load what the engine wants, then evaluate. Of the past as much as there is time for; whole: all of it."""
         for together in _together(self.engine.wanted()):
             await self._give(together, now_us + AHEAD_US)
+        if self.user is not None:
+            await self.user.judge()
         overload = self.engine.overload
-        if not self.past_owed:
-            return signed(self.engine.evaluate(now_us), self._version)
-        stored = PastLoads(self._history.pool, overload.members.window_s)
-        self._past.start()
-        found = await judged(
-            overload, stored, lambda: self.engine.evaluate(now_us), lambda: self._past.goes_on() or whole
-        )
-        self._past.goes_on()
-        return signed(found, self._version)
+        if self.past_owed:
+            stored = PastLoads(self._history.pool, overload.members.window_s)
+            self._past.start()
+            found = await judged(
+                overload, stored, lambda: self.engine.evaluate(now_us), lambda: self._past.goes_on() or whole
+            )
+            self._past.goes_on()
+        else:
+            found = self.engine.evaluate(now_us)
+        return signed(found + (self.user.taken() if self.user is not None else []), self._version)
 
     async def _give(self, wanted: list[Wanted], to_us: int) -> None:
         """Read for several groups at once, and give each its own: no meter is in two of them."""
@@ -285,6 +293,8 @@ async def rebuild(
     first_us = now_us - (LOOKBACK_S + MARGIN_S) * US
     slots = await history.supply_off_slots(first_us)
     engine.activate(slots[slots < topology.slots], first_us, now_us)
+    if rules.user is not None:
+        await rules.user.begin(topology, engine.overload, list(desk.book))
     return await rules.evaluate(now_us, whole=True), [owed.batch_id for owed in owed_batches if not owed.evaluated]
 
 

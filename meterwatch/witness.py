@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from meterwatch.alarms import Alarm, AlarmType
+from meterwatch.alarms import Alarm, AlarmType, type_of
 from meterwatch.batch import Events
 from meterwatch.clock import US, Clock
 from meterwatch.explained import METERS_SHOWN, WINDOWS_SHOWN, Delivery, LoadSeen, MeterSeen, MetersSeen, Seen
@@ -56,6 +56,8 @@ def limits_of(alarm: Alarm, profile: RuleProfile) -> dict[str, Any]:
             return profile.outage.thresholds(alarm.asset_kind)
         case AlarmType.COMM_LOSS:
             return asdict(profile.silence)
+        case rule if type_of(rule) == AlarmType.USER:
+            return {}  # its thresholds are those of its file, in the evidence
         case _:
             level = next((asdict(one) for one in profile.overload.levels if one.name == alarm.level), {})
             return level | {"coverage_min": profile.overload.coverage_min}

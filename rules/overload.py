@@ -110,6 +110,16 @@ class Overload:
         b, coverage = self._load(np.arange(self._n), window, window + 1)
         return b[0], coverage[0]
 
+    def sums(self, index: Ints, first: int, stop: int) -> tuple[Ints, Ints, Ints]:
+        """wh, varh and covered weight-seconds [windows, transformers] of windows of the ring."""
+        at = np.ix_(np.arange(first, stop) % self._profile.ring_windows, index)
+        return self._wh[at], self._varh[at], self._covered[at]
+
+    @property
+    def head(self) -> int:
+        """Newest window of the ring; -1: nothing is known."""
+        return self._head
+
     def _load(self, index: Ints, first: int, stop: int) -> tuple[Floats, Floats]:
         rows = np.arange(first, stop) % self._profile.ring_windows
         at = np.ix_(rows, index)

@@ -273,7 +273,10 @@ def _where(wanted: AlarmFilter, paging: bool = False) -> tuple[list[sql.Composab
         ("feeder", wanted.feeders),
         ("state", states),
     ):
-        if chosen:
+        if chosen and column == "rule":  # USER means every USER/NAME
+            where.append(sql.SQL("(rule = ANY(%s) OR split_part(rule, '/', 1) = ANY(%s))"))
+            values += [sorted(chosen)] * 2
+        elif chosen:
             where.append(sql.SQL("{} = ANY(%s)").format(sql.Identifier(column)))
             values.append(sorted(chosen))
     if wanted.any_of:

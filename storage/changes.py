@@ -47,6 +47,7 @@ def change_of(reads: Reads, rows: NDArray[np.intp] | None = None) -> ReadChange:
         has_energy=has("import_wh", "export_wh"),
         has_reactive=has("import_varh", "export_varh"),
         sign=np.ones(n, np.int8),
+        added=(reads if rows is None else reads.take(rows),),
     )
 
 
@@ -54,5 +55,7 @@ def joined(changes: list[ReadChange]) -> ReadChange | None:
     """All in one; None for nothing."""
     if len(changes) < 2:
         return changes[0] if changes else None
-    names = ReadChange.__dataclass_fields__
-    return ReadChange(**{name: np.concatenate([getattr(change, name) for change in changes]) for name in names})
+    names = [name for name in ReadChange.__dataclass_fields__ if name != "added"]
+    added = tuple(reads for change in changes for reads in change.added)
+    columns = {name: np.concatenate([getattr(change, name) for change in changes]) for name in names}
+    return ReadChange(**columns, added=added)

@@ -23,7 +23,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from alarm.routes.apprised import apprise_problem
 from alarm.routes.hours import Hours, span_of
 from alarm.routes.model import GROUP_FIELDS, Department, Escalation, Route, Routes, Target, TargetKind
-from meterwatch.alarms import AlarmFilter, AlarmState, AlarmType, Priority
+from meterwatch.alarms import AlarmFilter, AlarmState, AlarmType, Priority, names_a_type
 from meterwatch.episodes import Severity
 from meterwatch.errors import ConfigError
 
@@ -48,6 +48,12 @@ def _zone(name: str) -> str:
 def _hours(text: str) -> str:
     span_of(text)
     return text
+
+
+def _type(name: str) -> str:
+    if not names_a_type(name):
+        raise ValueError(f"{name!r} is no type of alarm; expected {', '.join(AlarmType)} or USER/NAME")
+    return name
 
 
 def _field(name: str) -> str:
@@ -100,7 +106,7 @@ class _Schedule(BaseModel):
 
 class _Match(BaseModel):
     model_config = _STRICT
-    type: list[AlarmType] = []
+    type: list[Annotated[str, AfterValidator(_type)]] = []
     district: list[str] = Field(default=[], max_length=1000)
     feeder: list[str] = Field(default=[], max_length=1000)
     severity_min: SeverityName = "LOW"

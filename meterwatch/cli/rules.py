@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from psycopg_pool import AsyncConnectionPool
@@ -16,8 +16,11 @@ from meterwatch.alarms import Alarm
 from meterwatch.cli.db import dsn_of
 from meterwatch.cli.output import Output, OutputOption, listing, utc
 from meterwatch.cli.reads import time_us
-from meterwatch.config import load_config
+from meterwatch.config import Config, load_config
 from meterwatch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from meterwatch.user_replay import Found
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -32,11 +35,15 @@ def replay(
     from_: Annotated[str, typer.Option("--from", help="Alarms that began from then on: 2026-01-31T12:00Z.")],
     to: Annotated[str, typer.Option("--to", help="And before this.")],
     profile: Annotated[str | None, typer.Option(help="Set of thresholds; else that of the configuration.")] = None,
+    rules: Annotated[
+        list[str] | None, typer.Option("--rules", help="Files of user rules: show what these would have raised, alone.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Show the alarms that are the same, too.")] = False,
     output: OutputOption = Output.table,
 ) -> None:
     """Show which alarms a profile would have raised over stored reads, and what differs from those that were.
 
+    With --rules: which alarms these files of user rules would have raised. Else:
     new: only the profile has it; gone: only the table has it; changed: both, with other times or another level. The
     service need not run. Nothing is written.
     """
@@ -52,6 +59,11 @@ def replay(
     if from_us >= to_us:
         raise typer.BadParameter(f"{to!r} is not after --from; give a later time", param_hint="--to")
     console = Console(stderr=True, soft_wrap=True)
+    if rules:
+        found_rows = [_raised(one) for one in asyncio.run(_replayed(config, rules, from_us, to_us))]
+        console.print(f"{len(found_rows)} alarms", highlight=False)
+        listing(found_rows, COLUMNS[1:], output)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -90,6 +102,33 @@ def replay(
         return {"difference": one.kind, **_told(shown), "stored": one.stored and _told(one.stored)}
 
     listing((row(one) for one in found.differences if every or one.kind != "same"), COLUMNS, output)
+
+
+async def _replayed(config: Config, names: list[str], from_us: int, to_us: int) -> list[Found]:
+    from meterwatch.user_replay import replay_rules
+    from meterwatch.user_rules import read_rules
+
+    rules = read_rules(names)
+    if rules.problems:
+        raise ConfigError([str(problem) for problem in rules.problems])
+    options: dict[str, Any] = {"autocommit": True, "options": "-c TimeZone=UTC"}
+    async with AsyncConnectionPool(dsn_of(config), min_size=1, max_size=2, open=False, kwargs=options) as pool:
+        return await replay_rules(pool, rules, from_us, to_us)
+
+
+def _raised(found: Found) -> dict[str, Any]:
+    episode = found.episode
+    return {
+        "rule": found.rule,
+        "asset_kind": found.asset_kind,
+        "asset": found.asset,
+        "onset": utc(episode.onset_us),
+        "raised": utc(episode.raised_us),
+        "cleared": utc(episode.cleared_us or 0),
+        "severity": episode.severity.name,
+        "level": episode.level,
+        "summary": episode.summary,
+    }
 
 
 def _told(alarm: Alarm) -> dict[str, Any]:

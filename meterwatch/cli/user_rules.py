@@ -7,13 +7,18 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from meterwatch.cli import rules as over_history
+from meterwatch.cli.calls import calling
 from meterwatch.cli.failures import EX_FAILED, fail
-from meterwatch.cli.output import Output, OutputOption, listing
-from meterwatch.cli.rules import app
+from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, listing
+from meterwatch.v1 import user_rules_pb2 as pb
+
+app = over_history.app
 
 FilesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="FILE...", help="Files, directories or shipped:NAME; else as configured.")
 ]
+LISTED: Final = ("alert", "on", "severity", "state", "awake", "alarms", "rows", "ns_per_row", "errors")
 COLUMNS: Final = ("alert", "on", "severity", "for", "keep_firing_for", "expr", "file")
 
 
@@ -54,6 +59,45 @@ def try_(
     if problems := [str(problem) for outcome in outcomes for problem in outcome.problems]:
         fail(problems, EX_FAILED)
     print(f"passed: {sum(one.tests for one in outcomes)} tests of {sum(one.rules for one in outcomes)} rules")
+
+
+@app.command(name="list")
+def list_(context: typer.Context, address: AddressOption = None, output: OutputOption = Output.table) -> None:
+    """List the rules in force and how they fare; leave with 1 if their files were refused at the last reload."""
+    with calling(address_of(context, address)) as call:
+        found = call("UserRules/ListUserRules", pb.ListUserRulesRequest(), pb.ListUserRulesResponse)
+    rows: list[dict[str, Any]] = [
+        {
+            "alert": rule.name,
+            "on": rule.on,
+            "severity": rule.severity,
+            "state": f"put aside: {rule.last_error}" if rule.aside_rows else "at work",
+            "awake": rule.awake_assets,
+            "alarms": rule.alarms,
+            "rows": rule.rows,
+            "ns_per_row": round(rule.spent_ms * 1e6 / rule.rows, 1) if rule.rows else 0,
+            "errors": rule.errors,
+            "expr": rule.expr,
+            "for_s": rule.for_s,
+            "keep_firing_for_s": rule.keep_firing_for_s,
+            "labels": dict(rule.labels),
+            "place": rule.place,
+        }
+        for rule in found.rule
+    ]
+    listing(rows, LISTED, output)
+    if found.problem:
+        fail(list(found.problem), EX_FAILED)
+
+
+@app.command()
+def reload(context: typer.Context, address: AddressOption = None) -> None:
+    """Have the service read its files of rules again; leave with 1 if they are not sound, and nothing changes."""
+    with calling(address_of(context, address)) as call:
+        found = call("UserRules/ReloadUserRules", pb.ReloadUserRulesRequest(), pb.ReloadUserRulesResponse)
+    if found.problem:
+        fail(list(found.problem), EX_FAILED)
+    print("in force")
 
 
 def _configured(context: typer.Context) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def _number(node: ast.expr, row: Mapping[str, Any]) -> Any:
             values = [_number(arg, row) for arg in args]
             if any(np.isnan(value) for value in values):
                 return float("nan")
-            return abs(values[0]) if name == "abs" else {"min": min, "max": max}[name](*values)
+            return abs(values[0]) if name == "abs" else reduce({"min": np.minimum, "max": np.maximum}[name], values)
     raise AssertionError(ast.dump(node))
 
 
