@@ -131,9 +131,15 @@ class UserRules:
         """Take what these batches changed; `change` is the same in one piece, without estimates."""
         kernel = self._kernels.get(On.METER)
         if kernel is not None:
-            for one in stored:
-                if one.change is not None:
-                    self._observe(kernel, one.change)
+            changes = [one.change for one in stored if one.change is not None]
+            if any(len(one.sign) != sum(reads.rows for reads in one.added) for one in changes):
+                # a read was replaced, and may be among them twice
+                for one in changes:
+                    self._observe(kernel, one)
+            elif changes:
+                assert self._topology is not None
+                for reads in joined_reads([reads for one in changes for reads in one.added]):
+                    kernel.observe(_rows(evidence_only(reads), self._topology))
         if change is not None:
             for loads in self._loads.values():
                 loads.observe(change)
@@ -193,6 +199,27 @@ class StoredReads:
         for reads in await self._store.reads(assets, from_us, to_us):
             found += _rows(evidence_only(reads), self._topology)
         return found
+
+
+def joined_reads(parts: Sequence[Reads]) -> list[Reads]:
+    """The same reads in as few pieces as their lengths and channels allow: a rule's price is by piece, too."""
+    alike: dict[tuple[object, ...], list[Reads]] = {}
+    for reads in parts:
+        alike.setdefault((reads.interval_s, tuple(sorted(reads.channels)), reads.mask is None), []).append(reads)
+    return [_concatenated(some) if len(some) > 1 else some[0] for some in alike.values()]
+
+
+def _concatenated(some: list[Reads]) -> Reads:
+    first = some[0]
+    masks = [reads.mask for reads in some if reads.mask is not None]
+    return Reads(
+        np.concatenate([reads.slot for reads in some]),
+        np.concatenate([reads.end_us for reads in some]),
+        first.interval_s,
+        np.concatenate([reads.quality for reads in some]),
+        {name: np.concatenate([reads.channels[name] for reads in some]) for name in first.channels},
+        np.concatenate(masks) if masks else None,
+    )
 
 
 def _rows(reads: Reads, topology: Topology) -> list[Rows]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rules.user.expression import Node
 
-BLOCK_ROWS: Final = 16_384
+BLOCK_ROWS: Final = 32_768
 """Rows computed together: columns of a block stay in the cache."""
 Bools = NDArray[np.bool_]
 Numbers = NDArray[Any]
@@ -79,9 +79,8 @@ class Values:
 
     def truth(self, number: int) -> Bools:
         """Where the step is true; False where it is false or unknown. Read only."""
-        with np.errstate(all="ignore"):
-            found = self._value(number)
-        return np.broadcast_to(found, (self._columns.rows,))
+        found = self._value(number)
+        return found if np.ndim(found) else np.full(self._columns.rows, bool(found))
 
     def _value(self, number: int) -> Any:
         found = self._known.get(number)
@@ -111,4 +110,7 @@ class Values:
                 return np.abs(values[0])
             case "!=":
                 return np.less(*values) | np.greater(*values)
-        return reduce(_NUMBERS.get(node.op) or _TRUTHS[node.op], values)
+        if node.op in _TRUTHS:
+            return reduce(_TRUTHS[node.op], values)
+        with np.errstate(all="ignore"):
+            return reduce(_NUMBERS[node.op], values)
