@@ -31,7 +31,8 @@ KEEP_US: Final = 72 * 3600 * 1_000_000
 HISTORY_US: Final = 24 * 3600 * 1_000_000
 """An episode that ended this long before it is first told is history: it is kept and pages nobody. (lateness class)"""
 OPEN_HISTORY_US: Final = 45 * 86_400 * 1_000_000
-"""One still open this long after it was raised, and first told now, comes out of an old file: the late window."""
+"""One that lasts, was not seen for so long and is first told now comes out of an old file: it is kept and pages nobody
+until HISTORY_US of now are reached. Its end is what was measured, in any order of telling. (the late window)"""
 PRUNE_STEP_US: Final = 3600 * 1_000_000
 GROWTH_PERCENT: Final = 10
 """Evidence alone makes a transition only when the affected count grows by this much; else a storm floods the log."""
@@ -88,12 +89,8 @@ class Book:
         taken: set[str] = set()
         for verdict in verdicts:
             pairs, fresh, gone = self._match(verdict, now_us)
-            matched += [(a, e if a.cleared_us is None else _over_if_old(e, now_us)) for a, e in pairs]
-            raised += [
-                self._raised(verdict, _over_if_old(episode, now_us), now_us, taken)
-                for episode in fresh
-                if episode.parent is None
-            ]
+            matched += pairs
+            raised += [self._raised(verdict, episode, now_us, taken) for episode in fresh if episode.parent is None]
             if verdict.retract:
                 retracted += [_retracted(alarm, verdict.withdrawn or UNSAID) for alarm in gone]
         risen = [a for a, _ in matched if a.state is AlarmState.RETRACTED] + [draft.alarm for draft in raised]
@@ -180,11 +177,10 @@ class Book:
         """Pairs of alarm and episode, episodes without an alarm, alarms without an episode."""
         known = self._by_key.get((verdict.rule, verdict.asset_kind, verdict.asset_id), {}).values()
         until_us = verdict.until_us
-        onsets = {episode.onset_us for episode in verdict.episodes}  # one of them may be told as over long ago
         alarms = [
             a
             for a in known
-            if (a.cleared_us is None or a.cleared_us - _held_us(a) >= verdict.from_us or a.onset_us in onsets)
+            if (a.cleared_us is None or a.cleared_us - _held_us(a) >= verdict.from_us)
             and (until_us is None or a.onset_us < until_us)
         ]
         if not alarms and not verdict.episodes:  # nearly all verdicts of a storm
@@ -227,6 +223,8 @@ class Book:
         if episode.cleared_us is not None:
             old = episode.cleared_us < now_us - HISTORY_US
             state = AlarmState.NORMAL if old else NEXT[state, Input.CLOSE]
+        elif _seen_us(episode) < now_us - OPEN_HISTORY_US:
+            state = AlarmState.NORMAL
         alarm = Alarm(
             alarm_id=alarm_id,
             rule=verdict.rule,
@@ -254,11 +252,11 @@ class Book:
 
     def _follow(self, alarm: Alarm, episode: Episode, parent_id: str | None, now_us: int) -> Draft | None:
         """What a matched episode changes, or None."""
-        inputs = _inputs(alarm, episode, parent_id)
+        inputs = _inputs(alarm, episode, parent_id, now_us)
         state, kind = alarm.state, None
         for given in inputs:
             after = NEXT[state, given]
-            if kind is None and (after is not state or given in (Input.SUPPRESS, Input.RELEASE)):
+            if kind is None and (after is not state or given in (Input.CLOSE, Input.SUPPRESS, Input.RELEASE)):
                 kind = KIND[given]
             state = after
         if kind is None:
@@ -321,14 +319,12 @@ def _retracted(alarm: Alarm, because: str) -> Draft:
     )
 
 
-def _over_if_old(episode: Episode, now_us: int) -> Episode:
-    """An open episode that only an old file can tell of, as over when it was raised."""
-    if episode.cleared_us is None and episode.raised_us < now_us - OPEN_HISTORY_US:
-        return replace(episode, cleared_us=episode.raised_us)
-    return episode
+def _seen_us(episode: Episode) -> int:
+    """Until when it is known to have lasted, at least."""
+    return max(episode.raised_us, episode.seen_us or episode.raised_us)
 
 
-def _inputs(alarm: Alarm, episode: Episode, parent_id: str | None) -> list[Input]:
+def _inputs(alarm: Alarm, episode: Episode, parent_id: str | None, now_us: int) -> list[Input]:
     """The inputs of the state machine, in the order in which they happen.
 
     What is over is folded too, and comes out again: a root may be known, or be known not to have been, after its end.
@@ -337,8 +333,11 @@ def _inputs(alarm: Alarm, episode: Episode, parent_id: str | None) -> list[Input
     retracted = alarm.state is AlarmState.RETRACTED
     closed = episode.cleared_us is not None
     was_open = alarm.cleared_us is None
-    if retracted or (not was_open and not closed):
+    caught_up = alarm.finished and was_open and _seen_us(episode) >= now_us - HISTORY_US
+    if retracted or (not closed and (caught_up or not was_open)):
         inputs.append(Input.REOPEN)
+    if inputs and not closed and alarm.finished and _seen_us(episode) < now_us - OPEN_HISTORY_US:
+        inputs.append(Input.AGE)
     lasts = bool(inputs) or alarm.state is not AlarmState.NORMAL
     folded = alarm.state is AlarmState.SUPPRESSED or (not inputs and alarm.parent_id is not None)
     hidden = episode.parent is not None or bool(episode.by_design)

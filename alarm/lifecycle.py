@@ -18,6 +18,7 @@ class Input(Enum):
     """What can happen to an alarm."""
 
     REOPEN = auto()
+    AGE = auto()
     SUPPRESS = auto()
     RELEASE = auto()
     CLOSE = auto()
@@ -38,6 +39,7 @@ class Input(Enum):
 _S, _I = AlarmState, Input
 NEXT: Final[dict[tuple[AlarmState, Input], AlarmState]] = {
     (_S.UNACK_ACTIVE, _I.CLOSE): _S.RTN_UNACK,
+    (_S.UNACK_ACTIVE, _I.AGE): _S.NORMAL,  # it lasts, but only an old file tells of it
     (_S.UNACK_ACTIVE, _I.ACKNOWLEDGE): _S.ACK_ACTIVE,
     (_S.UNACK_ACTIVE, _I.ESCALATE): _S.UNACK_ACTIVE,
     (_S.UNACK_ACTIVE, _I.RE_ALARM): _S.UNACK_ACTIVE,
@@ -54,6 +56,7 @@ NEXT: Final[dict[tuple[AlarmState, Input], AlarmState]] = {
     (_S.RTN_UNACK, _I.SUPPRESS): _S.NORMAL,  # the parent is what needs acknowledging
     (_S.RTN_UNACK, _I.RETRACT): _S.RETRACTED,
     (_S.NORMAL, _I.REOPEN): _S.UNACK_ACTIVE,
+    (_S.NORMAL, _I.CLOSE): _S.NORMAL,  # told first as history, and over
     (_S.NORMAL, _I.ESCALATE): _S.NORMAL,
     (_S.NORMAL, _I.SUPPRESS): _S.NORMAL,
     (_S.NORMAL, _I.RELEASE): _S.NORMAL,
@@ -92,6 +95,7 @@ NOT_WHEN_CLEARED: Final = frozenset({_I.SHELVE_ONCE})
 
 KIND: Final = {
     _I.REOPEN: TransitionKind.REOPENED,
+    _I.AGE: TransitionKind.AMENDED,
     _I.SUPPRESS: TransitionKind.SUPPRESSED,
     _I.RELEASE: TransitionKind.UNSUPPRESSED,
     _I.CLOSE: TransitionKind.CLEARED,

@@ -71,6 +71,7 @@ class Service(StrEnum):
     OUT_OF_SERVICE = "OUT_OF_SERVICE"
 
 
+NEVER: Final = 2**63 - 1
 FINISHED: Final = frozenset({AlarmState.NORMAL, AlarmState.RETRACTED})
 """Nothing is left to do for anybody; not part of a snapshot."""
 PAGED: Final = frozenset({AlarmState.UNACK_ACTIVE, AlarmState.ACK_ACTIVE, AlarmState.RTN_UNACK})
@@ -161,8 +162,15 @@ class Alarm:
         return self.state in PAGED and self.shelved_until_us is None and self.out_of_service_by is None
 
     @property
+    def lasts(self) -> bool:
+        """True: nothing that was measured ended it. One told first as history lasts too, and is finished (NORMAL)."""
+        return self.cleared_us is None and self.state is not AlarmState.RETRACTED
+
+    @property
     def end_us(self) -> int:
-        """When it ended, for a finished alarm; a retracted one may have no end, then its onset."""
+        """When it ended; NEVER while it lasts. A retracted one may have no end, then its onset."""
+        if self.lasts:
+            return NEVER
         return self.onset_us if self.cleared_us is None else self.cleared_us
 
     def to_json(self) -> dict[str, Any]:

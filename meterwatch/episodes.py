@@ -45,6 +45,8 @@ class Episode:
     suppressed)."""
     by_design: str = ""
     """Why nobody is called though it is so: planned work, a customer disconnected. Suppressed, and kept. Empty: not."""
+    seen_us: int | None = None
+    """End of the newest interval that shows it, of one that lasts; None: the rule cannot say, or it has none lately."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -272,17 +272,18 @@ async def rebuild(
     now_us = clock.now_us()
     to_us = now_us + AHEAD_US
     engine = rules.engine
-    open_alarms = [a for a in desk.book if a.state not in (AlarmState.NORMAL, AlarmState.RETRACTED)]
+    open_alarms = [a for a in desk.book if a.lasts]
     overloads = [a for a in desk.book if a.rule == "OVERLOAD" and a.state is not AlarmState.RETRACTED]
     told = [Told(a.asset_id, a.onset_us, a.cleared_us) for a in overloads]
     async with load_view(history.pool, engine.overload.members.window_s, columnar=history.columnar) as view:
         owed_batches = await restore(engine.overload, topology, view, history, told, now_us, to_us)
     rules.counted = frozenset(owed.batch_id for owed in owed_batches)
     for alarm in open_alarms:
-        if alarm.rule == "COMM_LOSS" and alarm.cleared_us is None:
+        if alarm.rule == "COMM_LOSS":
             engine.silence.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us, alarm.raised_us)
-        if alarm.rule == "OUTAGE" and alarm.cleared_us is None:
-            engine.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us - MARGIN_S * US)
+        if alarm.rule == "OUTAGE":
+            reach = now_us if alarm.finished else None  # what only an old file tells may be too long to follow
+            engine.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us - MARGIN_S * US, reach)
     silent = engine.silence.told_slots()
     for at in range(0, len(silent), HEARD_TOGETHER):
         engine.silence.heard(*await history.last_heard(silent[at : at + HEARD_TOGETHER], now_us - HEARD_US))

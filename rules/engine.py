@@ -150,11 +150,16 @@ class Engine:
             if from_us >= now_us - (reach_s(len(members.slot)) + MARGIN_S) * US:
                 self._activate(group, members, from_us)
 
-    def restore_open(self, kind: str, asset_id: int, from_us: int) -> None:
-        """After a restart: an outage of this asset was open; if nothing speaks for it any more, say so."""
+    def restore_open(self, kind: str, asset_id: int, from_us: int, now_us: int | None = None) -> None:
+        """After a restart: an outage of this asset was open; if nothing speaks for it any more, say so.
+
+        now_us: only if from_us is within reach of it.
+        """
         for group in groups_of(self._topology, self._tree.members(kind, asset_id).slot):
-            self._activate(group, self._members(group), from_us)
-            self._active[group].told.add((kind, asset_id))
+            members = self._members(group)
+            if now_us is None or from_us >= now_us - (reach_s(len(members.slot)) + MARGIN_S) * US:
+                self._activate(group, members, from_us)
+                self._active[group].told.add((kind, asset_id))
 
     def wanted(self) -> list[Wanted]:
         """Groups that wait for votes; answer each with given()."""

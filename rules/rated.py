@@ -78,7 +78,8 @@ class Rated:
             "windows": shown,
         }
         raised_us = (span.raised + 1) * window_us
-        return Episode(onset_us, raised_us, cleared_us, level.severity, level.name, summary, evidence)
+        seen_us = (first + newest + 1) * window_us if cleared_us is None and len(seen) else None
+        return Episode(onset_us, raised_us, cleared_us, level.severity, level.name, summary, evidence, seen_us=seen_us)
 
 
 def _clock(stamp_us: int) -> str:

@@ -85,10 +85,11 @@ class AlarmStore:
         self._pool = pool
 
     async def load_open_and_recent(self, since_us: int) -> list[Alarm]:
-        """Alarms that are not finished, shelved ones, and finished ones that ended at or after since_us."""
+        """Alarms that are not finished, that last, shelved ones, and finished ones that ended at or after since_us."""
         query = _SELECT + sql.SQL(
             "WHERE state IN ('UNACK_ACTIVE', 'ACK_ACTIVE', 'RTN_UNACK', 'SUPPRESSED') "
-            "OR shelved_until_at IS NOT NULL OR coalesce(cleared_at, onset_at) >= %s"
+            "OR shelved_until_at IS NOT NULL OR coalesce(cleared_at, onset_at) >= %s "
+            "OR (cleared_at IS NULL AND state = 'NORMAL')"
         )
         return [_alarm(row) for row in await self._rows(query, (_at(since_us),))]
 

@@ -84,7 +84,7 @@ class _AlarmStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlarmState
     ALARM_STATE_RTN_UNACK: _AlarmState.ValueType  # 3
     """Returned to normal, not yet acknowledged."""
     ALARM_STATE_NORMAL: _AlarmState.ValueType  # 4
-    """Over: returned to normal and acknowledged."""
+    """Over: returned to normal and acknowledged. Or told first as history: over, or lasting (cleared_us = 0) where an old file ends."""
     ALARM_STATE_SUPPRESSED: _AlarmState.ValueType  # 5
     """Folded into parent_id (a transformer inside a dead feeder); still tracked."""
     ALARM_STATE_RETRACTED: _AlarmState.ValueType  # 6
@@ -102,7 +102,7 @@ ALARM_STATE_ACK_ACTIVE: AlarmState.ValueType  # 2
 ALARM_STATE_RTN_UNACK: AlarmState.ValueType  # 3
 """Returned to normal, not yet acknowledged."""
 ALARM_STATE_NORMAL: AlarmState.ValueType  # 4
-"""Over: returned to normal and acknowledged."""
+"""Over: returned to normal and acknowledged. Or told first as history: over, or lasting (cleared_us = 0) where an old file ends."""
 ALARM_STATE_SUPPRESSED: AlarmState.ValueType  # 5
 """Folded into parent_id (a transformer inside a dead feeder); still tracked."""
 ALARM_STATE_RETRACTED: AlarmState.ValueType  # 6

@@ -56,24 +56,53 @@ def test_an_episode_already_over_is_born_closed() -> None:
     assert (draft.kind, draft.alarm.state) == ("RAISED", AlarmState.RTN_UNACK)
 
 
-def test_what_lasts_since_long_ago_and_was_told_as_history_is_not_told_again_by_a_verdict_on_lately() -> None:
-    book, day = Book([], names()), 24 * 60
-    (raised,) = step(book, verdict(episode(10)), minute=50 * day)
-    assert raised.alarm.cleared_us is not None
-    book.adopt([raised.alarm])  # the book forgets it, the desk finds it again
-    assert book.reconcile([verdict(episode(10), since=49 * day)], at(51 * day)) == []
+DAY = 24 * 60
 
 
 def test_what_an_old_file_tells_is_history_and_pages_nobody() -> None:
-    book, day = Book([], names()), 24 * 60
-    (ended,) = step(book, verdict(episode(10, 20)), minute=20 + day + 1)
+    book = Book([], names())
+    (ended,) = step(book, verdict(episode(10, 20)), minute=20 + DAY + 1)
     assert (ended.kind, ended.alarm.state) == ("RAISED", AlarmState.NORMAL)
-    (never_ended,) = step(book, verdict(episode(10), asset_id=1), minute=46 * day)
-    assert (never_ended.alarm.state, never_ended.alarm.cleared_us) == (AlarmState.NORMAL, at(11))
-    book.adopt([never_ended.alarm])
-    assert book.reconcile([verdict(episode(10), asset_id=1)], at(47 * day)) == []
-    (live,) = step(book, verdict(episode(48 * day), asset_id=1, since=47 * day), minute=48 * day + 5)
-    assert (live.kind, live.alarm.state) == ("RAISED", AlarmState.UNACK_ACTIVE)
+    (never_ended,) = step(book, verdict(episode(10), asset_id=1), minute=46 * DAY)
+    assert (never_ended.alarm.state, never_ended.alarm.cleared_us) == (AlarmState.NORMAL, None)
+    assert step(book, verdict(episode(10), asset_id=1, since=46 * DAY), minute=60 * DAY) == []
+    assert never_ended.alarm in list(book), "what lasts is not forgotten"
+    (over,) = step(book, verdict(episode(10, 61 * DAY), asset_id=1), minute=61 * DAY)
+    assert (over.kind, over.alarm.state, over.alarm.cleared_us) == ("CLEARED", AlarmState.NORMAL, at(61 * DAY))
+
+
+def test_what_an_old_file_began_to_tell_pages_when_it_has_caught_up_with_now() -> None:
+    book = Book([], names())
+    (raised,) = step(book, verdict(episode(10, seen_us=at(100))), minute=50 * DAY)
+    assert step(book, verdict(episode(10, seen_us=at(48 * DAY))), minute=50 * DAY) == []
+    (live,) = step(book, verdict(episode(10, seen_us=at(50 * DAY))), minute=50 * DAY)
+    assert (live.kind, live.alarm.state, live.alarm.alarm_id) == ("REOPENED", "UNACK_ACTIVE", raised.alarm.alarm_id)
+    assert step(book, verdict(episode(10, seen_us=at(50 * DAY))), minute=99 * DAY) == []
+
+
+def test_what_is_seen_now_pages_however_long_ago_it_was_raised() -> None:
+    (draft,) = step(Book([], names()), verdict(episode(10, seen_us=at(50 * DAY))), minute=50 * DAY)
+    assert (draft.kind, draft.alarm.state, draft.alarm.cleared_us) == ("RAISED", AlarmState.UNACK_ACTIVE, None)
+
+
+def test_history_that_turns_out_to_last_is_told_so_and_pages_nobody() -> None:
+    book = Book([], names())
+    book.adopt(draft.alarm for draft in step(book, verdict(episode(10, 20)), minute=50 * DAY))  # the desk finds it
+    (longer,) = step(book, verdict(episode(10)), minute=50 * DAY)
+    assert (longer.kind, longer.alarm.state, longer.alarm.cleared_us) == ("REOPENED", AlarmState.NORMAL, None)
+    step(book, verdict(), minute=50 * DAY)
+    (again,) = step(book, verdict(episode(10)), minute=50 * DAY)
+    assert (again.kind, again.alarm.state, again.alarm.cleared_us) == ("REOPENED", AlarmState.NORMAL, None)
+
+
+@pytest.mark.parametrize("late_days", [0, 1, 3, 20, 44, 46, 400])
+@pytest.mark.parametrize("cleared", [None, 40 * DAY])
+def test_the_end_of_an_alarm_is_what_was_measured_whenever_it_is_told(late_days: int, cleared: int | None) -> None:
+    book = Book([], names())
+    step(book, verdict(episode(10)), minute=11 + late_days * DAY)
+    step(book, verdict(episode(10, cleared)), minute=max(11 + late_days * DAY, 40 * DAY))
+    [alarm] = list(book)
+    assert (alarm.raised_us, alarm.cleared_us) == (at(11), None if cleared is None else at(cleared))
 
 
 def test_an_alarm_that_lasts_stays_open_however_long() -> None:

@@ -14,7 +14,8 @@ from service_process import import_grid
 
 from meterwatch import data
 from meterwatch.app import running
-from meterwatch.client import HeadEnd
+from meterwatch.batch import EventCode
+from meterwatch.client import HeadEnd, RegistryFile, import_registry
 from meterwatch.clock import US
 from meterwatch.config import ClockSection, Config, Database, Server
 
@@ -33,10 +34,14 @@ def alarms(dsn: str) -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
+def members() -> list[str]:
+    with (data.GRID / "meters.csv").open() as file:
+        return [row["meter"] for row in csv.DictReader(file) if row["transformer"] == TRANSFORMER]
+
+
 def send(address: str, first: int, stop: int, import_wh: int) -> None:
     """Reads of all meters of the transformer for quarter-hours first..stop-1, one batch per six hours."""
-    with (data.GRID / "meters.csv").open() as file:
-        meters = [row["meter"] for row in csv.DictReader(file) if row["transformer"] == TRANSFORMER]
+    meters = members()
     with HeadEnd(address, "HES-1") as head_end:
         for at in range(first, stop, 24):
             ends = START_US + np.arange(at + 1, min(at + 24, stop) + 1) * STEP_US
@@ -80,8 +85,7 @@ def load(*parts: tuple[int, float]) -> list[int]:
 
 
 def send_curve(address: str, curve: list[int], first: int) -> None:
-    with (data.GRID / "meters.csv").open() as file:
-        meters = [row["meter"] for row in csv.DictReader(file) if row["transformer"] == TRANSFORMER]
+    meters = members()
     with HeadEnd(address, "HES-1") as head_end:
         for step, wh in enumerate(curve[first:], first + 1):
             end_us = np.full(len(meters), START_US + step * STEP_US)
@@ -116,3 +120,45 @@ async def test_a_restart_changes_no_alarm_that_ended_in_the_ring_and_began_befor
         await asyncio.to_thread(send_curve, service.address, curve, 440)
         [_, second] = alarms(dsn)
     assert second[5] == START + timedelta(minutes=15 * (250 - 4))
+
+
+def tell(address: str, code: EventCode, at_us: int) -> None:
+    meters = members()
+    with HeadEnd(address, "HES-1", 1 + int(code)) as head_end:
+        head_end.send_events(meters, np.full(len(meters), at_us), np.full(len(meters), int(code), np.uint32))
+
+
+async def test_what_an_old_file_left_open_ends_as_measured_also_after_a_restart(dsn: str) -> None:
+    """Told 60 days after: open, as it was told, and nobody is called; what comes after it ends it."""
+    config = Config(
+        server=Server(port=0),
+        database=Database(url=SecretStr(dsn)),
+        clock=ClockSection(mode="replay", start=START + timedelta(days=60)),
+    )
+    query = (
+        "SELECT rule, alarm_id, state, onset_at, raised_at, cleared_at FROM alarms WHERE parent_id IS NULL ORDER BY 1"
+    )
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("TRUNCATE reads, batches, alarms, alarm_log, transformer_loads, transformer_members")
+        connection.execute("UPDATE alarm_cursor SET seq = 0")
+        curve, off_us = load((16, 0.5), (56, 1.1), (24, 0.3)), START_US + 2 * DAY * STEP_US
+        async with running(config) as service:
+            await asyncio.to_thread(import_grid, service.address)
+            late = RegistryFile("head_ends", "head_ends.csv", b"head_end,time_zone,late_window_days\nHES-1,UTC,120\n")
+            assert not (await asyncio.to_thread(import_registry, service.address, [late])).error
+            await asyncio.to_thread(send_curve, service.address, curve[:72], 0)
+            await asyncio.to_thread(tell, service.address, EventCode.POWER_FAIL, off_us)
+            before = connection.execute(query).fetchall()
+        assert [(rule, state, cleared) for rule, _, state, _, _, cleared in before] == [
+            ("OUTAGE", "NORMAL", None),
+            ("OVERLOAD", "NORMAL", None),
+        ]
+        async with running(config) as service:
+            assert connection.execute(query).fetchall() == before
+            await asyncio.to_thread(send_curve, service.address, curve, 72)
+            await asyncio.to_thread(tell, service.address, EventCode.POWER_RESTORED, off_us + 3600 * US)
+            after = connection.execute(query).fetchall()
+    assert [row[:5] for row in after] == [row[:5] for row in before]
+    outage_over, overload_over = (row[-1] for row in after)
+    assert outage_over == START + timedelta(days=2, hours=1, seconds=60)  # ON for T_off
+    assert overload_over == START + timedelta(minutes=15 * 74)

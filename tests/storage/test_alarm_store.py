@@ -150,6 +150,13 @@ async def test_finished_alarms_are_loaded_only_if_recent(store: AlarmStore) -> N
     assert [a.alarm_id for a in await store.load_open_and_recent(NOW_US - 1)] == ["B"]
 
 
+async def test_what_lasts_is_loaded_however_long_ago_it_began(store: AlarmStore) -> None:
+    history = alarm("A", state=AlarmState.NORMAL, onset_us=1, raised_us=1, cleared_us=None)
+    gone = alarm("B", state=AlarmState.RETRACTED, onset_us=1, raised_us=1, cleared_us=None)
+    await store.commit([Draft(RAISED, history), Draft(RAISED, gone)], [], now_us=NOW_US)
+    assert [a.alarm_id for a in await store.load_open_and_recent(NOW_US)] == ["A"]
+
+
 async def test_a_database_out_of_reach_is_storage_unavailable(dsn: str) -> None:
     pool = psycopg_pool.AsyncConnectionPool(dsn, min_size=1, open=False)
     with pytest.raises(StorageUnavailable):
