@@ -22,8 +22,8 @@ serve: setup ## start the service with its own database; Ctrl-C stops both
 test: setup ## all tests
 	@$(BIN)/python -m pytest
 
-law: setup ## the law of event time in full: many ways to send, one result; BAMBERG=FILE.parquet for the whole file
-	@METERWATCH_LAW_LONG=1 $(if $(BAMBERG),METERWATCH_BAMBERG='$(BAMBERG)') $(BIN)/python -m pytest tests/integration/test_law.py -q -s -p no:cacheprovider -o log_cli=false
+law: setup ## the law of event time in full: many ways to send, one result; BAMBERG=FILE.parquet for the whole file, WAYS=20,kill for some
+	@METERWATCH_LAW_LONG=1 $(if $(BAMBERG),METERWATCH_BAMBERG='$(BAMBERG)') $(if $(WAYS),METERWATCH_LAW_WAYS='$(WAYS)') $(BIN)/python -m pytest tests/integration/test_law.py -q -s -p no:cacheprovider -o log_cli=false
 
 check: ## lint, format, types, layout, freshness of generated code and pages
 	@tools/setup.sh python

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -399,9 +400,9 @@ def differing(told: dict[str, Hashes], of: Sequence[str], column: str) -> list[s
     lines = [f"{name}: {getattr(told[name], column)} instead of {getattr(first, column)}" for name in found]
     if column == "alarms":
         for name in found:
-            own, others = set(told[name].standing), set(first.standing)
-            lines += [f"  {name}, not {of[0]}: {_line(alarm)}" for alarm in sorted(own - others, key=str)]
-            lines += [f"  {of[0]}, not {name}: {_line(alarm)}" for alarm in sorted(others - own, key=str)]
+            own, others = Counter(told[name].standing), Counter(first.standing)  # the same one twice differs too
+            lines += [f"  {name}, not {of[0]}: {_line(alarm)}" for alarm in sorted((own - others).elements(), key=str)]
+            lines += [f"  {of[0]}, not {name}: {_line(alarm)}" for alarm in sorted((others - own).elements(), key=str)]
     return lines
 
 
