@@ -238,8 +238,12 @@ class Upkeep:
             self.dropped(table, total)
 
     async def _drop_alarms(self, connection: psycopg.AsyncConnection[Any], older: datetime) -> None:
-        """Ended alarms, their actions, and the log up to the first transition that must stay, so it has no hole."""
-        await self._slices(connection, "alarms", "cleared_at < %s", older)
+        """Ended alarms, their actions, and the log up to the first transition that must stay, so it has no hole.
+
+        Old ones without an end that concern nobody go too (NORMAL: the end of an old file; RETRACTED).
+        """
+        idle = "CASE WHEN state IN ('NORMAL', 'RETRACTED') THEN recorded_at END"
+        await self._slices(connection, "alarms", f"coalesce(cleared_at, {idle}) < %s", older)
         await self._slices(
             connection,
             "alarm_log",

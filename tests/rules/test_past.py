@@ -40,13 +40,15 @@ class Table:
     windows_max: int = 0
 
     async def oldest(self, transformers: Ints) -> int | None:
-        return min((window for t, window in self.cells if t in transformers), default=None)
+        of = set(transformers.tolist())
+        return min((window for t, window in self.cells if t in of), default=None)
 
     async def between(self, transformers: Ints, first: int, stop: int) -> Loads:
         if self.away:
             raise StorageUnavailable("away")
         self.pieces, self.windows_max = self.pieces + 1, max(self.windows_max, stop - first)
-        rows = [(t, w, *sums) for (t, w), sums in self.cells.items() if t in transformers and first <= w < stop]
+        of = set(transformers.tolist())
+        rows = [(t, w, *sums) for (t, w), sums in self.cells.items() if first <= w < stop and t in of]
         return Loads(*np.array(rows, np.int64).reshape(-1, 5).T)
 
     def save(self, rule: Overload) -> None:

@@ -162,6 +162,19 @@ async def test_the_alarm_log_loses_its_oldest_part_and_has_no_hole(
         assert connection.execute("SELECT seq FROM alarm_log ORDER BY 1").fetchall() == [(3,), (4,), (5,)]
 
 
+async def test_an_alarm_without_an_end_goes_when_it_concerns_nobody_and_is_old(
+    dsn: str, pool: psycopg_pool.AsyncConnectionPool[Any]
+) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.execute("TRUNCATE alarms, alarm_log")
+        for seq, age, state in ((1, 900, "NORMAL"), (2, 900, "RETRACTED"), (3, 900, "ACK_ACTIVE"), (4, 1, "NORMAL")):
+            alarm(connection, seq, age, False)
+            connection.execute("UPDATE alarms SET state = %s WHERE seq = %s", (state, seq))
+    await upkeep(pool, alarms_days=400).once()
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT alarm_id FROM alarms ORDER BY seq").fetchall() == [("A3",), ("A4",)]
+
+
 async def test_what_was_told_of_an_alarm_goes_with_it(dsn: str, pool: psycopg_pool.AsyncConnectionPool[Any]) -> None:
     with psycopg.connect(dsn) as connection:
         connection.execute("TRUNCATE alarms, alarm_log")
