@@ -22,6 +22,8 @@ from alarm.desk import AlarmDesk
 from alarm.explain import explanation
 from alarm.hub import Coalesced, Subscription
 from alarm.kpi import CHATTER_COUNT, CHATTERING_MAX, TOP, WINDOW_US, Kpis, kpis
+from alarm.receipts import Ledger, Receipts
+from alarm.receipts_service import NAME_CHARS_MAX, receipts_to_wire
 from alarm.wire import (
     ID_CHARS_MAX,
     RESPONSE_BYTES_MAX,
@@ -112,6 +114,7 @@ class AlarmService:
         age_s_max: float = AGE_S_MAX,
         witness: Callable[[Alarm], Awaitable[Seen]] = nothing_seen,
         concerns: Concerns = no_departments,
+        receipts: Receipts | None = None,
     ) -> None:
         self._desk = desk
         self._hub = desk.hub
@@ -123,6 +126,7 @@ class AlarmService:
         self._age_s_max = age_s_max
         self._witness = witness
         self._concerns = concerns
+        self._receipts = receipts
 
     async def subscribe(self, request: pb.SubscribeRequest, context: Any) -> None:
         """Write the stream of one subscriber until it leaves, is too old, or the service drains."""
@@ -132,12 +136,17 @@ class AlarmService:
             raise Rejected(
                 "TRANSITIONS_MAX", f"transitions_max is {most}; 1 to {TRANSITIONS_MAX} are allowed, 0 is one by one"
             )
+        ledger = self._ledger(request.subscriber)
         if request.from_seq == 0 and not request.log_id:
             seq, alarms, subscription = self._hub.subscribe_now(wanted.wants)
             with closing(subscription):
-                for part in self._snapshot(seq, [alarm for alarm in alarms if wanted.matches(alarm)]):
+                alarms = [alarm for alarm in alarms if wanted.matches(alarm)]
+                for part in self._snapshot(seq, alarms):
+                    if ledger is not None:
+                        of_part, alarms = alarms[: len(part.alarm)], alarms[len(part.alarm) :]
+                        ledger.sent(tuple(alarm.seq for alarm in of_part), seq)
                     await context.write(pb.SubscribeResponse(snapshot=part).SerializeToString())
-                await self._follow(subscription, most, context)
+                await self._follow(subscription, most, context, ledger)
         await self._check_cursor(request.from_seq, request.log_id, context)
         position = request.from_seq
         while (joined := self._hub.subscribe_after(position, wanted.wants)) is None:
@@ -146,12 +155,18 @@ class AlarmService:
                 await self._too_old(position, context)
             found = [transition for transition in page if wanted.wants(transition)]
             for at in range(0, len(found), most or LOG_PAGE_MAX):
+                _note(ledger, found[at : at + (most or LOG_PAGE_MAX)], None)
                 for response in self._encoder.responses(found[at : at + (most or LOG_PAGE_MAX)], most > 0):
                     await context.write(response)
             position = page[-1].seq
             await context.write(self._bookmark(position))
         with closing(joined):
-            await self._follow(joined, most, context)
+            await self._follow(joined, most, context, ledger)
+
+    def _ledger(self, subscriber: str) -> Ledger | None:
+        """What notes the messages of a subscriber with a name."""
+        check_text("subscriber", subscriber, 0, NAME_CHARS_MAX)
+        return self._receipts.join(subscriber) if subscriber and self._receipts is not None else None
 
     async def list_alarms(self, request: pb.ListAlarmsRequest, context: Any) -> pb.ListAlarmsResponse:
         """One page, newest first."""
@@ -175,7 +190,10 @@ class AlarmService:
         parents = await self._reader.get_many([alarm.parent_id]) if alarm.parent_id else []
         children, worst = await self._reader.children(alarm.alarm_id, CHILDREN_SHOWN)
         seen = await self._witness(alarm)
-        return explanation(alarm, transitions, parents[0] if parents else None, children, worst, seen)
+        answer = explanation(alarm, transitions, parents[0] if parents else None, children, worst, seen)
+        if self._receipts is not None:
+            answer.receipt.extend(receipts_to_wire(transitions, await self._receipts.of([t.seq for t in transitions])))
+        return answer
 
     async def _found(self, alarm_id: str) -> tuple[Alarm, list[Transition]]:
         check_text("alarm_id", alarm_id, 1, ID_CHARS_MAX)
@@ -231,9 +249,12 @@ class AlarmService:
         """Shelves over assets that last."""
         return pb.ListShelvesResponse(shelf=map(shelf_to_wire, self._desk.book.shelves(self._clock.now_us())))
 
-    async def _follow(self, subscription: Subscription, transitions_max: int, context: Any) -> NoReturn:
+    async def _follow(
+        self, subscription: Subscription, transitions_max: int, context: Any, ledger: Ledger | None
+    ) -> NoReturn:
         """Everything from here on; transitions one by one (0), or as many together as wait and are allowed."""
         loop, write = asyncio.get_running_loop(), context.write
+        joined_seq = self._hub.seq
         ends_at = loop.time() + self._age_s_max
         bookmark_at = 0.0
         alarm_clock: asyncio.TimerHandle | None = None  # one a bookmark, not one a wait
@@ -251,6 +272,7 @@ class AlarmService:
                 if isinstance(taken, Coalesced):
                     await write(coalesced_to_wire(taken))
                     continue
+                _note(ledger, taken, joined_seq)
                 for response in self._encoder.responses(taken, transitions_max > 0):
                     await write(response)
         finally:
@@ -313,6 +335,15 @@ class AlarmService:
             f"from_seq is {seq}; the oldest transition in the log is {oldest}; subscribe from 0 for a new snapshot",
             metadata={"oldest_seq": str(oldest), "log_id": self._hub.log_id},
         )
+
+
+def _note(ledger: Ledger | None, transitions: Sequence[Transition], live_after: int | None) -> None:
+    """Note transitions that are about to be written; those after a cursor as news."""
+    if ledger is None or not transitions:
+        return
+    seqs = tuple(transition.seq for transition in transitions)
+    live = live_after is not None and seqs[0] > live_after
+    ledger.sent(seqs, seqs[-1], transitions[0].recorded_us if live else None)
 
 
 def handlers(service: AlarmService) -> grpc.GenericRpcHandler:

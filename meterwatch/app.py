@@ -25,6 +25,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from alarm.desk import AlarmDesk
 from alarm.profile import ALARM_PROFILES
+from alarm.receipts import Receipts
+from alarm.receipts_service import ReceiptService
 from alarm.routes.dispatch import Dispatch
 from alarm.routes.service import RouteService, add_routes
 from alarm.service import AlarmService
@@ -60,6 +62,7 @@ from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2, registry_pb2_grpc
 from meterwatch.v1.gaps_pb2_grpc import add_GapsServicer_to_server
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
+from meterwatch.v1.receipts_pb2_grpc import add_ReceiptsServicer_to_server
 from meterwatch.v1.reliability_pb2_grpc import add_ReliabilityServicer_to_server
 from meterwatch.v1.user_rules_pb2_grpc import add_UserRulesServicer_to_server
 from meterwatch.wired_rules import HEARD_US, WiredRules, hear, rebuild
@@ -85,6 +88,7 @@ from storage.outbox import Outbox
 from storage.planned import PlannedStore
 from storage.pool import new_pool
 from storage.reads_table import ReadsTable
+from storage.receipts import ReceiptStore
 from storage.registry import RegistryStore
 from storage.service_reads import ReadsService
 from storage.service_registry import RegistryService
@@ -257,6 +261,7 @@ async def _serving(
         nacked=lambda reason: metrics.nacks.labels(reason).inc(), overdue=gaps.overdue,
     )  # fmt: skip
     not_ready = partial(_not_ready, lease, ingest, pipeline)
+    receipts = await Receipts.open(ReceiptStore(pool), clock, metrics.told)
     metrics.watch(
         gauges={
             "ready": ("1: reads are taken; 0: /readyz says why not.", lambda: not not_ready()),
@@ -277,6 +282,10 @@ async def _serving(
             ),
         },
         counters={
+            "receipts_forgotten": (
+                "Messages to named subscribers that were not confirmed before there were too many.",
+                lambda: receipts.forgotten,
+            ),
             "careful_batches": (
                 "Batches written a second time, with every read looked up, because the hint was wrong.",
                 lambda: sum(writer.careful_batches for writer in writers),
@@ -315,8 +324,11 @@ async def _serving(
     concerns = no_departments if routes is None else routes.concerns
     told = deliveries_of(outbox)
     witness = Witness(history, Arrivals(pool), pipeline.topology, profile, clock, rules_of, deliveries=told)
-    alarms = AlarmService(desk, store, clock, lambda: ready[0], witness=witness.see, concerns=concerns)
+    alarms = AlarmService(
+        desk, store, clock, lambda: ready[0], witness=witness.see, concerns=concerns, receipts=receipts
+    )
     server.add_generic_rpc_handlers((ingest.handler(), alarm_handlers(alarms)))
+    add_ReceiptsServicer_to_server(ReceiptService(receipts), server)
     add_routes(RouteService(routes, outbox, desk.hub.log_id), server)
     registry_pb2_grpc.add_RegistryServicer_to_server(
         RegistryService(registry, clock, registry_changed, planned, work_planned), server

@@ -21,6 +21,8 @@ from meterwatch.v1 import ingest_pb2
 
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Bounds of the latency histograms, seconds: around the promised 0.25 and 1 s, up to the deadline of a batch."""
+TOLD_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""The same for telling people, who may be behind a slow line."""
 _REASON: Final = {
     number: name.removeprefix("ROW_REASON_").lower()
     for name, number in ingest_pb2.RowReason.items()
@@ -97,6 +99,13 @@ class Metrics:
             "Messages to departments by target: made, sent, dead (given up), failed (tries); error: a defect.",
             "target", "outcome",
         )  # fmt: skip
+        self.alarm_told_seconds = Histogram(
+            "meterwatch_alarm_told_seconds",
+            "Messages to named subscribers by stage: sent after commit, received after sent, shown after received.",
+            ["stage"], registry=self.registry, buckets=TOLD_SECONDS,
+        )  # fmt: skip
+        for stage in ("sent", "received", "shown"):
+            self.alarm_told_seconds.labels(stage)
         self.commit_seconds = self._histogram("commit_seconds", "From a batch in the queue to its reads committed.")
         self.evaluation_seconds = self._histogram(
             "evaluation_seconds", "From a batch in the queue to its alarm transitions committed, that is to its ack."
@@ -156,6 +165,10 @@ class Metrics:
         """Count committed transitions."""
         for transition in transitions:
             self.transitions.labels(transition.kind.value, transition.alarm.rule).inc()
+
+    def told(self, stage: str, seconds: float) -> None:
+        """Count how long a stage of telling somebody took."""
+        self.alarm_told_seconds.labels(stage).observe(seconds)
 
     def overdue(self, rows: list[tuple[str, int]]) -> None:
         """Show these counts of overdue reads, by head-end, and no others."""

@@ -12,7 +12,16 @@ from grpc_reflection.v1alpha import reflection
 from meterwatch.calls import Watch
 from meterwatch.config import Server
 from meterwatch.errors import ConfigError
-from meterwatch.v1 import alarms_pb2, ingest_pb2, reads_pb2, registry_pb2
+from meterwatch.v1 import (
+    alarms_pb2,
+    gaps_pb2,
+    ingest_pb2,
+    reads_pb2,
+    receipts_pb2,
+    registry_pb2,
+    reliability_pb2,
+    routes_pb2,
+)
 
 INGEST: Final = "meterwatch.v1.Ingest"
 OPTIONS: Final = [
@@ -73,5 +82,8 @@ def bind(server: grpc.aio.Server, config: Server) -> str:
 
 
 def _names() -> Iterable[str]:
-    modules: tuple[Any, ...] = (ingest_pb2, alarms_pb2, registry_pb2, reads_pb2)
+    modules: tuple[Any, ...] = (
+        *(ingest_pb2, alarms_pb2, registry_pb2, reads_pb2),
+        *(gaps_pb2, receipts_pb2, reliability_pb2, routes_pb2),
+    )
     return [service.full_name for module in modules for service in module.DESCRIPTOR.services_by_name.values()]

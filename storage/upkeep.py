@@ -255,6 +255,7 @@ class Upkeep:
         await self._slices(connection, "alarm_actions", orphaned, older)
         await self._slices(connection, "alarm_pages", "recorded_at < %s", older)
         await self._slices(connection, "asset_shelves", "until_at < %s", older)
+        await self._slices(connection, "subscriber_receipts", "sent_at < %s", older)
         for table in ("route_claims", "notices", "delivery_alarms"):
             gone = "%s IS NOT NULL AND alarm_id NOT IN (SELECT alarm_id FROM alarms)"
             await self._slices(connection, table, gone, older)

@@ -89,6 +89,7 @@ def follow(
     district: DistrictOption = None,
     feeder: FeederOption = None,
     department: DepartmentOption = None,
+    subscriber: Annotated[str, typer.Option(help="Name under which the service keeps receipts; else none.")] = "",
     address: AddressOption = None,
     output: OutputOption = Output.table,
 ) -> None:
@@ -96,7 +97,8 @@ def follow(
     where = address_of(context, address)
     reach(where)
     wanted = _filter(type_, district, feeder, department)
-    with AlarmFeed(where, from_seq, wanted, give_up_after_s=300.0) as feed, _closed_by_ctrl_c(feed):
+    feed = AlarmFeed(where, from_seq, wanted, give_up_after_s=300.0, subscriber=subscriber)
+    with feed, _closed_by_ctrl_c(feed):
         for message in feed:
             if message.HasField("snapshot"):
                 for alarm in message.snapshot.alarm:

@@ -78,6 +78,7 @@ def explain_page(found: pb.ExplainResponse, zone: tzinfo) -> RenderableType:
         ("Folded into this one", _children(found)),
         ("What happened", _changes(found, zone)),
         ("Who was told", _deliveries(found, zone)),
+        ("Who had it on the screen", _receipts(found, zone)),
     ]
     for title, body in sections:
         if body is not None:
@@ -222,6 +223,24 @@ def _deliveries(found: pb.ExplainResponse, zone: tzinfo) -> Table | None:
     ]  # fmt: skip
     columns = ("made", "what", "department", "route", "target", "step", "outcome", "", "tries", "last error")
     return _table(columns, rows)
+
+
+def _receipts(found: pb.ExplainResponse, zone: tzinfo) -> Table | None:
+    if not found.receipt:
+        return None
+    rows = [
+        (
+            r.subscriber, r.kind, at(r.committed_us, zone), at(r.sent_us, zone),
+            _seconds(r.received_us, r.sent_us), _seconds(r.shown_us, r.received_us),
+        )
+        for r in found.receipt
+    ]  # fmt: skip
+    return _table(("subscriber", "what", "committed", "sent", "received", "shown"), rows)
+
+
+def _seconds(time_us: int, since_us: int) -> str:
+    """How long after something; a dash for what nobody has confirmed."""
+    return f"{(time_us - since_us) / 1e6:.2f} s later" if time_us else "-"
 
 
 def _value(json: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import getpass
+import os
+import socket
 import sys
 from typing import Annotated
 
 import typer
 
-from meterwatch.cli.alarms import DistrictOption, FeederOption, TypeOption
+from meterwatch.cli.alarms import DepartmentOption, DistrictOption, FeederOption, TypeOption
 from meterwatch.cli.calls import reach
 from meterwatch.cli.explain import ZoneOption, app, zone_of
 from meterwatch.cli.output import AddressOption, address_of
@@ -28,6 +30,7 @@ def watch(
     type_: TypeOption = None,
     district: DistrictOption = None,
     feeder: FeederOption = None,
+    department: DepartmentOption = None,
     address: AddressOption = None,
 ) -> None:
     """Full-screen list of the alarms for a control room, the gravest first; ? shows the keys."""
@@ -38,5 +41,9 @@ def watch(
 
     where = address_of(context, address)
     reach(where)
-    wanted = alarms_pb2.AlarmFilter(type=type_ or [], district=district or [], feeder=feeder or [])
-    Console(ServiceLink(where, wanted), operator or getpass.getuser(), operators, zone_of(zone)).run()
+    wanted = alarms_pb2.AlarmFilter(
+        type=type_ or [], district=district or [], feeder=feeder or [], department=department or []
+    )
+    who = operator or getpass.getuser()
+    link = ServiceLink(where, wanted, subscriber=f"{who}@{socket.gethostname()}:{os.getpid()}"[-128:])
+    Console(link, who, operators, zone_of(zone)).run()

@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 import grpc
 
 from meterwatch.client.errors import Unreachable
+from meterwatch.client.receipts import FeedReceipts
 from meterwatch.client.retry import BUGS_MAX, Backoff, failure_of, open_channel
 from meterwatch.v1.alarms_pb2 import AlarmFilter, SubscribeRequest, SubscribeResponse
 
@@ -29,6 +30,8 @@ class AlarmFeed:
 
     log_id: the log that from_seq is of. from_seq 0 without it: a snapshot first. Refused (OUT_OF_RANGE,
     FAILED_PRECONDITION) if the cursor is older than the log, newer, or of another log.
+    subscriber: a name under which the service keeps receipts. With `shows` a message counts as shown when the caller
+    comes back for the next one; without it the caller says so (`shown`).
     """
 
     def __init__(
@@ -41,6 +44,8 @@ class AlarmFeed:
         give_up_after_s: float | None = None,
         backoff: Backoff | None = None,
         credentials: Any = None,
+        subscriber: str = "",
+        shows: bool = True,
     ) -> None:
         self.seq = from_seq
         """Last cursor seen: give it as from_seq, with log_id, to go on in another run."""
@@ -51,6 +56,8 @@ class AlarmFeed:
         self._backoff = backoff or Backoff()
         self._closed = threading.Event()
         self._call: Any = None
+        self._subscriber, self._shows = subscriber, shows
+        self._receipts = FeedReceipts(address, subscriber, credentials) if subscriber else None
 
     def __enter__(self) -> Self:
         return self
@@ -59,12 +66,21 @@ class AlarmFeed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if self._receipts is not None:
+            self._receipts.join()
 
     def close(self) -> None:
         """End the feed, from any thread."""
         self._closed.set()
+        if self._receipts is not None:
+            self._receipts.close()
         if self._call is not None:
             self._call.cancel()
+
+    def shown(self, seq: int) -> None:
+        """Everything up to a cursor was shown to somebody; for a feed with a subscriber's name, from any thread."""
+        if self._receipts is not None:
+            self._receipts.shown(seq)
 
     def __iter__(self) -> Iterator[SubscribeResponse]:
         heard_s = time.monotonic()
@@ -75,7 +91,11 @@ class AlarmFeed:
             why = "the stream ended"
             try:
                 request = SubscribeRequest(
-                    from_seq=self.seq, log_id=self.log_id, filter=self._filter, transitions_max=TRANSITIONS_MAX
+                    from_seq=self.seq,
+                    log_id=self.log_id,
+                    filter=self._filter,
+                    transitions_max=TRANSITIONS_MAX,
+                    subscriber=self._subscriber,
                 )
                 subscribe = channel.unary_stream(
                     SUBSCRIBE,
@@ -89,9 +109,14 @@ class AlarmFeed:
                     heard_s = time.monotonic()
                     bugs = 0
                     self._backoff.reset()
+                    if self._receipts is not None and (told := _told_upto(message)):
+                        self._receipts.start()
+                        self._receipts.received(told)
                     for one in _each(message):
                         yield one
                         self._note(one)  # after the yield: what the caller has not finished is sent again
+                    if self._shows and (told := _told_upto(message)):
+                        self.shown(told)
             except grpc.RpcError as error:
                 if self._closed.is_set():
                     return
@@ -121,6 +146,19 @@ class AlarmFeed:
         elif kind == "bookmark":
             self.seq = message.bookmark.seq
             self.log_id = message.bookmark.log_id or self.log_id
+
+
+def _told_upto(message: SubscribeResponse) -> int:
+    """Cursor up to which a message brings the news; 0: it brings none, or not all of it yet."""
+    match message.WhichOneof("message"):
+        case "snapshot":
+            return message.snapshot.seq if message.snapshot.complete else 0
+        case "transition":
+            return message.transition.seq
+        case "transitions":
+            return message.transitions.transition[-1].seq
+        case _:
+            return 0
 
 
 def _each(message: SubscribeResponse) -> Iterator[SubscribeResponse]:

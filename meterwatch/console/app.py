@@ -88,6 +88,8 @@ class Console(App[None]):
         self._paused_with = 0
         """Changes that came while the display stands still."""
         self._folded = 0
+        self._drawn_upto = 0
+        """Cursor of the newest change that is to be told as shown; 0: there is none."""
         self._said = ""
         self._said_s = 0.0
         # Held, not asked for: a query looks at the screen in front, which may be a prompt.
@@ -128,6 +130,10 @@ class Console(App[None]):
         elif news.rows and not self._paused:
             self._table.changed()
         self._paused_with += news.changes
+        self._drawn_upto = news.upto or self._drawn_upto
+        if self._drawn_upto and not self._paused and len(self.screen_stack) == 1:
+            self.call_after_refresh(self._link.shown, self._drawn_upto)
+            self._drawn_upto = 0
         self._status()
 
     @property

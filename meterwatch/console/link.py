@@ -41,6 +41,8 @@ class News:
     changes: int = 0
     folded: int = 0
     """Changes the service folded into newer ones because we were slow."""
+    upto: int = 0
+    """Cursor of the newest of them; 0: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Link(Protocol):
     def start(self) -> None: ...
     def close(self) -> None: ...
     def take(self) -> News: ...
+    def shown(self, seq: int) -> None: ...
     def health(self) -> Health: ...
     def act(self, what: pb.ActRequest, alarm_id: str, version: int) -> str: ...
     def explain(self, alarm_id: str) -> pb.ExplainResponse: ...
@@ -78,9 +81,16 @@ class Link(Protocol):
 class ServiceLink:
     """A Link to the service at an address."""
 
-    def __init__(self, address: str, wanted: pb.AlarmFilter | None = None, backoff: Backoff | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        wanted: pb.AlarmFilter | None = None,
+        backoff: Backoff | None = None,
+        subscriber: str = "",
+    ) -> None:
         self.address = address
         self._wanted = wanted
+        self._subscriber = subscriber
         self._backoff = backoff
         self._news = News()
         self._room = threading.Condition()
@@ -112,6 +122,11 @@ class ServiceLink:
             self._room.notify_all()
         return news
 
+    def shown(self, seq: int) -> None:
+        """Everything up to a cursor was drawn; never waits for the service."""
+        if self._feed is not None:
+            self._feed.shown(seq)
+
     def health(self) -> Health:
         """How the link does now."""
         reconnects = self._reconnects + (self._feed.reconnects if self._feed is not None else 0)
@@ -140,7 +155,9 @@ class ServiceLink:
 
     def _run(self) -> None:
         while not self._closed:
-            self._feed = AlarmFeed(self.address, filter=self._wanted, backoff=self._backoff)
+            self._feed = AlarmFeed(
+                self.address, filter=self._wanted, backoff=self._backoff, subscriber=self._subscriber, shows=False
+            )
             try:
                 self._follow(self._feed)
             except (Refused, Unreachable) as error:  # no such cursor any more, or a refusal an operator must see
@@ -164,11 +181,11 @@ class ServiceLink:
                     snapshot += map(Row.of, message.snapshot.alarm)
                     if message.snapshot.complete:
                         with self._room:
-                            self._news = News(begun=True, rows=snapshot)
+                            self._news = News(begun=True, rows=snapshot, upto=message.snapshot.seq)
                             self._begun = True
                         snapshot = []
                 case "transition":
-                    self._offer(Row.of(message.transition.alarm))
+                    self._offer(Row.of(message.transition.alarm), message.transition.seq)
                 case "bookmark":
                     self._rules_ready = message.bookmark.rules_ready
                 case "coalesced":
@@ -177,11 +194,12 @@ class ServiceLink:
             if self._closed:
                 return
 
-    def _offer(self, row: Row) -> None:
+    def _offer(self, row: Row, seq: int) -> None:
         with self._room:
             self._room.wait_for(lambda: self._closed or self._news.changes < WAITING_MAX)
             self._news.rows.append(row)
             self._news.changes += 1
+            self._news.upto = seq
 
 
 @contextmanager

@@ -43,6 +43,8 @@ class _Link:
         news, self.news = self.news, News()
         return news
 
+    def shown(self, seq: int) -> None: ...
+
     def health(self) -> Health:
         return Health(0.0, True, 0, True, "")
 

@@ -10,6 +10,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from meterwatch.v1 import receipts_pb2 as _receipts_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -431,6 +432,7 @@ class SubscribeRequest(_message.Message):
     LOG_ID_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     TRANSITIONS_MAX_FIELD_NUMBER: _builtins.int
+    SUBSCRIBER_FIELD_NUMBER: _builtins.int
     from_seq: _builtins.int
     """The last seq the caller has: every transition after it follows. 0 without log_id: a snapshot first. 0 with log_id:
     everything since the log began, for a caller that has a complete snapshot of an empty log. Unit: none.
@@ -440,6 +442,10 @@ class SubscribeRequest(_message.Message):
     transitions_max: _builtins.int
     """Most transitions the caller takes in one message: those that wait for it come together, as `transitions`. 0: each
     comes by itself, as `transition`. At most 1000. Unit: transitions.
+    """
+    subscriber: _builtins.str
+    """Name under which receipts are kept (Receipts.Confirm); one name, one reader: who comes later takes it over. Empty: none
+    are kept. At most 128 characters.
     """
     @_builtins.property
     def filter(self) -> Global___AlarmFilter:
@@ -452,10 +458,11 @@ class SubscribeRequest(_message.Message):
         log_id: _builtins.str = ...,
         filter: Global___AlarmFilter | None = ...,
         transitions_max: _builtins.int = ...,
+        subscriber: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "from_seq", b"from_seq", "log_id", b"log_id", "transitions_max", b"transitions_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "from_seq", b"from_seq", "log_id", b"log_id", "subscriber", b"subscriber", "transitions_max", b"transitions_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1131,6 +1138,7 @@ class ExplainResponse(_message.Message):
     METERS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     rules_version: _builtins.str
     """Rules in force now: name of the profile, a digest of its numbers, version of the service."""
     told_by: _builtins.str
@@ -1173,6 +1181,10 @@ class ExplainResponse(_message.Message):
     def delivery(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]:
         """Who was told of it outside this interface; empty where no routes are set up."""
 
+    @_builtins.property
+    def receipt(self) -> _containers.RepeatedCompositeFieldContainer[_receipts_pb2.SubscriberReceipt]:
+        """What named subscribers were sent of it, and what they have confirmed; the newest 200."""
+
     def __init__(
         self,
         *,
@@ -1187,10 +1199,11 @@ class ExplainResponse(_message.Message):
         meters: Global___MetersSeen | None = ...,
         load: _abc.Iterable[Global___LoadSeen] | None = ...,
         delivery: _abc.Iterable[Global___Delivery] | None = ...,
+        receipt: _abc.Iterable[_receipts_pb2.SubscriberReceipt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "meters", b"meters", "parent", b"parent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "change", b"change", "child", b"child", "child_count", b"child_count", "delivery", b"delivery", "limit", b"limit", "load", b"load", "meters", b"meters", "parent", b"parent", "rules_version", b"rules_version", "told_by", b"told_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "change", b"change", "child", b"child", "child_count", b"child_count", "delivery", b"delivery", "limit", b"limit", "load", b"load", "meters", b"meters", "parent", b"parent", "receipt", b"receipt", "rules_version", b"rules_version", "told_by", b"told_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

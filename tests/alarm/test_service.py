@@ -17,11 +17,15 @@ from grpc_status import rpc_status
 
 from alarm.desk import AlarmDesk
 from alarm.profile import AlarmProfile
+from alarm.receipts import Receipts
+from alarm.receipts_service import ReceiptService
 from alarm.service import AlarmService, handlers
 from meterwatch.episodes import Severity
 from meterwatch.v1 import alarms_pb2 as pb
 from meterwatch.v1 import alarms_pb2_grpc as pb_grpc
+from meterwatch.v1.receipts_pb2_grpc import add_ReceiptsServicer_to_server
 from storage.alarms import AlarmStore
+from storage.receipts import ReceiptStore
 
 
 @dataclass
@@ -30,6 +34,7 @@ class World:
     store: AlarmStore
     stub: Any
     channel: grpc.aio.Channel
+    address: str
 
     async def restart(self) -> AlarmDesk:
         return await AlarmDesk.open(self.store, names(), clock())
@@ -38,18 +43,22 @@ class World:
 @asynccontextmanager
 async def serving(dsn: str, ring_max: int = 10_000, queue_max: int = 1024, **options: Any) -> AsyncIterator[World]:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        await connection.execute("TRUNCATE alarms, alarm_log, alarm_actions, alarm_pages, asset_shelves")
+        await connection.execute(
+            "TRUNCATE alarms, alarm_log, alarm_actions, alarm_pages, asset_shelves, subscriber_receipts"
+        )
     async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, max_size=4, open=False) as pool:
         store = AlarmStore(pool)
         desk = await AlarmDesk.open(store, names(), clock())
         desk.hub = type(desk.hub)([], desk.hub.seq, desk.hub.log_id, ring_max, queue_max)
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        service = AlarmService(desk, store, clock(), lambda: True, **options)
+        receipts = await Receipts.open(ReceiptStore(pool), clock())
+        service = AlarmService(desk, store, clock(), lambda: True, receipts=receipts, **options)
         server.add_generic_rpc_handlers((handlers(service),))
+        add_ReceiptsServicer_to_server(ReceiptService(receipts), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield World(desk, store, pb_grpc.AlarmsStub(channel), channel)
+            yield World(desk, store, pb_grpc.AlarmsStub(channel), channel, f"127.0.0.1:{port}")
         await server.stop(None)
 
 

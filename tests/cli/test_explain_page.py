@@ -11,6 +11,7 @@ from rich.console import Console
 
 from meterwatch.cli.explain_page import METERS_MAX, after, at, explain_page
 from meterwatch.v1 import alarms_pb2 as pb
+from meterwatch.v1 import receipts_pb2
 
 NOON_US = 1_700_000_000_000_000
 EVIL = "\x1b[2J[red]"
@@ -52,6 +53,11 @@ def full() -> pb.ExplainResponse:
             meter=[pb.MeterSeen(said="OFF", said_us=NOON_US, **evil(meter=..., transformer=...)) for _ in range(99)],
         ),
         load=[pb.LoadSeen(end_us=NOON_US, b=1.25, coverage=0.5, hold_s=1800), pb.LoadSeen(b=0.0)],
+        receipt=[
+            receipts_pb2.SubscriberReceipt(
+                subscriber=EVIL, kind="RAISED", committed_us=NOON_US, sent_us=NOON_US, received_us=NOON_US + 250_000
+            )
+        ],
         delivery=[pb.Delivery(made_us=NOON_US, ended_us=NOON_US + 5_000_000, **evil(department=..., last_error=...))],
         **evil(rules_version=..., told_by=...),
     )  # fmt: skip
@@ -61,14 +67,22 @@ def test_every_section_is_there_and_no_text_writes_on_the_screen() -> None:
     shown = page(full())
     for title in (
         *("Times", "Judged by", "Evidence", "Meters", "Load", "Folded into", "Folded into this one"),
-        *("What happened", "Who was told"),
+        *("What happened", "Who was told", "Who had it on the screen"),
     ):
         assert f"\n{title}\n" in shown
     assert all(line.isprintable() for line in shown.splitlines())
     assert "\\x1b[2J[red]" in shown
     for words in ("300 said OFF, 90 said ON, 10 were silent, of 500 (400 looked at)", f"{METERS_MAX} of them"):
         assert words in shown
-    for words in ("7 SUPPRESSED", "posterior_min  0.99  -", "30 min", "5 s later", "and 87 more", "cleared_us"):
+    for words in (
+        "7 SUPPRESSED",
+        "posterior_min  0.99  -",
+        "30 min",
+        "5 s later",
+        "0.25 s later",
+        "and 87 more",
+        "cleared_us",
+    ):
         assert words in shown
 
 

@@ -31,17 +31,24 @@ class FakeLink:
     answer: str = ""
     explained: pb.ExplainResponse | None = None
     figures: pb.GetKpisResponse = field(default_factory=pb.GetKpisResponse)
+    told: int = 0
+    """Cursor of what came last."""
+    drawn: list[int] = field(default_factory=list)
 
     def start(self) -> None: ...
 
     def close(self) -> None: ...
 
     def come(self, *rows: Row, begun: bool = False) -> None:
-        self.news = News(begun, [*self.news.rows, *rows], self.news.changes + len(rows))
+        self.told += 1
+        self.news = News(begun, [*self.news.rows, *rows], self.news.changes + len(rows), upto=self.told)
 
     def take(self) -> News:
         news, self.news = self.news, News()
         return news
+
+    def shown(self, seq: int) -> None:
+        self.drawn.append(seq)
 
     def health(self) -> Health:
         return self.now

@@ -271,3 +271,22 @@ async def test_no_name_writes_on_the_screen() -> None:
         assert world.lines()[0].isprintable()
         await world.press("a")
         assert str(world.app.screen.query_one("#prompt Label", Static).render()).isprintable()
+
+
+async def test_changes_are_told_as_shown_when_they_are_drawn_and_not_behind_a_pause_or_a_page() -> None:
+    async with console(row("A")) as world:
+        assert world.link.drawn == [1]
+        await world.press("p")
+        await world.comes(row("B"))
+        assert world.link.drawn == [1]
+        await world.press("p")
+        world.app.renew()
+        await world.pilot.pause()
+        assert world.link.drawn == [1, 2]
+        await world.press("question_mark")
+        await world.comes(row("C"))
+        assert world.link.drawn == [1, 2]
+        await world.press("escape")
+        world.app.renew()
+        await world.pilot.pause()
+        assert world.link.drawn == [1, 2, 3]

@@ -135,6 +135,35 @@ async def test_events_and_alarms_are_counted(service: tuple[Service, Callable[[]
     assert after["alarm_transitions_total{RAISED,OUTAGE}"] >= 1
 
 
+async def test_how_long_telling_a_named_subscriber_takes_is_counted_by_stage(
+    service: tuple[Service, Callable[[], Any]],
+) -> None:
+    running_service, scraped = service
+    stages = ("sent", "received", "shown")
+    off_us = START_US - 4 * 3_600_000_000
+    before = await scraped()
+    assert [before[f"alarm_told_seconds_count{{{stage}}}"] for stage in stages] == [0, 0, 0]
+
+    def follow() -> None:
+        with AlarmFeed(running_service.address, subscriber="Kim", give_up_after_s=30) as feed:
+            messages = iter(feed)
+            assert next(messages).HasField("snapshot")
+            with grpc.insecure_channel(running_service.address) as channel:
+                request = ingest_pb2.SendEventsRequest(
+                    head_end="HES-1", epoch=6, seq=1, meter=["M1", "M2"], meter_index=[0, 1, 0, 1],
+                    at_us=[off_us, off_us, off_us + 400_000_000, off_us + 400_000_000], code=[1, 1, 5, 5],
+                )  # fmt: skip
+                ingest_pb2_grpc.IngestStub(channel).SendEvents(request, timeout=30)
+            while not (message := next(messages)).HasField("transition"):
+                assert message.HasField("bookmark")
+            feed.shown(message.transition.seq)
+
+    await asyncio.to_thread(follow)
+    after = await scraped()
+    assert min(after[f"alarm_told_seconds_count{{{stage}}}"] for stage in stages) >= 1
+    assert after["receipts_forgotten_total{}"] == 0
+
+
 async def test_every_check_of_a_read_moves_its_counter(service: tuple[Service, Callable[[], Any]]) -> None:
     """One read per check that fires at ingest; V10 needs a clock that does not follow the reads."""
     running_service, scraped = service

@@ -22,7 +22,7 @@ import pyte
 import pytest
 from databases import Databases
 from served import ENOUGH_S, HEAD_END, METERS, US, Served, fresh_database, serving
-from service_process import free_port
+from service_process import free_port, until
 
 from meterwatch.batch import EventCode
 from meterwatch.cli import calls
@@ -133,6 +133,8 @@ def test_an_alarm_appears_is_acknowledged_by_a_key_and_another_client_sees_it(se
         screen.press("e")
         page = screen.until(lambda text: "Judged by" in text)
         assert "fault began" in page
+        drawn = "SELECT DISTINCT kind FROM alarm_receipts WHERE subscriber LIKE 'Kim@%%' AND shown_at IS NOT NULL"
+        until(lambda: ("RAISED",) in service.sql(drawn), "the console has said what it drew")
         screen.press("q")
         screen.until(lambda text: "fault began" not in text)
         screen.press("q")
