@@ -70,7 +70,7 @@ class Console(App[None]):
         Binding("c", "comment", "comment"),
         Binding("e", "explain", "explain"),
         Binding("enter", "children", "children"),
-        Binding("slash", "filter", "filter"),
+        Binding("slash", "filter", "filter", priority=True),  # before keys typed ahead find the list in focus
         Binding("p", "pause", "pause"),
         Binding("escape", "step_back", "back"),
         Binding("question_mark", "help", "help"),
@@ -187,6 +187,9 @@ class Console(App[None]):
             self._paused_with = 0
             self._table.other_lines(self._order.frozen())
         self._status()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "filter" or self.focused is self._table
 
     def action_filter(self) -> None:
         self._filter_line.display = True

@@ -45,9 +45,15 @@ class Answer(NamedTuple):
 
 
 class Prompt(ModalScreen[Answer | None]):
-    """Fields to fill in for one alarm; Enter in the last one answers, Escape does not."""
+    """Fields to fill in for one alarm; Enter in the last one answers, Escape does not.
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "back")]
+    Enter and Tab move on at once, before they are a field's: what is typed ahead belongs to the next field.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "back"),
+        Binding("tab,enter", "next_field", "next", priority=True),
+    ]
 
     def __init__(self, title: str, fields: tuple[tuple[str, str], ...]) -> None:
         """fields: name and first value of each."""
@@ -61,14 +67,23 @@ class Prompt(ModalScreen[Answer | None]):
             for i, (name, value) in enumerate(self._fields):
                 yield Input(value, placeholder=name, id=f"field-{i}", max_length=2000)
 
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        event.stop()  # the console would take it for a filter
+    @property
+    def _next_field(self) -> Input | None:
+        """The field after the one in focus; None: it is the last."""
         inputs = list(self.query(Input))
-        at = inputs.index(event.input)
-        if at < len(inputs) - 1:
-            inputs[at + 1].focus()
-        else:
-            self.dismiss(Answer(tuple(one.value.strip() for one in inputs)))
+        at = inputs.index(self.focused) if isinstance(self.focused, Input) else -1
+        return inputs[at + 1] if at + 1 < len(inputs) else None
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "next_field" or self._next_field is not None
+
+    def action_next_field(self) -> None:
+        self.set_focus(self._next_field)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Enter in the last field, after all that was typed into it."""
+        event.stop()  # the console would take it for a filter
+        self.dismiss(Answer(tuple(one.value.strip() for one in self.query(Input))))
 
 
 class Explanation(ModalScreen[None]):

@@ -25,14 +25,15 @@ from routes_world import SinkOutbox, routes
 from alarm import hub as hub_module
 from alarm.desk import AlarmDesk
 from alarm.hub import Coalesced, Subscription
+from alarm.profile import AlarmClass, AlarmProfile
 from alarm.routes import plan as plan_module
 from alarm.routes.faces import face
 from alarm.routes.plan import Planner
-from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, TransitionKind
+from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, AssetShelf, Priority, TransitionKind
 from meterwatch.clock import ReplayClock
 from meterwatch.episodes import Severity, Verdict
 from meterwatch.errors import Missing, Rejected, Stale, StorageUnavailable
-from meterwatch.notices import DeliveryState, NoticeState
+from meterwatch.notices import DeliveryState, NoticeState, Parcel
 
 T = TypeVar("T")
 US = 1_000_000
@@ -60,7 +61,19 @@ FILTERS = (
     AlarmFilter(paging_only=True),
     AlarmFilter(districts=frozenset({"South"}), severity_min=Severity.HIGH),
     AlarmFilter(states=frozenset({AlarmState.UNACK_ACTIVE})),
+    AlarmFilter(priority_min=Priority.CRITICAL),
+    AlarmFilter(any_of=(routes(FILE).concerns("crews"), routes(FILE).concerns("noc")), paging_only=True),
 )
+PROFILE = AlarmProfile(
+    "of the machine",
+    (
+        AlarmClass(
+            "OUTAGE", "transformer", priority={Severity.HIGH: Priority.CRITICAL}, off_delay_s=60, re_alarm_s=600,
+            chatter_raises=3,
+        ),
+    ),
+)  # fmt: skip
+"""Every number of a class at work but the delay before an alarm: what is over by then is never told."""
 ACTIONS = (
     TransitionKind.ACKNOWLEDGED,
     TransitionKind.SHELVED,
@@ -68,6 +81,7 @@ ACTIONS = (
     TransitionKind.OUT_OF_SERVICE,
     TransitionKind.RETURNED_TO_SERVICE,
     TransitionKind.COMMENTED,
+    TransitionKind.ASSIGNED,
 )
 AWAY = StorageUnavailable("the database is away")
 
@@ -88,8 +102,10 @@ class Subscriber:
         self.subscription: Subscription | None = None
         self.backlog: list[Any] = []
         self.have: dict[str, Alarm] = {}
-        self.received = 0
-        self.merged = 0
+        self.joined = 0
+        """Cursor the subscription began after."""
+        self.got = 0
+        """Transitions it was sent since then, and told to be merged."""
 
 
 class Machine(RuleBasedStateMachine):
@@ -97,9 +113,9 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.new_event_loop()
+        self.loop = self.make_loop()
         self.store = SinkStore()
-        self.clock = ReplayClock(BASE_US)
+        self.clock = self.make_clock()
         self.outbox = SinkOutbox(self.store.log)
         self.file = FILES[0]
         self.action = 0
@@ -110,6 +126,12 @@ class Machine(RuleBasedStateMachine):
         self.start_service()
         for who in range(len(FILTERS)):
             self.subscriber_reads(who, 1)
+
+    def make_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.new_event_loop()
+
+    def make_clock(self) -> ReplayClock:
+        return ReplayClock(BASE_US)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
@@ -126,7 +148,7 @@ class Machine(RuleBasedStateMachine):
     def start_service(self) -> None:
         """A start, or a restart: what was in memory is gone."""
         self.store.fail = self.outbox.fail = None
-        self.desk = self.run(AlarmDesk.open(self.store, names(), self.clock))
+        self.desk = self.run(AlarmDesk.open(self.store, names(), self.clock, profile=PROFILE))
         self.desk.hub._queue_max = QUEUE_MAX
         self.desk.hub._ring = type(self.desk.hub._ring)(maxlen=RING_MAX)
         for one in self.subscribers:
@@ -183,9 +205,17 @@ class Machine(RuleBasedStateMachine):
         else:
             self.attempt(self.desk.act(action, 0))
 
+    @rule(asset=st.integers(0, 3), lift=_RARELY)
+    def operator_shelves_an_asset(self, asset: int, lift: bool) -> None:
+        self.action += 1
+        shelf_s = 0 if lift else 600
+        shelf = AssetShelf(f"a{self.action}", "", "transformer", f"T{asset}", shelf_s, "Kim", "crew")
+        self.attempt(self.desk.shelve_asset(shelf))
+
     @rule()
-    def shelves_end(self) -> None:
-        self.attempt(self.desk.lift_shelves())
+    def the_desk_keeps_time(self) -> None:
+        for work in (self.desk.lift_shelves, self.desk.end_delays, self.desk.announce_again):
+            self.attempt(work())
 
     # subscribers
 
@@ -204,10 +234,12 @@ class Machine(RuleBasedStateMachine):
         if one.subscription is None:
             if one.cursor is None:
                 one.cursor, alarms, one.subscription = hub.subscribe_now(one.wanted.wants)
-                one.began = one.cursor
+                one.began = one.joined = one.cursor
+                one.got = 0
                 one.have = {alarm.alarm_id: alarm for alarm in alarms if one.wanted.matches(alarm)}
                 return
-            position = one.cursor
+            position = one.joined = one.cursor
+            one.got = 0
             while (joined := hub.subscribe_after(position, one.wanted.wants)) is None:
                 page = self.run(self.store.log_after(position, 2))
                 assert page, "the ring and the log leave a gap"
@@ -221,7 +253,7 @@ class Machine(RuleBasedStateMachine):
             return
         taken = one.subscription.take(most)
         if isinstance(taken, Coalesced):
-            one.merged += taken.merged
+            one.got += taken.merged
             return
         for transition in taken:
             self.received(one, transition)
@@ -232,7 +264,7 @@ class Machine(RuleBasedStateMachine):
         assert one.cursor is not None
         assert transition.seq > one.cursor, "doubled, or out of order"
         one.cursor = transition.seq
-        one.received += 1
+        one.got += 1
         one.have[transition.alarm.alarm_id] = transition.alarm
 
     # routes
@@ -269,20 +301,24 @@ class Machine(RuleBasedStateMachine):
         parcel = self.run(self.outbox.next_parcel(to))
         if parcel is None:
             return
-        one = parcel.delivery
         if comes:
-            content = (one.items, one.waiting, [alarm for _, alarm in parcel.alarms])
-            first = one.number not in self.messages
-            assert self.messages.setdefault(one.number, content) == content, "one id says two things"
-            for item in one.items if first else ():
-                before = self.told.setdefault(to, {}).get(item.alarm_id)
-                assert before is None or before.seq <= item.seq, "an older state after a newer one"
-                assert before is None or before.seq < item.seq or item.change in ("REPEATED", "ESCALATED", "NEW"), item
-                self.told[to][item.alarm_id] = item
+            self.message_comes(to, parcel)
         if comes and answered:
             now_us = self.clock.now_us()
-            self.run(self.outbox.tried(one.number, DeliveryState.SENT, now_us, now_us, now_us, ""))
+            self.run(self.outbox.tried(parcel.delivery.number, DeliveryState.SENT, now_us, now_us, now_us, ""))
             self.planner.settled(to)
+
+    def message_comes(self, to: str, parcel: Parcel) -> None:
+        """A target has a message, maybe once more."""
+        one = parcel.delivery
+        content = (one.items, one.waiting, [alarm for _, alarm in parcel.alarms])
+        first = one.number not in self.messages
+        assert self.messages.setdefault(one.number, content) == content, "one id says two things"
+        for item in one.items if first else ():
+            before = self.told.setdefault(to, {}).get(item.alarm_id)
+            assert before is None or before.seq <= item.seq, "an older state after a newer one"
+            assert before is None or before.seq < item.seq or item.change in ("REPEATED", "ESCALATED", "NEW"), item
+            self.told[to][item.alarm_id] = item
 
     # what holds
 
@@ -303,8 +339,13 @@ class Machine(RuleBasedStateMachine):
         """After everything had time."""
         self.store.fail = self.outbox.fail = None
         self.run(self.desk.lift_shelves())
+        self.run(self.desk.end_delays())
         for one in range(len(self.subscribers)):
             self.subscriber_ends(one)
+        self.everybody_is_told()
+        self.targets_know_what_they_should()
+
+    def everybody_is_told(self) -> None:
         for _ in range(100):
             self.clock._now_us += 20_000 * US
             while self.planner.cursor != self.desk.newest_seq():
@@ -315,7 +356,6 @@ class Machine(RuleBasedStateMachine):
                     self.target_is_tried(target, True, True)
             if all(notice.due_us is None for notice in self.outbox.notices.values()):
                 break
-        self.targets_know_what_they_should()
 
     def subscriber_ends(self, who: int) -> None:
         one = self.subscribers[who]
@@ -323,6 +363,7 @@ class Machine(RuleBasedStateMachine):
             self.subscriber_reads(who, 4)
         newest = {t.alarm.alarm_id: t.alarm for t in self.store.log}
         assert one.cursor == len(self.store.log)
+        assert one.got == sum(one.wanted.wants(t) for t in self.store.log[one.joined :]), "merged and not told"
         for alarm_id, alarm in newest.items():
             if one.wanted.matches(alarm) and not (alarm.finished and alarm.seq <= one.began):
                 assert one.have[alarm_id] == alarm, "lost"
@@ -333,6 +374,10 @@ class Machine(RuleBasedStateMachine):
         found = routes(self.file)
         for key, notice in self.outbox.notices.items():
             assert notice.due_us is None, f"stuck: {key}"
+            if notice.told is not None:
+                had = self.told.get(key[0], {}).get(key[1])
+                assert had is not None, f"said to be told, and was not: {key}"
+                assert had.seq == notice.told.seq, f"said to be told, and was not: {key}"
         for alarm in self.store.alarms():
             for route in found.routes:
                 wanted = alarm.pages and route.match.matches(alarm)

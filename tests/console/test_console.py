@@ -255,8 +255,18 @@ async def test_what_is_typed_ahead_of_the_filter_line_is_no_key_of_the_list() ->
         for key, character in (("slash", "/"), ("s", "s"), ("a", "a")):
             world.app.post_message(Key(key, character))  # not waiting for what the one before does
         await world.pilot.pause()
-        assert world.app.query_one("#filter").display
+        assert world.app.query_one("#filter", Input).value == "sa"
         assert not isinstance(world.app.screen, Prompt)
+
+
+async def test_what_is_typed_ahead_in_a_prompt_belongs_to_the_field_it_was_meant_for() -> None:
+    async with console(row("A")) as world:
+        await world.press("s")
+        for key, character in (("tab", "\t"), ("x", "x"), ("y", "y"), ("enter", "\r")):
+            world.app.post_message(Key(key, character))
+        await world.answered()
+        [(what, _, _)] = world.link.acted
+        assert (what.shelve_s, what.note) == (3600, "xy")
 
 
 async def test_no_name_writes_on_the_screen() -> None:

@@ -42,7 +42,7 @@ app(sys.argv[1:])
 class Terminal:
     """A program on a pseudo-terminal, and what its screen shows."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, program: str = WATCH) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
         self._screen = pyte.Screen(COLUMNS, LINES)
@@ -50,7 +50,7 @@ class Terminal:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         environment = os.environ | {"TERM": "xterm-256color", "LINES": "", "COLUMNS": ""}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WATCH, *arguments],
+            [sys.executable, "-c", program, *arguments],
             stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True,
         )  # fmt: skip
         os.close(slave)
@@ -84,8 +84,8 @@ class Terminal:
 
 
 @contextmanager
-def terminal(*arguments: str) -> Iterator[Terminal]:
-    opened = Terminal(*arguments)
+def terminal(*arguments: str, program: str = WATCH) -> Iterator[Terminal]:
+    opened = Terminal(*arguments, program=program)
     try:
         yield opened
     finally:
