@@ -43,12 +43,6 @@ def drawn() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _limit(given: Input) -> str:
-    if given in NOT_WHEN_CLEARED:
-        return "once it has cleared"
-    return "once it is NORMAL or RETRACTED" if given in NOT_WHEN_FINISHED else ""
-
-
 def _diagram(first: Enum, table: Table) -> Iterator[str]:
     """One arrow for all inputs that lead from one state to the same other one."""
     arrows: dict[tuple[Enum, Enum], list[str]] = {}

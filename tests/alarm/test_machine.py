@@ -114,9 +114,8 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = self.make_loop()
-        self.store = SinkStore()
         self.clock = self.make_clock()
-        self.outbox = SinkOutbox(self.store.log)
+        self.store, self.outbox = self.make_stores()
         self.file = FILES[0]
         self.action = 0
         self.subscribers = [Subscriber(wanted) for wanted in FILTERS]
@@ -129,6 +128,10 @@ class Machine(RuleBasedStateMachine):
 
     def make_loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.new_event_loop()
+
+    def make_stores(self) -> tuple[SinkStore, SinkOutbox]:
+        store = SinkStore()
+        return store, SinkOutbox(store.log)
 
     def make_clock(self) -> ReplayClock:
         return ReplayClock(BASE_US)

@@ -309,6 +309,15 @@ async def test_one_action_on_many_over_the_wire_answers_for_each(dsn: str) -> No
         what.action_id = "a2"
         both = await world.stub.ActOnMany(pb.ActOnManyRequest(act=what, filter=pb.AlarmFilter()))
         assert sorted(r.alarm.version for r in both.result) == [2, 3]
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            audit = await connection.execute(
+                "SELECT a.action_id, a.alarm_id, a.operator, a.note, l.version FROM alarm_actions a"
+                " JOIN alarm_log l USING (seq, alarm_id) ORDER BY seq"
+            )
+            rows = await audit.fetchall()
+        first, second = (t.alarm.alarm_id for t in done)
+        assert rows[0] == ("a1", first, "Kim", "seen", 2)
+        assert sorted(rows[1:]) == sorted([("a2", first, "Kim", "seen", 3), ("a2", second, "Kim", "seen", 2)])
         for wrong in (
             pb.ActOnManyRequest(act=what),
             pb.ActOnManyRequest(act=what, target=[targets[0], targets[0]]),
