@@ -157,6 +157,25 @@ def test_alarms_are_listed_by_department(town: Town) -> None:
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
 
 
+def test_a_subscription_by_department_has_every_transition_of_its_alarms_and_no_other(town: Town) -> None:
+    [[log_id]] = town.sql("SELECT log_id::text FROM service_identity")
+    [[newest]] = town.sql("SELECT seq FROM alarm_cursor")
+    request = alarms_pb2.SubscribeRequest(log_id=log_id, filter=alarms_pb2.AlarmFilter(department=["grid"]))
+    told: list[int] = []
+    with grpc.insecure_channel(town.run.process.address) as channel:
+        call = channel.unary_stream("/meterwatch.v1.Alarms/Subscribe")(request.SerializeToString(), timeout=60)
+        for raw in call:
+            message = alarms_pb2.SubscribeResponse.FromString(raw)
+            if message.HasField("transition"):
+                told.append(message.transition.seq)
+            if message.bookmark.seq >= newest:
+                call.cancel()
+                break
+    outages = town.sql(f"SELECT seq FROM alarm_log WHERE alarm->>'rule' = 'OUTAGE' AND seq <= {newest} ORDER BY seq")
+    assert [seq for seq in told if seq <= newest] == [seq for [seq] in outages]
+    assert len(told) > 2
+
+
 def test_a_hangup_reads_the_file_again_and_a_bad_one_changes_nothing(town: Town) -> None:
     def listed() -> Any:
         return town.call("Routes/ListRoutes", routes_pb2.ListRoutesRequest(), routes_pb2.ListRoutesResponse)
