@@ -236,7 +236,7 @@ class AlarmStore:
         """Shelves over assets that last."""
         query = (
             "SELECT * FROM (SELECT DISTINCT ON (rule, asset_kind, asset) * FROM asset_shelves"
-            " WHERE recorded_at > %s ORDER BY rule, asset_kind, asset, recorded_at DESC) AS s WHERE until_at > %s"
+            " WHERE recorded_at > %s ORDER BY rule, asset_kind, asset, shelf_no DESC) AS s WHERE until_at > %s"
         )
         longest = timedelta(hours=8)
         rows = await self._rows(sql.SQL(query), (_at(now_us) - longest, _at(now_us)))

@@ -20,3 +20,6 @@ FROM subscriber_receipts r
 CROSS JOIN LATERAL unnest(r.seqs) AS told(seq)
 JOIN alarm_log l ON l.seq = told.seq;
 COMMENT ON VIEW alarm_receipts IS 'Which subscriber had which alarm when.';
+
+-- Of two shelves over the same at one moment of the service's clock the later one counts.
+ALTER TABLE asset_shelves ADD COLUMN shelf_no bigint GENERATED ALWAYS AS IDENTITY;

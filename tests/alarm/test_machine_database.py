@@ -145,5 +145,5 @@ def _database(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_small_limits", "_database")
 class TestDatabaseMachine(DatabaseMachine.TestCase):  # type: ignore[name-defined,misc]
     settings = settings(
-        max_examples=8, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow], deadline=None
+        max_examples=5, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow], deadline=None
     )

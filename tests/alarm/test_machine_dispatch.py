@@ -184,5 +184,5 @@ def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_small_limits")
 class TestDispatchMachine(DispatchMachine.TestCase):  # type: ignore[name-defined,misc]
     settings = settings(
-        max_examples=30, stateful_step_count=60, suppress_health_check=[HealthCheck.too_slow], deadline=None
+        max_examples=20, stateful_step_count=50, suppress_health_check=[HealthCheck.too_slow], deadline=None
     )

@@ -374,3 +374,13 @@ async def test_a_shelf_over_an_asset_is_kept_listed_and_lifted(dsn: str) -> None
             pb.ShelveAssetRequest(action_id="s2", operator="Kim", reason="x", type="NOISE", shelve_s=60),
         ):
             assert (await refusal(world.stub.ShelveAsset(wrong)))[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_of_two_shelves_at_one_moment_a_restart_takes_the_later(dsn: str) -> None:
+    async with serving(dsn) as world:
+        request = pb.ShelveAssetRequest(operator="Kim", reason="crew", asset_kind="transformer", asset="T0")
+        for number in range(20):
+            request.action_id, request.shelve_s = f"s{number}", 60 * (number % 2)
+            await world.stub.ShelveAsset(request)
+            found = [shelf.action_id for shelf in await world.store.load_shelves(clock().now_us())]
+            assert found == ([request.action_id] if number % 2 else [])
