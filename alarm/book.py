@@ -45,7 +45,7 @@ STAGE: Final = "stage"
 RETRACTED_BECAUSE: Final = "retracted_because"
 """Key of the reason in the evidence of a retracted alarm."""
 UNSAID: Final = "what is known now does not show it any more"
-PREFIX: Final = {"OUTAGE": "OUT", "OVERLOAD": "OVL", "COMM_LOSS": "COM", "USER": "USR"}
+PREFIX: Final = {"OUTAGE": "OUT", "OVERLOAD": "OVL", "COMM_LOSS": "COM", "FORECAST_OVERLOAD": "FOV", "USER": "USR"}
 
 
 class Book:
@@ -69,6 +69,10 @@ class Book:
 
     def __contains__(self, alarm_id: str) -> bool:
         return alarm_id in self._by_id
+
+    def of(self, rule: str, asset_kind: str, asset_id: int) -> list[Alarm]:
+        """The alarms of one rule and asset that are here."""
+        return list(self._by_key.get((rule, asset_kind, asset_id), {}).values())
 
     def adopt(self, alarms: Iterable[Alarm]) -> None:
         """Take alarms as they are stored, replacing what the book had."""

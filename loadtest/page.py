@@ -19,12 +19,12 @@ from hdrh.codec import HdrCookieException, HdrLengthException
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
-from loadtest.look import STYLE
 from loadtest.match import match
-from loadtest.plot import Line, lines, short, squeeze, text
 from loadtest.record import Record, Second
 from loadtest.score import score
 from loadtest.timeline import clip, moment, span, timeline
+from meterwatch.look import STYLE
+from meterwatch.plot import Line, lines, short, squeeze, text
 
 LISTED_MAX: Final = 50
 """Rows of the lists of missed faults and false alarms; the JSON file has all."""

@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from loadtest.match import QUIET, FalsePage, Match
-from loadtest.plot import text
 from loadtest.record import Fault, Record, Told
 from loadtest.score import cleared_late
+from meterwatch.plot import text
 
 ROWS_MAX: Final = 200
 MISSED_MAX: Final = 100

@@ -45,6 +45,7 @@ from meterwatch.delivery import Learnt
 from meterwatch.episodes import Verdict
 from meterwatch.errors import ConfigError, MeterwatchError, Overloaded, StorageUnavailable
 from meterwatch.estimation import Estimation
+from meterwatch.forecasts import Forecasts
 from meterwatch.gap_watch import GapWatch
 from meterwatch.interruptions import Interruptions
 from meterwatch.judged_days import JudgedDays
@@ -55,6 +56,7 @@ from meterwatch.pipeline import Pipeline
 from meterwatch.reliability_figures import ReliabilityFigures
 from meterwatch.server import bind, make_server
 from meterwatch.service_gaps import GapsService
+from meterwatch.service_transformers import TransformersService
 from meterwatch.service_user_rules import UserRulesService
 from meterwatch.status_pages import StatusPages
 from meterwatch.tasks import ending
@@ -64,6 +66,7 @@ from meterwatch.v1.gaps_pb2_grpc import add_GapsServicer_to_server
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
 from meterwatch.v1.receipts_pb2_grpc import add_ReceiptsServicer_to_server
 from meterwatch.v1.reliability_pb2_grpc import add_ReliabilityServicer_to_server
+from meterwatch.v1.transformers_pb2_grpc import add_TransformersServicer_to_server
 from meterwatch.v1.user_rules_pb2_grpc import add_UserRulesServicer_to_server
 from meterwatch.wired_rules import HEARD_US, WiredRules, hear, rebuild
 from meterwatch.wired_user_rules import UserRules, user_rules_figures
@@ -78,6 +81,8 @@ from storage.doubts import Doubts
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.estimates import EstimateStore
 from storage.evidence import EvidenceStore
+from storage.flexibility import FlexibilityStore
+from storage.forecasts import ForecastStore
 from storage.history import History
 from storage.interruptions import InterruptionStore
 from storage.layout import Layout, open_table
@@ -123,6 +128,7 @@ class Service:
     gaps: GapWatch
     estimation: Estimation
     routes: Dispatch | None = None
+    forecasts: Forecasts | None = None
     database: str = ""
     """Versions, edition and place of the database, for people."""
 
@@ -245,6 +251,10 @@ async def _serving(
         EstimateStore(pool), day_store, marks, pipeline.topology, clock, pipeline.submit, metrics,
         round(config.estimation.after_hours * 3600 * US), lambda: pipeline.waiting_rows,
     )  # fmt: skip
+    forecast_store = ForecastStore(pool, profile.overload.window_s)
+    forecasts = Forecasts(
+        forecast_store, desk, pipeline.topology, clock, metrics, profile.overload, lambda: pipeline.waiting_rows
+    )
     gaps = GapWatch(arrived, pipeline.topology, clock, profile.silence, metrics)
     ready = [False]
     server, health = make_server(config.server, Watch(metrics))
@@ -279,6 +289,10 @@ async def _serving(
             "judged_days_behind_seconds": (
                 "How long ago the oldest local day ended that is not yet judged for all its meters; 0: none is owed.",
                 lambda: days.behind_s,
+            ),
+            "forecasts_behind_seconds": (
+                "How long ago the hour began whose forecasts are under way; 0: all are made.",
+                lambda: forecasts.behind_s,
             ),
         },
         counters={
@@ -337,6 +351,10 @@ async def _serving(
     indices = Indices(pool, profile.outage.sustained_s)
     reliability = ReliabilityService(indices, clock, lambda: interruptions.waiting)
     add_ReliabilityServicer_to_server(reliability, server)
+    transformers = TransformersService(
+        forecast_store, FlexibilityStore(pool), store.within, pipeline.topology, clock, profile.overload
+    )
+    add_TransformersServicer_to_server(transformers, server)
     add_GapsServicer_to_server(GapsService(gaps, estimation, pipeline), server)
     add_UserRulesServicer_to_server(UserRulesService(user, user_rules_changed), server)
     await health.starting()
@@ -356,6 +374,7 @@ async def _serving(
         learning = Learning(delivery, clock, profile.outage.p_gasp_of, taught)
         others = [hearing, days.run(), interruptions.run(), gaps.run(), learning.run()]
         others += [estimation.run()] if automatic else []
+        others += [forecasts.run()] if config.forecast.automatic else []
         if routes is not None:
             others.append(routes.run())
         if config.metrics.port:
@@ -373,7 +392,9 @@ async def _serving(
         gc.set_threshold(*GC_THRESHOLDS)
         await health.serving()
         _log.info("ready", address=address, meters=len(topology.slot_of), owed_batches=len(owed))
-        yield Service(address, dsn, clock, pipeline, desk, core, metrics, days, interruptions, gaps, estimation, routes)
+        yield Service(
+            address, dsn, clock, pipeline, desk, core, metrics, days, interruptions, gaps, estimation, routes, forecasts
+        )
     finally:
         ingest.drain()
         await health.draining()

@@ -141,6 +141,14 @@ class Estimation(BaseModel):
     """Hours after the end of the day, for reads that are polled again."""
 
 
+class ForecastSection(BaseModel):
+    """Forecasts of transformers."""
+
+    model_config = _SECTION
+    automatic: bool = True
+    """Every hour, of every transformer with enough days of loads."""
+
+
 class Metrics(BaseModel):
     """Prometheus endpoint on the loopback address; port 0: off."""
 
@@ -168,6 +176,7 @@ class Config(BaseModel):
     checks: Checks = Checks()
     alarms: Alarms = Alarms()
     estimation: Estimation = Estimation()
+    forecast: ForecastSection = ForecastSection()
     metrics: Metrics = Metrics()
     log: Log = Log()
 

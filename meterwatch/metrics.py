@@ -65,6 +65,10 @@ class Metrics:
         self.estimation_steps_failed = self._counter(
             "estimation_steps_failed", "Steps of estimating ended by an error of ours."
         )
+        self.forecasts = self._counter("forecasts", "Forecasts of transformers made and stored.")
+        self.forecast_steps_failed = self._counter(
+            "forecast_steps_failed", "Steps of forecasting ended by an error of ours."
+        )
         for method in Method:
             if method is not Method.SENT:
                 self.estimates.labels(method.name.lower())

@@ -22,6 +22,7 @@ from meterwatch.clock import US, Clock
 from meterwatch.explained import METERS_SHOWN, WINDOWS_SHOWN, Delivery, LoadSeen, MeterSeen, MetersSeen, Seen
 from meterwatch.topology import Topology
 from rules.account import Account, Heard, Said, Span, account, load_account, window_end_us
+from rules.forecast_overload import ForecastLimits
 from rules.profile import RuleProfile
 from rules.supply import NEVER, Evidence, evidence_of_events, evidence_of_reads, join
 from storage.arrivals import Arrivals
@@ -58,6 +59,8 @@ def limits_of(alarm: Alarm, profile: RuleProfile) -> dict[str, Any]:
             return asdict(profile.silence)
         case rule if type_of(rule) == AlarmType.USER:
             return {}  # its thresholds are those of its file, in the evidence
+        case AlarmType.FORECAST_OVERLOAD:
+            return asdict(ForecastLimits())
         case _:
             level = next((asdict(one) for one in profile.overload.levels if one.name == alarm.level), {})
             return level | {"coverage_min": profile.overload.coverage_min}

@@ -18,6 +18,7 @@ from meterwatch.cli.gaps import completeness, estimate, gaps
 from meterwatch.cli.indices import indices
 from meterwatch.cli.loadtest import loadtest
 from meterwatch.cli.send import send
+from meterwatch.cli.transformers import forecast_app, plan_app, report_app
 
 app = typer.Typer(
     cls=ReportingGroup,
@@ -41,6 +42,9 @@ assert user_rules.app is rules.app  # one group, to which two modules add their 
 app.add_typer(routes.app, name="routes", help="Who is told of which alarms, and whether they were.")
 app.add_typer(registry.app, name="registry", help="Meters, transformers, feeders and how they hang together.")
 app.add_typer(work.app, name="work", help="Planned work on the grid, whose outages call nobody.")
+app.add_typer(report_app, name="report", help="Pages about one asset.")
+app.add_typer(forecast_app, name="forecast", help="What is to be expected.")
+app.add_typer(plan_app, name="plan", help="How to bring a load down with the least harm; advice, nothing is switched.")
 app.add_typer(db.app, name="db", help="The database behind the service.")
 app.add_typer(config.app, name="config", help="Check and show the configuration.")
 

@@ -4,13 +4,13 @@
 (meter_id, week, slot, kwh by quarter-hour) becomes transformers of 20 to 60 households, drawn by a seed; negative
 reads count as 0. From the first origin that has enough before it, a forecast every EVERY_HOURS, learnt anew every day;
 the first WARM_ORIGINS only give errors to the band. A band knows the errors of those forecasts alone whose
-horizon was over at its origin.
+horizon was over at its origin. "chosen" is what the service does (rules.hindcast), with a band of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from meterwatch.devtools.thermal_fit import measured
 from rules.forecast import ForecastProfile, Regression, band, seasonal_naive
+from rules.hindcast import ahead
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +27,10 @@ EVERY_HOURS: Final = 12
 WARM_ORIGINS: Final = 14
 LEARN_MIN_DAYS: Final = 7
 BAND_ORIGINS_MAX: Final = 60
-QUANTILES: Final = (0.1, 0.5, 0.9)
+LEVELS: Final = np.array([0.1, 0.5, 0.9])
+"""Quantiles of the bands."""
+SERVED_DAYS: Final = 28
+"""Days the service learns from (meterwatch.forecasts)."""
 HOUSEHOLDS: Final = (20, 60)
 MONDAY, FRIDAY = 0, 4
 
@@ -61,7 +65,7 @@ def households(path: Path, seed: int = 1) -> Floats:
 
 
 def scores(load: Floats, weekday: int, profile: ForecastProfile) -> dict[str, Score]:
-    """Back-test of both forecasters on [transformers, steps]."""
+    """Back-test of the forecasters on [transformers, steps]."""
     horizon, every = profile.horizon, EVERY_HOURS * profile.hour
     first = profile.history + horizon + LEARN_MIN_DAYS * profile.day
     origins = np.arange(first, load.shape[1] - horizon + 1, every)
@@ -78,24 +82,37 @@ def scores(load: Floats, weekday: int, profile: ForecastProfile) -> dict[str, Sc
     forecasts = {name: np.stack(parts, axis=1) for name, parts in said.items()}
     late = horizon // every
     base = float(np.abs(forecasts["seasonal-naive"] - real)[:, WARM_ORIGINS + late :].mean())
-    return {name: _score(one, real, late, base, profile) for name, one in forecasts.items()}
+    scored = range(WARM_ORIGINS + late, len(origins))
+    found = {}
+    for name, one in forecasts.items():
+        errors = real - one
+        bands = [
+            one[:, at] + band(errors[:, max(at - late + 1 - BAND_ORIGINS_MAX, 0) : at - late + 1], LEVELS, profile)
+            for at in scored
+        ]
+        found[name] = _score(one[:, scored.start :], real[:, scored.start :], bands, base, profile)
+    served = replace(profile, train_days=SERVED_DAYS)
+    chosen = [ahead(load[:, : origins[at]], weekday, served) for at in scored]
+    forecast = np.stack([one.forecast for one in chosen], axis=1)
+    found["chosen"] = _score(forecast, real[:, scored.start :], [one.quantiles for one in chosen], base, profile)
+    return found
 
 
-def _score(said: Floats, real: Floats, late: int, base: float, profile: ForecastProfile) -> Score:
-    """late: origins until a forecast's errors are all known. base: mean absolute error of seasonal-naive."""
-    errors, quantiles = real - said, np.array(QUANTILES)
+def _score(said: Floats, real: Floats, bands: list[Floats], base: float, profile: ForecastProfile) -> Score:
+    """said, real [transformers, origins, horizon]; bands: of each origin, [quantiles, transformers, horizon].
+
+    base: mean absolute error of seasonal-naive.
+    """
+    levels = LEVELS[:, None, None]
     losses, covered = [], []
-    for at in range(WARM_ORIGINS + late, said.shape[1]):
-        over = at - late + 1
-        bands = said[:, at] + band(errors[:, max(over - BAND_ORIGINS_MAX, 0) : over], quantiles, profile)
-        above = real[:, at] - bands
-        losses.append(np.maximum(quantiles[:, None, None] * above, (quantiles[:, None, None] - 1) * above).mean())
+    for at, one in enumerate(bands):
+        above = real[:, at] - one
+        losses.append(np.maximum(levels * above, (levels - 1) * above).mean())
         covered.append(((above[0] >= 0) & (above[-1] <= 0)).mean())
-    scored = slice(WARM_ORIGINS + late, None)
-    by_day = (*said[:, scored].shape[:2], profile.days, profile.day)
-    peak, real_peak = (part[:, scored].reshape(by_day).max(axis=-1) for part in (said, real))
+    by_day = (*said.shape[:2], profile.days, profile.day)
+    peak, real_peak = (part.reshape(by_day).max(axis=-1) for part in (said, real))
     return Score(
-        float(np.abs(errors[:, scored]).mean()) / base,
+        float(np.abs(real - said).mean()) / base,
         float(np.mean(losses)),
         float(np.abs(peak - real_peak).sum() / real_peak.sum()),
         float(np.mean(covered)),

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from loadtest.match import match
 from loadtest.page import page, reasons
-from loadtest.plot import POINTS_MAX, Line, lines, log_ticks, short, squeeze, text, ticks
 from loadtest.record import Fault, Record, Second, Told
 from loadtest.score import score
 from loadtest.timeline import ROWS_MAX, rows, span, timeline
+from meterwatch.plot import POINTS_MAX, Line, lines, log_ticks, short, squeeze, text, ticks
 
 START = 1_767_571_200_000_000
 MINUTE = 60_000_000

@@ -30,7 +30,7 @@ figure svg{display:block;width:100%;height:auto}figcaption{font-size:12.5px;marg
 svg text{font-size:11px;fill:var(--soft);font-family:inherit;font-variant-numeric:tabular-nums}
 .end{text-anchor:end}.mid{text-anchor:middle}
 .grid{stroke:var(--grid)}.axis{stroke:var(--soft);fill:none}
-.line{fill:none;stroke-width:1.6;stroke-linejoin:round;stroke-linecap:round}.area{stroke:none;opacity:.85}
+.line{fill:none;stroke-width:1.6;stroke-linejoin:round;stroke-linecap:round}.area{stroke:none;opacity:.85}.area.faint{opacity:.3}
 .limit{stroke:var(--ink);stroke-dasharray:5 4;fill:none}
 .s0{--c:var(--c0)}.s1{--c:var(--c1)}.s2{--c:var(--c2)}.s3{--c:var(--c3)}.s4{--c:var(--c4)}.s5{--c:var(--c5)}
 .line{stroke:var(--c)}.broad{stroke-width:5;opacity:.45}.area{fill:var(--c)}

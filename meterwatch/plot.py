@@ -1,4 +1,4 @@
-"""Plots as inline SVG: lines on a linear or logarithmic axis, stacked areas. Nothing but text, no library, no script.
+"""Plots as inline SVG: lines on a linear or logarithmic axis, areas, bars. Nothing but text, no library, no script.
 
 Colours and fonts come from the page's style by class (`s0` to `s5` are the series), so that light, dark and paper each
 get theirs. Every plot says in words what it shows. Refuses to know what the numbers mean.
@@ -22,6 +22,7 @@ COLOURS: Final = 6
 WIDTH: Final = 640
 HEIGHT: Final = 232
 LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 34
+BAR_ROW: Final = 30
 UNPRINTABLE: Final = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
@@ -38,6 +39,29 @@ class Line:
     colour: int
     broad: bool = False
     """Drawn broad and pale, to be seen under another line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """An area between two series, drawn under the lines: float64 arrays of equal length, none of them a gap."""
+
+    name: str
+    x: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    colour: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Something that lasted from x `first` to `last`, in a row of its own or with others of that row's name."""
+
+    row: str
+    first: float
+    last: float
+    colour: int
+    says: str
+    """Shown when the bar is pointed at."""
 
 
 def text(value: object) -> str:
@@ -101,30 +125,39 @@ def lines(
     log: bool = False,
     stacked: bool = False,
     limit: tuple[float, str] | None = None,
+    limits: Sequence[tuple[float, str]] = (),
+    bands: Sequence[Band] = (),
+    x_range: tuple[float, float] | None = None,
     x_ticks: Sequence[tuple[float, str]] | None = None,
     note: str = "",
 ) -> str:
     """A figure with its plot and legend.
 
     log: y on a logarithmic axis, where values <= 0 are gaps. stacked: areas, each on those before it; gaps count 0.
-    limit: a dashed level and its name. x_ticks: places and words, if round numbers would not do.
+    limit, limits: dashed levels and their names. bands: under the lines. x_range: what the axis spans, if not what is
+    drawn. x_ticks: places and words, if round numbers would not do.
     """
+    limits = [*([limit] if limit else []), *limits]
     drawn = [_positive(one) if log else one for one in series]
     levels = _stack(drawn) if stacked else [one.y for one in drawn]
     shown = np.concatenate([level[np.isfinite(level)] for level in levels] or [np.empty(0)])
+    shown = np.concatenate([shown, *(edge for band in bands for edge in (band.low, band.high))])
     if not len(shown):
         return f'<figure><h3>{text(title)}</h3><p class="none">Nothing was recorded.</p></figure>'
-    high = max(float(shown.max()), limit[0] if limit and math.isfinite(limit[0]) else 0.0)
+    high = max(float(shown.max()), *(at for at, _ in limits if math.isfinite(at)), 0.0)
     y_ticks = log_ticks(float(shown.min()), high) if log else ticks(min(0.0, float(shown.min())), high)
-    xs = np.concatenate([one.x for one in drawn])
-    x_low, x_high = float(xs.min()), float(xs.max())
+    xs = np.concatenate([*(one.x for one in drawn), *(one.x for one in bands)])
+    x_low, x_high = x_range or (float(xs.min()), float(xs.max()))
     if x_ticks is None:
         inside = [at for at in ticks(x_low, x_high, 8) if x_low <= at <= x_high]
         x_ticks = [(at, short(at)) for at in inside]
     to_x = _scale(x_low, x_high, LEFT, WIDTH - RIGHT)
     to_y = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP, log)
     parts = _axes(x_ticks, y_ticks, to_x, to_y, x_label, y_label)
-    below = np.zeros(len(levels[0]))
+    for band in bands:
+        area = _area(band.x, band.low, band.high, to_x, to_y)
+        parts.append(f'<path class="area faint s{band.colour % COLOURS}" d="{area}"/>')
+    below = np.zeros(len(levels[0]) if levels else 0)
     for one, level in zip(drawn, levels, strict=True):
         if stacked:
             parts.append(f'<path class="area s{one.colour % COLOURS}" d="{_area(one.x, below, level, to_x, to_y)}"/>')
@@ -132,13 +165,46 @@ def lines(
         else:
             broad = " broad" if one.broad else ""
             parts.append(f'<path class="line s{one.colour % COLOURS}{broad}" d="{_path(one.x, level, to_x, to_y)}"/>')
-    if limit:
-        at = to_y(limit[0])
-        parts.append(f'<path class="limit" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
+    parts += [f'<path class="limit" d="M{LEFT} {to_y(at):.1f}H{WIDTH - RIGHT}"/>' for at, _ in limits]
     label = f"{title}. " + " ".join(_in_words(one) for one in drawn)
     return (
         f'<figure><h3>{text(title)}</h3><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(label)}">'
-        f"{''.join(parts)}</svg>{_legend(drawn, limit, note, stacked)}</figure>"
+        f"{''.join(parts)}</svg>{_legend(drawn, limits, bands, note, stacked)}</figure>"
+    )
+
+
+def bars(
+    title: str,
+    shown: Sequence[Bar],
+    *,
+    x_range: tuple[float, float],
+    x_ticks: Sequence[tuple[float, str]],
+    note: str = "",
+) -> str:
+    """A figure of bars over an axis, a row for each name in the order of appearance. What lies outside is cut off."""
+    rows = list(dict.fromkeys(bar.row for bar in shown))
+    if not rows:
+        return f'<figure><h3>{text(title)}</h3><p class="none">None in this span.</p></figure>'
+    height = TOP + BAR_ROW * len(rows) + BOTTOM
+    to_x = _scale(*x_range, LEFT, WIDTH - RIGHT)
+    floor = height - BOTTOM
+    parts = _x_axis(x_ticks, to_x, floor)
+    for number, name in enumerate(rows):
+        top = TOP + BAR_ROW * number
+        parts.append(f'<text x="{LEFT}" y="{top + 9}" class="name">{text(name)}</text>')
+        for bar in shown:
+            if bar.row != name:
+                continue
+            left, right = (to_x(min(max(at, x_range[0]), x_range[1])) for at in (bar.first, bar.last))
+            parts.append(
+                f'<rect class="area s{bar.colour % COLOURS}" x="{left:.1f}" y="{top + 13}" height="9" '
+                f'width="{max(right - left, 2):.1f}"><title>{text(bar.says)}</title></rect>'
+            )
+    label = f"{title}. {len(shown)} bars in {len(rows)} rows."
+    said = f"<figcaption>{text(note)}</figcaption>" if note else ""
+    return (
+        f'<figure><h3>{text(title)}</h3><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{text(label)}">'
+        f"{''.join(parts)}</svg>{said}</figure>"
     )
 
 
@@ -178,17 +244,23 @@ def _axes(
         parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 5}" y="{at + 3.5:.1f}" class="end">{text(short(value))}</text>')
     floor = HEIGHT - BOTTOM
+    parts += _x_axis(x_ticks, to_x, floor)
+    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 4}" class="mid name">{text(x_label)}</text>')
+    middle = (TOP + floor) / 2
+    parts.append(
+        f'<text x="11" y="{middle:.0f}" class="mid name" transform="rotate(-90 11 {middle:.0f})">{text(y_label)}</text>'
+    )
+    return parts
+
+
+def _x_axis(x_ticks: Iterable[tuple[float, str]], to_x: Callable[[float], float], floor: float) -> list[str]:
+    parts = []
     for value, word in x_ticks:
         at = to_x(value)
         anchor = "end" if at > WIDTH - RIGHT - 12 else "mid"
         parts.append(f'<path class="axis" d="M{at:.1f} {floor}v4"/>')
         parts.append(f'<text x="{at:.1f}" y="{floor + 15}" class="{anchor}">{text(word)}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {floor}H{WIDTH - RIGHT}"/>')
-    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 4}" class="mid name">{text(x_label)}</text>')
-    middle = (TOP + floor) / 2
-    parts.append(
-        f'<text x="11" y="{middle:.0f}" class="mid name" transform="rotate(-90 11 {middle:.0f})">{text(y_label)}</text>'
-    )
     return parts
 
 
@@ -227,12 +299,14 @@ def _in_words(one: Line) -> str:
     return f"{one.name}: median {short(float(np.median(y)))}, from {short(float(y.min()))} to {short(float(y.max()))}."
 
 
-def _legend(series: Sequence[Line], limit: tuple[float, str] | None, note: str, stacked: bool) -> str:
+def _legend(
+    series: Sequence[Line], limits: Sequence[tuple[float, str]], bands: Sequence[Band], note: str, stacked: bool
+) -> str:  # fmt: skip
     kind = "block" if stacked else "rule"
     keys = [
         f'<span class="key"><i class="{kind} s{one.colour % COLOURS}"></i>{text(one.name)}</span>' for one in series
     ]
-    if limit:
-        keys.append(f'<span class="key"><i class="rule limit"></i>{text(limit[1])}</span>')
+    keys += [f'<span class="key"><i class="block s{one.colour % COLOURS}"></i>{text(one.name)}</span>' for one in bands]
+    keys += [f'<span class="key"><i class="rule limit"></i>{text(name)}</span>' for _, name in limits]
     said = f" <span>{text(note)}</span>" if note else ""
     return f"<figcaption>{' '.join(keys)}{said}</figcaption>"
