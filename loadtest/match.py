@@ -18,6 +18,8 @@ from loadtest.record import Fault, Record, Told
 
 QUIET: Final = frozenset({"MOMENTARY", "PLANNED", "NOISE"})
 """Kinds of fault that must page nobody."""
+OF_HEAT: Final = frozenset({"TRANSFORMER_TEMPERATURE", "FORECAST_OVERLOAD"})
+"""Types of alarm that are right where there is an overload, and need not be told."""
 TOLERANCE_S: Final = 900
 """One interval: reads place an onset no finer. A longer `interval_s` of the run widens it."""
 FOREVER_US: Final = 2**63 - 1
@@ -93,12 +95,23 @@ def match(record: Record) -> Match:
         taken = set(chosen.values())
         rest += [told for j, told in enumerate(alarms) if j not in taken]
     rest += [told for alarms in roots.values() for told in alarms]
+    rest = [told for told in rest if not _told_of_heat(told, truth, result)]
     why = _Reasons(record, result.tolerance_us)
     result.false = [why.of(told) for told in sorted(rest, key=_told_order)]
     result.pairs.sort(key=lambda pair: _fault_order(pair[0]))
     result.spared.sort(key=lambda pair: _fault_order(pair[0]))
     result.missed.sort(key=_fault_order)
     return result
+
+
+def _told_of_heat(told: Told, truth: Mapping[tuple[str, str, str], Sequence[Fault]], result: Match) -> bool:
+    """True, and spared, for an alarm on the temperature or the forecast of a transformer that was overloaded then."""
+    faults = truth.get(("OVERLOAD", told.asset_kind, told.asset), ()) if told.type in OF_HEAT else ()
+    during = [fault for fault in faults if overlaps(fault, told, result.tolerance_us)]
+    if told.paged and not told.retracted and during:
+        result.spared.append((during[0], told))
+        return True
+    return False
 
 
 def ancestors(tree: Mapping[str, str], asset: str) -> Iterator[str]:

@@ -52,7 +52,10 @@ MEANING: Final = {
     "clear_s_p50": "end of a fault to the clear, median",
     "clear_s_p95": "the same, 95 of 100",
     "warned_in_time": "true 140 C exceedances warned of no later than by the two-hour rule",
-    "alarms_over_two_hour_rule": "overload pages, over the two-hour rule's",
+    "warned_before_hot": "the same, warned of no later than the 140 C",
+    "two_hour_rule_before_hot": "the same, by the two-hour rule",
+    "lead_min_p50": "first warning to the 140 C, median, minutes",
+    "alarms_over_two_hour_rule": "pages of overload, heat and forecast, over the two-hour rule's",
     "tolerance_s": "tolerance in time when pairing",
 }
 

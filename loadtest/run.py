@@ -245,6 +245,7 @@ def _record(
             "meters": order.meters, "transformers": world.transformers, "feeders": world.feeders, **asdict(knobs),
             "interval_s": INTERVAL_S, "start_us": target.start_us, "end_us": plan.end_us(knobs.intervals),
             "simulated_s": knobs.intervals * INTERVAL_S, "target": target.kind, "clock": target.mode,
+            **({"two_hour_rule_alarms": plan.trouble.two_hour_rule_alarms} if knobs.hot_transformers_share else {}),
         },
         seed=order.seed,
         versions=report.versions() | target.versions(),

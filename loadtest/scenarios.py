@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from loadtest.heat import Heat, heat
 from loadtest.record import Fault
-from loadtest.world import INTERVAL_S, INTERVAL_US, PLC, US, Asset, Meters, World
+from loadtest.world import INTERVAL_S, INTERVAL_US, PLC, US, Asset, Ints, Meters, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,13 @@ class Knobs:
     """Without supply for work that the service was told of."""
     dead_concentrators: int = 0
     hot_transformers_share: float = 0.0
-    """Climb to 1.12 .. 1.45 of their rating for hours."""
+    """Climb to 1.12 .. hot_peak of their rating for hours."""
+    hot_peak: float = 1.45
+    """The most of them."""
     warm_transformers_share: float = 0.0
     """Climb to 0.90 .. 0.97 and must not page."""
+    edge_transformers_share: float = 0.0
+    """Hover about their rating: 1.01 .. 1.04 for two to three hours, 0.96 .. 0.99 for half an hour, and so on."""
     stalled_subscribers: int = 0
     """Subscribers that never read, beside the one that follows."""
     behind_limit_s: float = 1.0
@@ -139,7 +144,10 @@ SCENARIOS: Final[dict[str, tuple[str, int, Knobs]]] = {
     "heatwave": (
         "transformers climb over their rating for hours, others come near",
         10_000,
-        Knobs(intervals=28, speed=120, hot_transformers_share=0.04, warm_transformers_share=0.08, late_share=0.01),
+        Knobs(
+            intervals=40, speed=120, hot_transformers_share=0.04, hot_peak=1.7, warm_transformers_share=0.08,
+            edge_transformers_share=0.02, late_share=0.01,
+        ),
     ),
     "chaos": (
         "all knobs at once",
@@ -204,6 +212,8 @@ class Trouble:
     planned: list[Fault] = field(default_factory=list)
     """The work that the service is told of before the run; its span is longer than that of the fault."""
     faults: list[Fault] = field(default_factory=list)
+    two_hour_rule_alarms: int = 0
+    """How often "two hours above the rating" would have warned."""
 
 
 def trouble(world: World, knobs: Knobs, start_us: int) -> Trouble:
@@ -294,11 +304,13 @@ def _heat(out: Trouble, world: World, knobs: Knobs, start_us: int, free: list[in
     """Curves of load over rating: up within a sixth of the run, there for three fifths of it, and down again."""
     hot = _take(free, round_up(knobs.hot_transformers_share * world.transformers))
     warm = _take(free, round_up(knobs.warm_transformers_share * world.transformers))
+    edge = _take(free, round_up(knobs.edge_transformers_share * world.transformers))
     end_us = start_us + np.arange(knobs.intervals, dtype=np.int64) * INTERVAL_US
     rows = [np.zeros(knobs.intervals, np.int32)]
     ramp = np.interp(np.linspace(0, 1, knobs.intervals), [0, 0.05, 0.2, 0.8, 0.9, 1], [0, 0, 1, 1, 0, 0])
-    for number, transformer in enumerate(hot + warm):
-        peak = rng.uniform(1.12, 1.45) if number < len(hot) else rng.uniform(0.90, 0.97)
+    warnings = 0
+    for transformer, kind in (*((t, "hot") for t in hot), *((t, "warm") for t in warm), *((t, "edge") for t in edge)):
+        peak = _peak(kind, knobs, rng)
         base, asset = world.natural_load(transformer, end_us), world.transformer(transformer)
         window_wh = world.window_wh(transformer)
         more = np.maximum(base + (peak - base) * ramp - base, 0) * window_wh / asset.meters
@@ -306,13 +318,41 @@ def _heat(out: Trouble, world: World, knobs: Knobs, start_us: int, free: list[in
         rows.append(extra)
         out.hot_row[transformer] = len(rows) - 1
         load = base + extra * asset.meters / window_wh
-        over = np.flatnonzero(load > 1.0)
-        if number < len(hot) and len(over):
-            below = np.flatnonzero((load < 0.95) & (np.arange(knobs.intervals) > over[-1]))
-            ends_us = int(end_us[below[0]]) if len(below) else None
-            onset_us = int(end_us[over[0]]) - INTERVAL_US
-            out.faults.append(Fault("OVERLOAD", "transformer", asset.name, onset_us, ends_us, asset.meters))
+        truth = heat(load, INTERVAL_S)
+        warnings += len(truth.rule_s)
+        if (load > 1.0).any() and (kind == "hot" or truth.rule_s):
+            out.faults.append(_overload(asset, load, end_us, truth, expected=kind == "hot"))
     object.__setattr__(out, "extra_wh", np.stack(rows))
+    object.__setattr__(out, "two_hour_rule_alarms", warnings)
+
+
+def _peak(kind: str, knobs: Knobs, rng: np.random.Generator) -> float | NDArray[np.float64]:
+    if kind == "edge":
+        return _hovering(knobs.intervals, rng)
+    return rng.uniform(1.12, knobs.hot_peak) if kind == "hot" else rng.uniform(0.90, 0.97)
+
+
+def _overload(asset: Asset, load: NDArray[np.float64], end_us: Ints, truth: Heat, *, expected: bool) -> Fault:
+    """From the first interval above the rating to the first one below 0.95 after the last of them."""
+    over = np.flatnonzero(load > 1.0)
+    below = np.flatnonzero((load < 0.95) & (np.arange(len(load)) > over[-1]))
+    first_us = int(end_us[0]) - INTERVAL_US
+    hot_us, rule_us = (
+        None if at_s is None else first_us + round(at_s * US)
+        for at_s in (truth.hot_s, truth.rule_s[0] if truth.rule_s else None)
+    )
+    return Fault(
+        "OVERLOAD", "transformer", asset.name, int(end_us[over[0]]) - INTERVAL_US,
+        int(end_us[below[0]]) if len(below) else None, asset.meters, hot_us, rule_us, expected,
+    )  # fmt: skip
+
+
+def _hovering(intervals: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Load over rating by intervals, above and below it in turn."""
+    parts: list[NDArray[np.float64]] = []
+    while sum(map(len, parts)) < intervals:
+        parts += [rng.uniform(1.01, 1.04, int(rng.integers(8, 13))), rng.uniform(0.96, 0.99, 2)]
+    return np.concatenate(parts)[:intervals]
 
 
 def _plan_work(out: Trouble, asset: Asset, knobs: Knobs, first_us: int, rng: np.random.Generator) -> None:

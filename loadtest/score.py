@@ -10,9 +10,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from loadtest.match import FOREVER_US, QUIET, FalsePage, Match, match, overlaps
+from loadtest.match import FOREVER_US, OF_HEAT, QUIET, FalsePage, Match, match, overlaps
 from loadtest.record import Fault, Record, Told
 
+WARNS: Final = OF_HEAT | {"OVERLOAD"}
+"""Types of alarm that warn of a transformer's heat."""
 CLEAR_LATE_S: Final[Mapping[str, int]] = {"OUTAGE": 900, "COMM_LOSS": 1800, "OVERLOAD": 3600}
 """How long after the end of a fault its alarm may stand: the rule's own off delay and one interval for the reads."""
 CLEAR_LATE_OTHER_S: Final = 1800
@@ -118,31 +120,47 @@ def _early(fault: Fault, told: Told, tolerance_us: int) -> bool:
     return fault.end_us is None or told.cleared_us < fault.end_us - tolerance_us
 
 
-def _heat(record: Record, found: Match) -> dict[str, float]:
+def _heat(record: Record, found: Match) -> dict[str, float | None]:
     """Against "two hours above the rating", where the scenario has worked that out.
 
     warned_in_time: of the faults that pass 140 C, the share warned of no later than that rule does, or no later than
-    the 140 C if it never warns. alarms_over_two_hour_rule: OVERLOAD pages / that rule's.
+    the 140 C if it never warns; warned_before_hot: no later than the 140 C; the latter also of that rule.
+    alarms_over_two_hour_rule: pages of WARNS of transformers / that rule's.
     """
-    result: dict[str, float] = {}
+    result: dict[str, float | None] = {}
     hot = [fault for fault in record.faults if fault.hot_us is not None]
+    warnings = [told for told in record.told if told.paged and not told.retracted and told.type in WARNS]
     if hot:
-        warned = 0
-        for fault in hot:
-            deadline_us = fault.hot_us if fault.two_hour_rule_us is None else fault.two_hour_rule_us
-            warned += any(
-                told.recorded_us <= (deadline_us or 0)
-                for told in record.told
-                if told.paged
-                and not told.retracted
-                and (told.asset_kind, told.asset) == (fault.asset_kind, fault.asset)
-                and told.type not in ("OUTAGE", "COMM_LOSS")
-                and overlaps(fault, told, found.tolerance_us)
+        first_us = [
+            min(
+                (
+                    told.recorded_us
+                    for told in warnings
+                    if (told.asset_kind, told.asset) == (fault.asset_kind, fault.asset)
+                    and overlaps(fault, told, found.tolerance_us)
+                ),
+                default=FOREVER_US,
             )
-        result["warned_in_time"] = round(warned / len(hot), 6)
+            for fault in hot
+        ]
+        hot_us = [fault.hot_us or 0 for fault in hot]
+        rule_us = [FOREVER_US if fault.two_hour_rule_us is None else fault.two_hour_rule_us for fault in hot]
+        deadline_us = [at if rule == FOREVER_US else rule for at, rule in zip(hot_us, rule_us, strict=True)]
+        leads_min = [(at - told) / 60e6 for at, told in zip(hot_us, first_us, strict=True) if told < FOREVER_US]
+        result["hot_faults"] = len(hot)
+        result["warned_in_time"] = _share_by(first_us, deadline_us)
+        result["warned_before_hot"] = _share_by(first_us, hot_us)
+        result["two_hour_rule_before_hot"] = _share_by(rule_us, hot_us)
+        result["lead_min_p50"] = percentile(leads_min, 50)
     if by_rule := record.inputs.get("two_hour_rule_alarms"):
-        result["alarms_over_two_hour_rule"] = round(sum(one.type == "OVERLOAD" for one in found.pages) / by_rule, 4)
+        pages = sum(told.asset_kind == "transformer" for told in warnings)
+        result["alarms_over_two_hour_rule"] = round(pages / by_rule, 4)
     return result
+
+
+def _share_by(at_us: Sequence[int], deadline_us: Sequence[int]) -> float:
+    """Share of those that are no later than their deadline."""
+    return round(sum(at <= limit for at, limit in zip(at_us, deadline_us, strict=True)) / len(at_us), 6)
 
 
 def _fault_row(fault: Fault) -> dict[str, Any]:

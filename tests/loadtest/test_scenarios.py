@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from loadtest.scenarios import SCENARIOS, Knobs, round_up, trouble, turned
+from loadtest.scenarios import SCENARIOS, Knobs, Trouble, round_up, trouble, turned
 from loadtest.world import INTERVAL_US, World
 from meterwatch.registry_csv import RegistryCsv, parse
 
@@ -68,20 +68,30 @@ def test_storm_takes_a_tenth_of_the_feeders_within_minutes():
     assert max(onsets) - min(onsets) <= knobs.feeders_out_within_s * 1e6
 
 
+def load_of(world: World, done: Trouble, transformer: int, end_us: np.ndarray) -> np.ndarray:
+    """Load over rating as the reads will have it."""
+    extra = done.extra_wh[done.hot_row[transformer]] * world.transformer(transformer).meters
+    return world.natural_load(transformer, end_us) + extra / world.window_wh(transformer)
+
+
 def test_heat_takes_hot_transformers_over_their_rating_for_hours_and_warm_ones_only_near():
     world, knobs = world_of("heatwave"), SCENARIOS["heatwave"][2]
     done = trouble(world, knobs, START_US)
     end_us = START_US + np.arange(knobs.intervals) * INTERVAL_US
-    hot = {int(fault.asset[1:]) for fault in done.faults}
+    over = {int(fault.asset[1:]): fault for fault in done.faults}
+    hot = {number for number, fault in over.items() if load_of(world, done, number, end_us).max() > 1.1}
     assert len(hot) == round_up(knobs.hot_transformers_share * world.transformers)
+    assert len(over) - len(hot) == round_up(knobs.edge_transformers_share * world.transformers)
     warm = 0
     for transformer in np.flatnonzero(done.hot_row).tolist():
-        asset = world.transformer(transformer)
-        extra = done.extra_wh[done.hot_row[transformer]] * asset.meters
-        load = world.natural_load(transformer, end_us) + extra / world.window_wh(transformer)
+        load = load_of(world, done, transformer, end_us)
         if transformer in hot:
             assert (load > 1.0).sum() >= 12
-            assert load.max() < 1.5
+            assert load.max() < knobs.hot_peak + 0.05
+        elif transformer in over:
+            assert 1.0 < load.max() < 1.05
+            assert over[transformer].hot_us is None
+            assert over[transformer].two_hour_rule_us is not None
         else:
             warm += 1
             assert 0.85 < load.max() < 0.98

@@ -234,6 +234,18 @@ def test_heat_figures_are_there_only_with_their_inputs() -> None:
     told = [alarm("t1", 0, 200, "OVERLOAD", recorded=120), alarm("t2", 0, 200, "OVERLOAD", recorded=61)]
     result = score(record(hot, told, two_hour_rule_alarms=4))
     assert (result["warned_in_time"], result["alarms_over_two_hour_rule"]) == (0.5, 0.5)
+    assert (result["warned_before_hot"], result["two_hour_rule_before_hot"], result["hot_faults"]) == (0, 0, 2)
+
+
+def test_an_alarm_of_heat_or_a_forecast_warns_and_is_no_false_page() -> None:
+    hot = [fault("t1", 0, 200, "OVERLOAD", hot_us=60 * MINUTE, two_hour_rule_us=120 * MINUTE)]
+    for kind in ("TRANSFORMER_TEMPERATURE", "FORECAST_OVERLOAD"):
+        told = [alarm("t1", 0, 200, "OVERLOAD", recorded=130), alarm("t1", 0, 200, kind, recorded=20)]
+        result = score(record(hot, told, two_hour_rule_alarms=1))
+        assert (result["warned_in_time"], result["warned_before_hot"], result["lead_min_p50"]) == (1, 1, 40)
+        assert (result["alarms_over_two_hour_rule"], result["false"], result["recall"]) == (2, [], 1)
+        alone = score(record([], told[1:]))
+        assert alone["precision"] == 0  # without an overload it is false
 
 
 def test_an_empty_run_divides_by_nothing() -> None:
