@@ -374,7 +374,7 @@ async def _serving(
         learning = Learning(delivery, clock, profile.outage.p_gasp_of, taught)
         others = [hearing, days.run(), interruptions.run(), gaps.run(), learning.run()]
         others += [estimation.run()] if automatic else []
-        others += [forecasts.run()] if config.forecast.automatic else []
+        others += [forecasts.run()] if config.forecast.automatic and clock.mode != "replay" else []
         if routes is not None:
             others.append(routes.run())
         if config.metrics.port:

@@ -1,8 +1,9 @@
 """Forecasts of transformers, every hour: stored, and told of where overload or heat is to be expected.
 
 A pass goes over all rated transformers, TOGETHER at a time: read their loads, forecast in a thread, store, tell the
-alarm desk. A step that fails is logged, counted and done again; what is open is taken from the alarm book, so a restart
-goes on where it was. Who has too few days of loads, too many gaps, or has not been heard for STALE_S is not forecast.
+alarm desk. While the database is away a step waits; one that fails by an error of ours is logged, counted, and tried
+again in an hour, so that it stops none of the others. What is open is taken from the alarm book, so a restart goes on.
+Who has too few days of loads, too many gaps, or has not been heard for STALE_S is not forecast.
 Refuses to know: how reads become loads; it sees stored loads alone.
 """
 
@@ -120,8 +121,12 @@ class Forecasts:
         if not len(some):
             self._hour, self._under_way = self._under_way, None
             return True
-        await self._step(topology, some.astype(np.int64))
-        self._next = int(some[-1]) + 1
+        before, self._next = self._next, int(some[-1]) + 1
+        try:
+            await self._step(topology, some.astype(np.int64))
+        except (StorageUnavailable, Overloaded):
+            self._next = before
+            raise
         return True
 
     @property

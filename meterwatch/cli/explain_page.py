@@ -24,6 +24,7 @@ METERS_MAX: Final = 40
 VALUE_CHARS_MAX: Final = 160
 NAMES_MAX: Final = 12
 """Of a list in the evidence; the meters have a table of their own."""
+OVERLOADS: Final = (AlarmType.OVERLOAD, AlarmType.FORECAST_OVERLOAD)
 _ELSEWHERE: Final = {
     *("thresholds", "raise_pu", "hold_s", "clear_pu", "clear_s", "coverage_min"),
     *("windows", "rules", "meters"),
@@ -139,7 +140,7 @@ def _meters(found: pb.ExplainResponse, zone: tzinfo) -> RenderableType | None:
     if seen.looked_at < seen.members:
         counts += f" ({seen.looked_at} looked at)"
     # Of an overload only the silent matter: they are what its coverage lacks.
-    meters = [m for m in seen.meter if found.alarm.type != AlarmType.OVERLOAD or m.said == "SILENT"]
+    meters = [m for m in seen.meter if found.alarm.type not in OVERLOADS or m.said == "SILENT"]
     columns = ("meter", "transformer", "said", "since", "by", "arrived", "heard last", "due", "back")
     rows = [
         (

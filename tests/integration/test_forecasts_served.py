@@ -164,6 +164,9 @@ async def test_commands_show_what_is_stored(own_dsn: str, tmp_path: Path) -> Non
         assert "M0" not in {one["meter"] for one in measures}
         assert "1 of 8 customers are protected; met" in found.stderr
 
+        explained = await command("alarms", "explain", alarm.alarm_id)
+        assert "FORECAST_OVERLOAD" in explained.stdout
+        assert "hot_raise" in explained.stdout
         page = tmp_path / "t.html"
         await command("report", "transformer", "T", "--out", str(page))
         html = page.read_text()
