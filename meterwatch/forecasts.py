@@ -39,6 +39,7 @@ from storage.forecasts import Forecast, ForecastStore
 TOGETHER: Final = 16
 """Transformers forecast at once: 70 MB while they learn."""
 EVERY_US: Final = 3600 * US
+DAY_US: Final = 86_400 * US
 LOOK_S: Final = 5.0
 """How often it is asked whether the hour is over."""
 REST_SHARE: Final = 1.0
@@ -114,6 +115,9 @@ class Forecasts:
             hour = self._clock.now_us() // EVERY_US
             if hour <= self._hour:
                 return False
+            if not await self._may_forecast():
+                self._hour = hour
+                return False
             self._under_way, self._next = hour, 0
         topology = self._topology()
         rated = np.flatnonzero(np.nan_to_num(topology.rated_kva) > 0)
@@ -128,6 +132,13 @@ class Forecasts:
             self._next = before
             raise
         return True
+
+    async def _may_forecast(self) -> bool:
+        """False: no load is old enough, and nothing is open that a forecast would have to end."""
+        oldest_us = await self._store.oldest_us()
+        if oldest_us is not None and self._clock.now_us() - oldest_us >= days_needed(PROFILE) * DAY_US:
+            return True
+        return any(a.rule == forecast_overload.RULE and a.cleared_us is None for a in self._desk.book)
 
     @property
     def behind_s(self) -> float:
@@ -167,7 +178,7 @@ class Forecasts:
     def _begin(self, topology: Topology, now_us: int, window_us: int) -> tuple[int, int]:
         """First window, at a local midnight, and its weekday; the region's days are taken to have 24 hours."""
         midnight = moment(now_us).astimezone(region_zone(topology)).replace(hour=0, minute=0, second=0, microsecond=0)
-        days = 86_400 * US // window_us
+        days = DAY_US // window_us
         first = int(midnight.timestamp()) * US // window_us - DAYS_MAX * days
         return first, (midnight.weekday() - DAYS_MAX) % 7
 

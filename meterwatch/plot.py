@@ -135,7 +135,7 @@ def lines(
 
     log: y on a logarithmic axis, where values <= 0 are gaps. stacked: areas, each on those before it; gaps count 0.
     limit, limits: dashed levels and their names. bands: under the lines. x_range: what the axis spans, if not what is
-    drawn. x_ticks: places and words, if round numbers would not do.
+    drawn. Several limits are named in the plot, too. x_ticks: places and words, if round numbers would not do.
     """
     limits = [*([limit] if limit else []), *limits]
     drawn = [_positive(one) if log else one for one in series]
@@ -166,6 +166,10 @@ def lines(
             broad = " broad" if one.broad else ""
             parts.append(f'<path class="line s{one.colour % COLOURS}{broad}" d="{_path(one.x, level, to_x, to_y)}"/>')
     parts += [f'<path class="limit" d="M{LEFT} {to_y(at):.1f}H{WIDTH - RIGHT}"/>' for at, _ in limits]
+    if len(limits) > 1:
+        parts += [
+            f'<text x="{WIDTH - RIGHT}" y="{to_y(at) - 3:.1f}" class="end">{text(name)}</text>' for at, name in limits
+        ]
     label = f"{title}. " + " ".join(_in_words(one) for one in drawn)
     return (
         f'<figure><h3>{text(title)}</h3><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(label)}">'

@@ -23,6 +23,7 @@ SELECT array_agg(transformer_id), array_agg(window_end), array_agg(wh), array_ag
        array_agg(expected_weight_s)
 FROM transformer_loads
 WHERE transformer_id = ANY(%(transformers)s) AND window_end > %(first)s AND window_end <= %(last)s"""
+_OLDEST: Final = "SELECT window_end FROM transformer_loads ORDER BY window_end LIMIT 1"
 _STORE: Final = """
 INSERT INTO transformer_forecasts (transformer_id, made_at, first_end, step_s, forecaster, paths, p10, p50, p90,
     p_over, p_hot, hot_spot_c, overload_chance, overload_at)
@@ -83,6 +84,13 @@ class ForecastStore:
         transformer, end_us, wh, varh, covered, expected = columns
         window = end_us // self._window_us - 1
         return Loads(transformer.astype(np.int64), window, wh, varh, covered), expected
+
+    async def oldest_us(self) -> int | None:
+        """End of the first window of which any load is stored; None: none is."""
+        with storage_faults():
+            async with self._pool.connection() as connection:
+                row = await (await connection.execute(_OLDEST)).fetchone()
+        return micros(row[0]) if row and row[0] else None
 
     async def store(self, forecasts: dict[int, Forecast]) -> None:
         """Put these in place of the ones before, in one transaction."""

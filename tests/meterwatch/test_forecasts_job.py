@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,8 @@ class Topology:
 class Store:
     """Nothing is stored; it fails as often as it is told to."""
 
-    def __init__(self, *errors: Exception) -> None:
+    def __init__(self, *errors: Exception, days: int = NEEDED) -> None:
+        self.oldest = NOW_US - days * 86_400 * US
         self.errors = list(errors)
         self.asked: list[list[int]] = []
         self.all_asked = asyncio.Event()
@@ -69,11 +71,17 @@ class Store:
             self.all_asked.set()
         return Loads.none(), np.zeros(0, np.int64)
 
+    async def oldest_us(self) -> int | None:
+        return self.oldest
+
     async def store(self, made: dict[int, Any]) -> None:
         assert made == {}
 
 
 class Book:
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
     def of(self, *_: object) -> list[Any]:
         return []
 
@@ -97,6 +105,13 @@ async def test_a_pass_asks_for_every_rated_transformer_once_an_hour() -> None:
     while await job.once():
         pass
     assert len(store.asked) == 4
+
+
+async def test_with_too_few_days_nobody_is_asked_for() -> None:
+    store = Store(days=NEEDED - 1)
+    job = job_of(store, ReplayClock(NOW_US))
+    assert await job.once() is False
+    assert (store.asked, job.behind_s) == ([], 0)
 
 
 async def test_a_step_waits_for_the_database_and_an_error_of_ours_stops_no_other(
