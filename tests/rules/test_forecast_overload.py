@@ -79,6 +79,16 @@ def test_how_it_ends(outlook: Outlook | None, there: frozenset[str], outcome: st
     assert (over.onset_us, over.cleared_us, over.evidence["outcome"]) == (NOW, now, outcome)
 
 
+def test_heat_too_has_a_limit_to_raise_and_a_lower_one_to_clear() -> None:
+    first = open_of(said(HOT))
+    between = said(replace(HOT, overload_chance=0.0, hot_chance=0.07), first)
+    assert between is not None
+    assert (between.level, between.cleared_us) == ("HOT_SPOT", None)
+    below = said(replace(HOT, overload_chance=0.0, hot_chance=0.04), first)
+    assert below is not None
+    assert below.evidence["outcome"] == "WITHDRAWN"
+
+
 def test_a_missed_forecast_or_two_end_nothing() -> None:
     first = open_of(said(LOADED))
     assert said(None, first, now=NOW + 6 * H) is None
