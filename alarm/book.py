@@ -45,7 +45,14 @@ STAGE: Final = "stage"
 RETRACTED_BECAUSE: Final = "retracted_because"
 """Key of the reason in the evidence of a retracted alarm."""
 UNSAID: Final = "what is known now does not show it any more"
-PREFIX: Final = {"OUTAGE": "OUT", "OVERLOAD": "OVL", "COMM_LOSS": "COM", "FORECAST_OVERLOAD": "FOV", "USER": "USR"}
+PREFIX: Final = {
+    "OUTAGE": "OUT",
+    "OVERLOAD": "OVL",
+    "HOT_SPOT": "HOT",
+    "FORECAST_OVERLOAD": "FOV",
+    "COMM_LOSS": "COM",
+    "USER": "USR",
+}
 
 
 class Book:

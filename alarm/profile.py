@@ -73,6 +73,7 @@ ATTENDED: Final = AlarmProfile(
         ),
         AlarmClass("OVERLOAD", re_alarm_s=7200),
         AlarmClass("COMM_LOSS", "meter", on_delay_s=3600),
+        AlarmClass("HOT_SPOT", re_alarm_s=3600),
     ),
 )  # fmt: skip
 """For a room with operators on shift: what stands is announced again, single meters wait. (ours)"""

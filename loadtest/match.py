@@ -18,7 +18,7 @@ from loadtest.record import Fault, Record, Told
 
 QUIET: Final = frozenset({"MOMENTARY", "PLANNED", "NOISE"})
 """Kinds of fault that must page nobody."""
-OF_HEAT: Final = frozenset({"TRANSFORMER_TEMPERATURE", "FORECAST_OVERLOAD"})
+OF_HEAT: Final = frozenset({"HOT_SPOT", "FORECAST_OVERLOAD"})
 """Types of alarm that are right where there is an overload, and need not be told."""
 TOLERANCE_S: Final = 900
 """One interval: reads place an onset no finer. A longer `interval_s` of the run widens it."""

@@ -20,6 +20,7 @@ class AlarmType(StrEnum):
     OUTAGE = "OUTAGE"
     OVERLOAD = "OVERLOAD"
     COMM_LOSS = "COMM_LOSS"
+    HOT_SPOT = "HOT_SPOT"
     FORECAST_OVERLOAD = "FORECAST_OVERLOAD"
     USER = "USER"
 

@@ -56,6 +56,7 @@ from meterwatch.pipeline import Pipeline
 from meterwatch.reliability_figures import ReliabilityFigures
 from meterwatch.server import bind, make_server
 from meterwatch.service_gaps import GapsService
+from meterwatch.service_thermal import ThermalService
 from meterwatch.service_transformers import TransformersService
 from meterwatch.service_user_rules import UserRulesService
 from meterwatch.status_pages import StatusPages
@@ -66,14 +67,17 @@ from meterwatch.v1.gaps_pb2_grpc import add_GapsServicer_to_server
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
 from meterwatch.v1.receipts_pb2_grpc import add_ReceiptsServicer_to_server
 from meterwatch.v1.reliability_pb2_grpc import add_ReliabilityServicer_to_server
+from meterwatch.v1.thermal_pb2_grpc import add_ThermalServicer_to_server
 from meterwatch.v1.transformers_pb2_grpc import add_TransformersServicer_to_server
 from meterwatch.v1.user_rules_pb2_grpc import add_UserRulesServicer_to_server
+from meterwatch.weather import Weather
 from meterwatch.wired_rules import HEARD_US, WiredRules, hear, rebuild
 from meterwatch.wired_user_rules import UserRules, user_rules_figures
 from meterwatch.witness import Witness, deliveries_of, rules_version
 from rules.engine import Engine
 from rules.profile import PROFILES
 from storage.alarms import AlarmStore
+from storage.ambient import AmbientStore
 from storage.arrivals import Arrivals
 from storage.arrived import Arrived
 from storage.delivery import DeliveryStore
@@ -107,6 +111,8 @@ DRAIN_S = 15.0
 CLUSTER_CHECK_S = 1.0
 PLANNED_US = 45 * 86_400 * 1_000_000
 """Planned work that ended longer ago explains nothing that is still judged: the late window."""
+WEATHER_US = 40 * 86_400 * 1_000_000
+"""Air of so long ago is known to the rules: the days a Lookback goes back, and its warm-up."""
 GC_THRESHOLDS = (50_000, 20, 10)
 """With Python's own (700, 10, 10) a seventh of the CPU of telling alarms to 1,000 subscribers was the collector's."""
 _log = structlog.get_logger(__name__)
@@ -200,7 +206,7 @@ async def _serving(
     profile = PROFILES[config.rules.profile]
     checks = chosen(config.checks.profile, config.checks.changes)
     marks, day_store = DayMarks(topology), DayStore(pool)
-    planned, delivery = PlannedStore(pool), DeliveryStore(pool)
+    planned, delivery, ambient = PlannedStore(pool), DeliveryStore(pool), AmbientStore(pool)
 
     interruptions = Interruptions(InterruptionStore(pool), profile.outage)
 
@@ -208,6 +214,7 @@ async def _serving(
         engine = Engine(topology, profile)
         engine.replan(await planned.works(clock.now_us() - PLANNED_US))
         engine.learn(await delivery.learnt())
+        engine.hot_spot.reweather(Weather(await ambient.readings(clock.now_us() - WEATHER_US)))
         engine.judged = interruptions.judged
         return engine
 
@@ -286,6 +293,14 @@ async def _serving(
                 "Feeders (transformers, meters) whose interruptions are to be written.",
                 lambda: interruptions.waiting,
             ),
+            "hot_transformers": (
+                "Transformers with an alarm of their hot spot, of any level.",
+                lambda: rules_in_place().engine.hot_spot.hot,
+            ),
+            "hottest_transformer_celsius": (
+                "Hot spot of the hottest transformer with a rating; NaN: no load is known.",
+                lambda: rules_in_place().engine.hot_spot.hottest_c,
+            ),
             "judged_days_behind_seconds": (
                 "How long ago the oldest local day ended that is not yet judged for all its meters; 0: none is owed.",
                 lambda: days.behind_s,
@@ -315,11 +330,17 @@ async def _serving(
         async with pipeline.paused():
             rules_in_place().engine.replan(await planned.works(clock.now_us() - PLANNED_US))
 
+    async def weather_changed() -> None:
+        weather = Weather(await ambient.readings(clock.now_us() - WEATHER_US))
+        async with pipeline.paused():
+            rules_in_place().engine.hot_spot.reweather(weather)
+
     async def registry_changed() -> None:
         fresh = await registry.load_topology(clock.now_us())
         rebuilt = WiredRules(await engine_of(fresh), history, clock, marks, rules_of, arrived, user)
         async with pipeline.paused():
             rebuilt.engine.replan(await planned.works(clock.now_us() - PLANNED_US))
+            rebuilt.engine.hot_spot.reweather(Weather(await ambient.readings(clock.now_us() - WEATHER_US)))
             verdicts, _ = await rebuild(rebuilt, fresh, history, desk, clock)
             rebuilt.engine.silence.heard(*rules_in_place().engine.silence.last_heard())
             await days.replace(fresh)
@@ -355,6 +376,8 @@ async def _serving(
         forecast_store, FlexibilityStore(pool), store.within, pipeline.topology, clock, profile.overload
     )
     add_TransformersServicer_to_server(transformers, server)
+    thermal = ThermalService(ambient, pipeline, lambda: rules_in_place().engine.hot_spot, weather_changed)
+    add_ThermalServicer_to_server(thermal, server)
     add_GapsServicer_to_server(GapsService(gaps, estimation, pipeline), server)
     add_UserRulesServicer_to_server(UserRulesService(user, user_rules_changed), server)
     await health.starting()

@@ -54,7 +54,7 @@ class Verdict:
     """All episodes of one (rule, asset) that overlap the span [from_us, now], or [from_us, until_us]; none: empty."""
 
     rule: str
-    """OUTAGE, OVERLOAD or COMM_LOSS."""
+    """OUTAGE, OVERLOAD, COMM_LOSS or HOT_SPOT."""
     asset_kind: str
     asset_id: int
     from_us: int

@@ -57,7 +57,7 @@ RECENT_S: Final = 10_800
 """Loads before the forecast that the ladder begins with: longer than any hold."""
 PROFILE: Final = ForecastProfile(train_days=28)
 """Four weeks to learn from cost a sixth of sixty days. (ours)"""
-THERE: Final = frozenset({"OVERLOAD", "TRANSFORMER_TEMPERATURE"})
+THERE: Final = frozenset({"OVERLOAD", "HOT_SPOT"})
 """Rules that say of now what is forecast here."""
 _log = structlog.get_logger(__name__)
 Ints = NDArray[np.int64]

@@ -89,7 +89,20 @@ class CheckMeter(NamedTuple):
     transformer: str | None
 
 
-Row = HeadEnd | Feeder | Transformer | Concentrator | Meter | Registers | CheckMeter
+class ThermalNumbers(NamedTuple):
+    """What the type plate of a transformer says of its temperatures; None: the profile's."""
+
+    transformer: str
+    oil_rise_k: float | None
+    hot_spot_rise_k: float | None
+    loss_ratio: float | None
+    oil_exponent: float | None
+    winding_exponent: float | None
+    oil_time_constant_s: float | None
+    winding_time_constant_s: float | None
+
+
+Row = HeadEnd | Feeder | Transformer | Concentrator | Meter | Registers | CheckMeter | ThermalNumbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +227,14 @@ KINDS: Final[dict[str, Kind]] = {
         CheckMeter,
         {"meter": _Column(identifier, required=True), "transformer": _REFERENCE},
         {"meter": "meters", "transformer": "transformers"},
+    ),
+    "thermal": Kind(
+        ThermalNumbers,
+        {
+            "transformer": _Column(identifier, required=True),
+            **{name: _Column(positive) for name in ThermalNumbers._fields[1:]},
+        },
+        {"transformer": "transformers"},
     ),
 }
 """In the order in which they refer to each other."""

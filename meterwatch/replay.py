@@ -18,10 +18,12 @@ from psycopg_pool import AsyncConnectionPool
 from alarm.book import Book
 from meterwatch.alarms import Alarm, AlarmState
 from meterwatch.clock import US, ReplayClock
+from meterwatch.weather import Weather
 from meterwatch.wired_rules import WiredRules
 from rules.engine import Engine
 from rules.profile import RuleProfile
 from storage.alarms import AlarmStore
+from storage.ambient import AmbientStore
 from storage.delivery import DeliveryStore
 from storage.history import History
 from storage.planned import PlannedStore
@@ -69,6 +71,7 @@ async def replay(
     topology = await RegistryStore(pool).load_topology(to_us)
     rules = WiredRules(Engine(topology, profile), history, ReplayClock(to_us))
     rules.engine.learn(await DeliveryStore(pool).learnt())
+    rules.engine.hot_spot.reweather(Weather(await AmbientStore(pool).readings(from_us - WARM_UP_US, to_us)))
     rules.engine.replan(await PlannedStore(pool).works(from_us - WARM_UP_US))
     book = Book([], topology)
     kept: dict[str, Alarm] = {}

@@ -75,6 +75,8 @@ class Topology:
     """IANA time zone of each head-end; its meters' days begin by it. Left out: UTC."""
     measures: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     """Per slot, the transformer whose supply the meter measures; -1: none. Left out: nobody measures one."""
+    thermal: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Thermal parameters transformers have of their own, by name; NaN: none. Left out: nobody has one."""
     member_of: NDArray[np.int32] = field(init=False)
     """Per slot, the transformer whose load it is part of: transformer_of, but -1 for who measures one."""
     terminal_type: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))

@@ -24,6 +24,7 @@ from meterwatch.clock import US, Clock
 from meterwatch.day_marks import DayMarks
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, StorageUnavailable
+from meterwatch.late_heat import looked_back
 from meterwatch.late_loads import judged
 from meterwatch.quality import METHOD_MASK
 from meterwatch.registers import RegisterChange
@@ -32,6 +33,7 @@ from meterwatch.time_share import TimeShare
 from meterwatch.topology import Topology
 from meterwatch.wired_user_rules import UserRules
 from rules.engine import LOOKBACK_S, MARGIN_S, Engine, Wanted
+from rules.hot_words import RULE as HOT
 from storage.arrived import Arrived
 from storage.changes import joined
 from storage.history import History
@@ -117,8 +119,9 @@ class WiredRules:
         if self.user is not None:
             await self.user.judge()
         overload = self.engine.overload
+        stored = PastLoads(self._history.pool, overload.members.window_s)
+        await looked_back(self.engine.hot_spot, stored, now_us)
         if self.past_owed:
-            stored = PastLoads(self._history.pool, overload.members.window_s)
             self._past.start()
             found = await judged(
                 overload, stored, lambda: self.engine.evaluate(now_us), lambda: self._past.goes_on() or whole
@@ -278,6 +281,9 @@ async def rebuild(
     async with load_view(history.pool, engine.overload.members.window_s, columnar=history.columnar) as view:
         owed_batches = await restore(engine.overload, topology, view, history, told, now_us, to_us)
     rules.counted = frozenset(owed.batch_id for owed in owed_batches)
+    engine.hot_spot.restore_told(
+        [a.asset_id for a in desk.book if a.rule == HOT and a.state is not AlarmState.RETRACTED]
+    )
     for alarm in open_alarms:
         if alarm.rule == "COMM_LOSS":
             engine.silence.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us, alarm.raised_us)

@@ -61,6 +61,8 @@ def limits_of(alarm: Alarm, profile: RuleProfile) -> dict[str, Any]:
             return {}  # its thresholds are those of its file, in the evidence
         case AlarmType.FORECAST_OVERLOAD:
             return asdict(ForecastLimits())
+        case AlarmType.HOT_SPOT:
+            return profile.hot_spot.thresholds()
         case _:
             level = next((asdict(one) for one in profile.overload.levels if one.name == alarm.level), {})
             return level | {"coverage_min": profile.overload.coverage_min}
@@ -105,7 +107,7 @@ class Witness:
             self._version,
             limits_of(alarm, self._profile),
             meters=await self._meters(alarm),
-            load=await self._load(alarm) if alarm.rule == AlarmType.OVERLOAD else (),
+            load=await self._load(alarm) if alarm.rule in (AlarmType.OVERLOAD, AlarmType.HOT_SPOT) else (),
             deliveries=tuple(deliveries),
         )
 

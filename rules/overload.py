@@ -14,7 +14,7 @@ given; a registry change means a new Overload and a rebuild.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -84,8 +84,15 @@ class Overload:
         self._counted = Loads.none()
         self._recounted: Ints = np.zeros(0, np.int64)
         """Transformers whose cells of the ring were counted anew since they were saved."""
+        self.heard: Callable[[Loads], None] = lambda _: None
+        """Told of cells by rising window, of less time than the ring holds, before they are added and it moves."""
 
     # The ring
+
+    @property
+    def head(self) -> int:
+        """Newest window; -1: none yet."""
+        return self._head
 
     @property
     def tail(self) -> int:
@@ -115,10 +122,10 @@ class Overload:
         at = np.ix_(np.arange(first, stop) % self._profile.ring_windows, index)
         return self._wh[at], self._varh[at], self._covered[at]
 
-    @property
-    def head(self) -> int:
-        """Newest window of the ring; -1: nothing is known."""
-        return self._head
+    def known(self, index: Ints, first: int, stop: int) -> Floats:
+        """b [windows, transformers] of windows of the ring; NaN where it is not known: no rating, or too few reads."""
+        b, coverage = self._load(index, first, stop)
+        return np.where(coverage >= self._profile.coverage_min, b, np.nan)
 
     def _load(self, index: Ints, first: int, stop: int) -> tuple[Floats, Floats]:
         rows = np.arange(first, stop) % self._profile.ring_windows
@@ -183,6 +190,7 @@ class Overload:
 
     def _add(self, cells: Loads) -> None:
         """Cells by rising window, of less time than the ring holds."""
+        self.heard(cells)
         self.begin(int(cells.window[-1]))
         if int(cells.window[0]) < self.tail:
             self._note_late(cells.take(cells.window < self.tail))

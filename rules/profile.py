@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rules.ladder import OverloadProfile
+from rules.twin import HotSpotProfile
 
 CELLULAR: Final = ("GPRS", "CDMA", "GSM", "3G", "4G", "5G", "LTE", "LTE-M", "NB-IOT", "CELLULAR")
 """Communication modes that reach the head-end by themselves, in capitals."""
@@ -156,6 +157,7 @@ class RuleProfile:
     outage: OutageProfile = field(default_factory=OutageProfile)
     silence: SilenceProfile = field(default_factory=SilenceProfile)
     overload: OverloadProfile = field(default_factory=OverloadProfile)
+    hot_spot: HotSpotProfile = field(default_factory=HotSpotProfile)
 
 
 EN50160 = RuleProfile(name="en50160", outage=OutageProfile(sustained_s=180))

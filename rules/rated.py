@@ -54,15 +54,15 @@ class Rated:
         ]
         level = profile.levels[span.level]
         name, rated = self._topology.transformer[transformer], float(self._topology.rated_kva[transformer])
-        onset_us, since = span.onset * window_us, _clock(span.onset * window_us)
+        onset_us, since = span.onset * window_us, clock(span.onset * window_us)
         cleared_us = None if span.cleared is None else (span.cleared + 1) * window_us
         if cleared_us is None:
-            lasted = _duration((first + newest + 1 - span.onset) * profile.window_s)
+            lasted = duration((first + newest + 1 - span.onset) * profile.window_s)
             now = f"{b[newest]:.2f} x its {rated:g} kVA since {since}"
             summary = f"Transformer {name} loaded {now} (peak {span.peak:.2f}), {level.name} for {lasted}"
         else:
-            lasted = _duration((cleared_us - onset_us) // US)
-            upto = f"up to {span.peak:.2f} x its {rated:g} kVA from {since} to {_clock(cleared_us)}"
+            lasted = duration((cleared_us - onset_us) // US)
+            upto = f"up to {span.peak:.2f} x its {rated:g} kVA from {since} to {clock(cleared_us)}"
             summary = f"Transformer {name} was loaded {upto}, at worst {level.name}, over after {lasted}"
         evidence: dict[str, Any] = {
             "peak_b": round(span.peak, 4),
@@ -82,10 +82,10 @@ class Rated:
         return Episode(onset_us, raised_us, cleared_us, level.severity, level.name, summary, evidence, seen_us=seen_us)
 
 
-def _clock(stamp_us: int) -> str:
+def clock(stamp_us: int) -> str:
     return datetime.fromtimestamp(stamp_us // US, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _duration(seconds: int) -> str:
+def duration(seconds: int) -> str:
     hours, minutes = divmod(seconds // 60, 60)
     return " ".join(part for part in (f"{hours} h" if hours else "", f"{minutes} min" if minutes else "") if part)

@@ -104,6 +104,24 @@ MERGES: Final[dict[str, Merge]] = {
         " LEFT JOIN transformers t USING (transformer)",
         (),
     ),
+    "thermal": Merge(
+        "transformer_thermal",
+        "thermal_id",
+        "transformer",
+        "transformer text, oil_rise_k double precision, hot_spot_rise_k double precision, loss_ratio double precision,"
+        " oil_exponent double precision, winding_exponent double precision, oil_time_constant_s double precision,"
+        " winding_time_constant_s double precision",
+        "SELECT * FROM arrived",
+        (
+            "oil_rise_k",
+            "hot_spot_rise_k",
+            "loss_ratio",
+            "oil_exponent",
+            "winding_exponent",
+            "oil_time_constant_s",
+            "winding_time_constant_s",
+        ),
+    ),
 }
 
 MEMBERSHIPS: Final[dict[str, tuple[Membership, ...]]] = {

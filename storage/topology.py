@@ -51,6 +51,15 @@ _MULTIPLIERS = """
 SELECT array_agg(slot ORDER BY slot, valid_from), array_agg(valid_from ORDER BY slot, valid_from),
        array_agg(valid_to ORDER BY slot, valid_from), array_agg(multiplier ORDER BY slot, valid_from)
 FROM meter_multipliers"""
+PARAMETERS: Final = (
+    "oil_rise_k", "hot_spot_rise_k", "loss_ratio", "oil_exponent", "winding_exponent", "oil_time_constant_s",
+    "winding_time_constant_s",
+)  # fmt: skip
+"""As rules.thermal names them, and the query below."""
+_THERMAL: Final = """
+SELECT transformer, oil_rise_k, hot_spot_rise_k, loss_ratio, oil_exponent, winding_exponent, oil_time_constant_s,
+       winding_time_constant_s
+FROM transformer_thermal JOIN transformers USING (transformer)"""
 _TRANSFORMERS = """
 SELECT array_agg(t.transformer_id), array_agg(coalesce(tf.feeder_id, -1)), array_agg(t.rated_kva) FROM transformers t
 LEFT JOIN transformer_feeders tf ON tf.transformer_id = t.transformer_id
@@ -113,6 +122,7 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
         head_end_zone=_placed_names(head_end_rows, _count(head_end_rows), 3),
         terminal_type=_frozen(meters.terminal_type),
         terminal_types=meters.types,
+        thermal=await _thermal(connection, transformer_rows, transformer_count),
     )
 
 
@@ -188,6 +198,18 @@ class _Meters:
         """A meter without a head-end of its own is reached by that of its concentrator."""
         lone = np.flatnonzero((self.head_end_of < 0) & (self.concentrator_of >= 0))
         self.head_end_of[lone] = concentrator_head_end[self.concentrator_of[lone]]
+
+
+async def _thermal(
+    connection: psycopg.AsyncConnection[Any], transformers: list[tuple[Any, ...]], count: int
+) -> dict[str, NDArray[Any]]:
+    rows = await _rows(connection, _THERMAL)
+    number = {name: at for at, name, *_ in transformers}
+    at = np.array([number[row[0]] for row in rows], np.int64)
+    columns = np.array([row[1:] for row in rows], np.float64).reshape(-1, len(PARAMETERS)).T  # NULL: NaN
+    return {
+        name: _placed(at, column, count, np.float64, np.nan) for name, column in zip(PARAMETERS, columns, strict=True)
+    }
 
 
 async def _multipliers(connection: psycopg.AsyncConnection[Any]) -> Multipliers:

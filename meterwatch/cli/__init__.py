@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from meterwatch.cli import config, db, reads, registry, routes, rules, shelves, user_rules, watch, work
+from meterwatch.cli import config, db, reads, registry, routes, rules, shelves, thermal, user_rules, watch, work
 from meterwatch.cli.doctor import doctor
 from meterwatch.cli.failures import EXIT_CODES, ReportingGroup
 from meterwatch.cli.gaps import completeness, estimate, gaps
@@ -31,6 +31,7 @@ app.command()(send)
 app.command()(doctor)
 app.command()(loadtest)
 app.command()(indices)
+app.command()(thermal.temperatures)
 reads.app.command()(gaps)
 reads.app.command()(completeness)
 reads.app.command()(estimate)
@@ -45,6 +46,7 @@ app.add_typer(work.app, name="work", help="Planned work on the grid, whose outag
 app.add_typer(report_app, name="report", help="Pages about one asset.")
 app.add_typer(forecast_app, name="forecast", help="What is to be expected.")
 app.add_typer(plan_app, name="plan", help="How to bring a load down with the least harm; advice, nothing is switched.")
+app.add_typer(thermal.app, name="ambient", help="Temperatures of the air around transformers.")
 app.add_typer(db.app, name="db", help="The database behind the service.")
 app.add_typer(config.app, name="config", help="Check and show the configuration.")
 

@@ -24,7 +24,7 @@ METERS_MAX: Final = 40
 VALUE_CHARS_MAX: Final = 160
 NAMES_MAX: Final = 12
 """Of a list in the evidence; the meters have a table of their own."""
-OVERLOADS: Final = (AlarmType.OVERLOAD, AlarmType.FORECAST_OVERLOAD)
+OVERLOADS: Final = (AlarmType.OVERLOAD, AlarmType.HOT_SPOT, AlarmType.FORECAST_OVERLOAD)
 _ELSEWHERE: Final = {
     *("thresholds", "raise_pu", "hold_s", "clear_pu", "clear_s", "coverage_min"),
     *("windows", "rules", "meters"),

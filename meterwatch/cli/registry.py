@@ -19,7 +19,16 @@ from meterwatch.errors import Rejected
 
 app = typer.Typer(no_args_is_help=True)
 
-KINDS: Final = ("feeders", "transformers", "head_ends", "concentrators", "meters", "registers", "check_meters")
+KINDS: Final = (
+    "feeders",
+    "transformers",
+    "head_ends",
+    "concentrators",
+    "meters",
+    "registers",
+    "check_meters",
+    "thermal",
+)
 """File names, and the order in which they build on each other."""
 UNASSIGNED: Final = "UNASSIGNED"
 """Transformer of meters registered on the fly: rated so high that it never looks overloaded."""

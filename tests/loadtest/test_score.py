@@ -239,7 +239,7 @@ def test_heat_figures_are_there_only_with_their_inputs() -> None:
 
 def test_an_alarm_of_heat_or_a_forecast_warns_and_is_no_false_page() -> None:
     hot = [fault("t1", 0, 200, "OVERLOAD", hot_us=60 * MINUTE, two_hour_rule_us=120 * MINUTE)]
-    for kind in ("TRANSFORMER_TEMPERATURE", "FORECAST_OVERLOAD"):
+    for kind in ("HOT_SPOT", "FORECAST_OVERLOAD"):
         told = [alarm("t1", 0, 200, "OVERLOAD", recorded=130), alarm("t1", 0, 200, kind, recorded=20)]
         result = score(record(hot, told, two_hour_rule_alarms=1))
         assert (result["warned_in_time"], result["warned_before_hot"], result["lead_min_p50"]) == (1, 1, 40)

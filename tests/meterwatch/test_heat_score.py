@@ -21,9 +21,7 @@ def test_what_gets_hot_is_warned_of_in_time_with_fewer_pages() -> None:
     assert figures["warned_before_hot"] >= figures["two_hour_rule_before_hot"]
     assert figures["alarms_over_two_hour_rule"] <= 1
     assert figures["two_hour_rule_alarms"] == sum(one.inputs["two_hour_rule_alarms"] for one in records)
-    pages = sum(
-        told.paged and told.type in ("OVERLOAD", "TRANSFORMER_TEMPERATURE") for one in records for told in one.told
-    )
+    pages = sum(told.paged and told.type in ("OVERLOAD", "HOT_SPOT") for one in records for told in one.told)
     assert figures["alarms_over_two_hour_rule"] == pytest.approx(pages / figures["two_hour_rule_alarms"], abs=1e-3)
 
 

@@ -1,0 +1,408 @@
+"""HOT_SPOT: the thermal twin of every transformer, stepped through the windows of the overload rule.
+
+Argument. The temperature after a window follows from the loads of at most `Days.reach` windows (rules.twin), and what
+is said of a time from the last calm before it (rules.heat). So a change is judged from its own window on:
+  - in the few newest windows, by folding those from the state before them (`near`), which everybody has;
+  - in an older one, by a Lookback over the loads since the calm before it, which are asked for (`wanted`).
+A transformer whose loads have stayed below `safe_pu` for as long as a load is felt cannot be hot, whatever the order of
+its loads: it is stepped with all the others and costs nothing else.
+
+Promises: any order and split of reads that come while their window is in the ring give the same verdicts, and so does a
+restart. A read behind the ring counts in what is judged later, and begins no judgement of windows behind the ring.
+Refuses to know: the database, alarms, the wall clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meterwatch.clock import US
+from meterwatch.episodes import Verdict
+from meterwatch.errors import ConfigError
+from meterwatch.loads import Loads
+from meterwatch.topology import Topology
+from meterwatch.weather import Weather
+from rules.heat import Heat, HeatState, step
+from rules.hot_words import RULE, Figures, episode
+from rules.overload import Overload
+from rules.thermal import Floats, Thermal, ThermalParameters, ageing_factor
+from rules.twin import Days, HotSpotProfile, Twin
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+NEVER = int(np.iinfo(np.int64).max)
+HOT_AIR_C = 40.0
+"""Air as hot as this is reckoned with always; hotter by AIR_STEP_C at a time as it is told. (ours)"""
+AIR_STEP_C = 5.0
+BISECTIONS = 30
+"""Of the safe load: 10 comes down to 1e-8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """Of some transformers at the end of the newest window, float64 [n] each where nothing else is said."""
+
+    at_us: int
+    load_pu: Floats
+    """The last known."""
+    unknown_s: Floats
+    top_oil_c: Floats
+    hot_spot_c: Floats
+    ambient_c: Floats
+    seconds_to_high: Floats
+    """inf: never at the present load."""
+    ageing: Floats
+    life_today_s: Floats
+    """Consumed since 00:00 UTC, seconds at 110 C."""
+
+
+class HotSpot:
+    """The rule. Not thread-safe: one evaluator calls it. It hears of changed cells from `overload` by itself."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        profile: HotSpotProfile,
+        overload: Overload,
+        weather: Weather | None = None,
+    ) -> None:
+        self.profile, self.overload, self._topology = profile, overload, topology
+        window_s, ring = overload.profile.window_s, overload.profile.ring_windows
+        self.days = Days.of(profile, window_s)
+        if 86_400 % window_s or self.days.reach + profile.near_windows > ring:
+            raise ConfigError(
+                [
+                    f"{ring} windows of {window_s} s in the ring; {self.days.reach + profile.near_windows} or more "
+                    "were expected, whole ones to the day: a day, the warm-up and near_windows"
+                ]
+            )
+        self._n = n = len(topology.transformer)
+        self.parameters = ThermalParameters.of(profile.thermal, n, topology.thermal)
+        self.falls_after = -(-profile.clear_s // window_s)
+        areas = {area: number for number, area in enumerate(dict.fromkeys(topology.transformer_district))}
+        self._areas, self._area_of = (
+            list(areas),
+            np.array([areas[one] for one in topology.transformer_district], np.intp),
+        )
+        self._weather = weather or Weather()
+        self._air_c = _reckoned_c(self._weather)
+        self._safe_pu = _safe_pu(profile, self.parameters, self._air_c)
+
+        overload.heard = self.heard
+        self._at = -1
+        """First window not in the state; -1: nothing is known."""
+        self._twin = Twin(profile, self.days, self.parameters)
+        self._heat = HeatState.cold(n)
+        self._stale = np.zeros(n, np.bool_)
+        """Its twin does not have all of its loads."""
+        self._last_warm = np.full(n, -1, np.int64)
+        """Newest window before _at with a load that may make it hot."""
+        self._told = np.zeros(n, np.bool_)
+        self._touched_from, self._touched_to = np.full(n, NEVER), np.full(n, -1, np.int64)
+        self._far_from = np.full(n, NEVER)
+        """Windows before _at changed, from here on; a Lookback is to judge them."""
+        self._since: dict[int, int] = {}
+        self._ended: dict[int, list[Heat]] = {}
+        """What Lookbacks found: from where on, and what was over by _at."""
+
+    @property
+    def window_us(self) -> int:
+        return self.days.window_s * US
+
+    # Changes in
+
+    def heard(self, cells: Loads) -> None:
+        """Note whose cells change; called before they do. Takes all through what would leave the ring unseen."""
+        head, newest = self.overload.head, int(cells.window[-1])
+        if self._at < 0 and 0 <= head < newest:
+            self._begin(head + 1)
+        elif 0 <= self._at < newest - self.overload.profile.ring_windows + 1 + self.days.reach:
+            self._advance(head + 1)
+        if int(cells.window[0]) == newest:  # nearly always
+            self._touched_from[cells.transformer] = np.minimum(self._touched_from[cells.transformer], newest)
+            self._touched_to[cells.transformer] = np.maximum(self._touched_to[cells.transformer], newest)
+        else:
+            np.minimum.at(self._touched_from, cells.transformer, cells.window)
+            np.maximum.at(self._touched_to, cells.transformer, cells.window)
+
+    def restore_told(self, transformers: Sequence[int]) -> None:
+        """After a restart: alarms of these are known."""
+        self._told[list(transformers)] = True
+
+    def reweather(self, weather: Weather) -> None:
+        """Take all the readings of the air there are, in place of what was known of them."""
+        before, self._weather = self._weather, weather
+        air_c = _reckoned_c(weather)
+        if self._at >= 0:
+            first, stop = self.overload.tail, self.overload.head + 1
+            differs = ~np.isclose(self._air(before, first, stop), self._air(weather, first, stop), rtol=0, atol=0)
+            from_window = np.where(differs.any(axis=0), first + np.argmax(differs, axis=0), NEVER)[self._area_of]
+            np.minimum(self._touched_from, from_window, out=self._touched_from)
+            np.maximum(self._touched_to, np.where(from_window < NEVER, from_window, -1), out=self._touched_to)
+        if air_c != self._air_c:
+            self._air_c, self._safe_pu = air_c, _safe_pu(self.profile, self.parameters, air_c)
+            if self._at >= 0:
+                self._look_for_warm(self._at)
+
+    # Loads and air
+
+    def loads(self, index: Ints, first: int, stop: int) -> Floats:
+        """b [windows, transformers]; NaN where it is not known, as in windows outside the ring."""
+        ring = self.overload
+        inside = slice(min(max(first, ring.tail), stop), max(min(stop, ring.head + 1), first))
+        b = np.full((stop - first, len(index)), np.nan)
+        if ring.head >= 0 and inside.start < inside.stop:
+            b[inside.start - first : inside.stop - first] = ring.known(index, inside.start, inside.stop)
+        return b
+
+    def air_of(self, index: Ints, first: int, stop: int) -> Floats:
+        """Celsius around these transformers, [windows, transformers]."""
+        return self._air(self._weather, first, stop)[:, self._area_of[index]]
+
+    def _air(self, weather: Weather, first: int, stop: int) -> Floats:
+        end_us = np.arange(first + 1, stop + 1) * self.window_us
+        oldest_us = self.profile.ambient_max_age_s * US
+        told = [weather.at(area, end_us, oldest_us) for area in self._areas]
+        air = np.stack(told, axis=1) if told else np.zeros((stop - first, 0))
+        return np.where(np.isnan(air), self.profile.thermal.ambient_c, air)
+
+    # The state of all
+
+    def _begin(self, stop: int) -> None:
+        """Know all transformers just before the near windows of `stop`, out of the ring."""
+        self._at = stop - self.profile.near_windows
+        self._twin = self.twin_of(np.arange(self._n), self._at)
+        self._stale[:] = False
+        self._look_for_warm(self._at)
+        warm = (self._last_warm >= 0) | self._told
+        self._touched_from[warm] = np.minimum(self._touched_from[warm], self.overload.tail)
+        self._touched_to[warm] = np.maximum(self._touched_to[warm], self.overload.tail)
+
+    def twin_of(self, index: Ints, at: int) -> Twin:
+        """These transformers just before the window `at`, out of the ring."""
+        first = self.days.begin_of(at - 1)
+        twin = Twin(self.profile, self.days, self.parameters.take(index))
+        air = self.air_of(index, first, at)
+        for window in range(first, at):
+            twin.step(window, self.loads(index, window, window + 1)[0], air[window - first])
+        return twin
+
+    def _look_for_warm(self, stop: int) -> None:
+        everyone = np.arange(self._n)
+        for window in range(self.overload.tail, stop):
+            warm = self.loads(everyone, window, window + 1)[0] > self._safe_pu
+            self._last_warm[warm] = np.maximum(self._last_warm[warm], window)
+
+    def _advance(self, to: int) -> None:
+        """Take all to the window `to`: the twin of everybody, and the episodes of who may be hot."""
+        if to - self._at > 2 * self.days.reach:  # nobody was heard for days: what the state had is gone
+            self._begin(to + self.profile.near_windows)
+            return
+        everyone = np.arange(self._n)
+        for window in range(self._at, to):
+            load = self.loads(everyone, window, window + 1)[0]
+            self._twin.step(window, load, self.air_of(everyone, window, window + 1)[0])
+            self._last_warm[load > self._safe_pu] = window
+            hot = np.flatnonzero((self._heat.level > 0) | (self._last_warm > window - self.days.reach))
+            if len(hot):
+                self._refresh(hot, window + 1)
+                some, heat = self._twin.take(hot), self._heat.take(hot)
+                _, reached, held = some.levels()
+                step(heat, window, self.falls_after, ~np.isnan(load[hot]), reached, held, some.now.hot_spot_c)
+                self._heat.put(hot, heat)
+        self._at = max(self._at, to)
+
+    def _refresh(self, index: Ints, at: int) -> None:
+        """Make the twins of these right before the window `at`; look back at those whose loads have left the ring."""
+        index = index[self._stale[index]]
+        if not len(index):
+            return
+        if self.days.begin_of(at - 1) < self.overload.tail:
+            self._far_from[index] = np.minimum(self._far_from[index], at)
+            return
+        self._twin.put(index, self.twin_of(index, at))
+        self._stale[index] = False
+
+    # Windows before the near ones
+
+    def wanted(self, now_us: int) -> tuple[Ints, Ints]:
+        """Transformers to look back at, and from which window on each changed. Answer by a Lookback, then judge."""
+        if self.overload.head >= 0:
+            self._sort_out(self._stop(now_us))
+        index = np.flatnonzero(self._far_from < NEVER)
+        return index, self._far_from[index]
+
+    @property
+    def at(self) -> int:
+        """First of the near windows."""
+        return self._at
+
+    def looked_back(self, index: Ints, twin: Twin, heat: HeatState, since: Ints, ended: dict[int, list[Heat]]) -> None:
+        """Take what is so just before the near windows. since: the window after the calm from which all is known."""
+        self._twin.put(index, twin)
+        self._heat.put(index, heat)
+        self._stale[index] = False
+        self._far_from[index] = NEVER
+        self._touched_from[index] = np.minimum(self._touched_from[index], self._at)
+        self._touched_to[index] = np.maximum(self._touched_to[index], self._at)
+        for i, transformer in enumerate(index.tolist()):
+            self._since[transformer] = int(since[i])
+            self._ended[transformer] = ended.get(i, [])
+
+    def _stop(self, now_us: int) -> int:
+        return min(self.overload.head + 1, now_us // self.window_us)
+
+    def _sort_out(self, stop: int) -> None:
+        """Find who is to be looked back at: what changed before the near windows, and may be hot or was told."""
+        if self._at < 0:
+            self._begin(stop)
+        if stop - self.profile.near_windows - self._at > self.days.reach:
+            self._advance(stop - self.profile.near_windows)
+        old = np.flatnonzero(self._touched_from < self._at)
+        if not len(old):
+            return
+        tail = self.overload.tail
+        self._stale[old] = True
+        behind = self._touched_from[old] < tail
+        unseen = np.where(behind, np.minimum(self._touched_to[old], tail - 1), -1)
+        first = np.maximum(self._touched_from[old], tail)
+        warm = self.loads(old, int(first.min()), self._at) > self._safe_pu[old]
+        newest = np.where(warm.any(axis=0), self._at - 1 - np.argmax(warm[::-1], axis=0), -1)
+        self._last_warm[old] = np.maximum(self._last_warm[old], np.maximum(newest, unseen))
+        may = self._told[old] | (self._heat.level[old] > 0) | (self._last_warm[old] > first - self.days.reach)
+        far = old[may]
+        self._far_from[far] = np.minimum(self._far_from[far], first[may])
+        self._touched_from[old] = np.where(self._touched_to[old] >= self._at, self._at, NEVER)
+        self._touched_to[old[self._touched_from[old] == NEVER]] = -1
+
+    # Verdicts out
+
+    def judge(self, now_us: int) -> list[Verdict]:
+        """Verdicts of the transformers whose windows changed since the last call, in rising id.
+
+        Only of those with an episode, or of which one was told. Windows that end after `now_us` wait for a later call,
+        and who is to be looked back at waits for that. from_us: 1 us after the start of the near windows, or of what
+        was looked back at.
+        """
+        if self.overload.head < 0:
+            return []
+        stop = self._stop(now_us)
+        self._sort_out(stop)
+        index = np.flatnonzero((self._touched_from < stop) & (self._far_from == NEVER))
+        waiting = self._touched_to[index] >= stop
+        self._touched_from[index] = np.where(waiting, stop, NEVER)
+        self._touched_to[index[~waiting]] = -1
+        verdicts = self._near(index, stop) if len(index) else []
+        if stop - self.profile.near_windows > self._at:
+            self._advance(stop - self.profile.near_windows)
+        return verdicts
+
+    def _may_be_hot(self, index: Ints, load: Floats) -> Bools:
+        """load [windows, transformers]: of the near windows."""
+        warm = (load > self._safe_pu[index]).any(axis=0) | (self._last_warm[index] > self._at - self.days.reach)
+        known = np.isin(index, np.fromiter(self._since, np.int64, len(self._since)))
+        may: Bools = warm | (self._heat.level[index] > 0) | self._told[index] | known
+        return may
+
+    def _near(self, index: Ints, stop: int) -> list[Verdict]:
+        load = self.loads(index, self._at, stop)
+        may = self._may_be_hot(index, load)
+        self._refresh(index[may], self._at)
+        may &= self._far_from[index] == NEVER
+        index, load = index[may], load[:, may]
+        if not len(index):
+            return []
+        twin, heat, figures = self._twin.take(index), self._heat.take(index), Figures.none(len(index))
+        ended = self.fold(twin, heat, index, self._at, load, figures)
+        verdicts = []
+        for i, transformer in enumerate(index.tolist()):
+            heats = self._ended.pop(transformer, []) + ended.get(i, [])
+            if heat.level[i]:
+                heats.append(heat.heat(i))
+            since = self._since.pop(transformer, self._at)
+            if heats or self._told[transformer]:
+                name, rated = self._topology.transformer[transformer], float(self._topology.rated_kva[transformer])
+                dressed = tuple(episode(self.profile, name, rated, one, figures, i, self.window_us) for one in heats)
+                verdicts.append(Verdict(RULE, "transformer", transformer, since * self.window_us + 1, dressed))
+            self._told[transformer] = bool(heats)
+        return verdicts
+
+    def fold(
+        self, twin: Twin, heat: HeatState, index: Ints, first: int, load: Floats, figures: Figures | None = None
+    ) -> dict[int, list[Heat]]:
+        """Take both through the windows from `first` on; returns by row the episodes that were over."""
+        air = self.air_of(index, first, first + len(load))
+        ended: dict[int, list[Heat]] = {}
+        for window, (b, ambient_c) in enumerate(zip(load, air, strict=True), first):
+            twin.step(window, b, ambient_c)
+            seconds, reached, held = twin.levels()
+            known = ~np.isnan(b)
+            for i in step(heat, window, self.falls_after, known, reached, held, twin.now.hot_spot_c).tolist():
+                ended.setdefault(i, []).append(heat.heat(i, window))
+            if figures is not None:
+                figures.note(window, known, twin.now, seconds)
+        return ended
+
+    # For people
+
+    def present(self, index: Ints, now_us: int) -> Present | None:
+        """Of these at the end of the newest window; None: no load is known yet. Changes nothing that is judged."""
+        if self._at < 0:
+            return None
+        self._refresh(index, self._at)
+        stop = max(self._stop(now_us), self._at)
+        twin = self._twin.take(index)
+        air = self.air_of(index, self._at, stop)
+        for window, load in enumerate(self.loads(index, self._at, stop), self._at):
+            twin.step(window, load, air[window - self._at])
+        now = twin.now
+        seconds, _, _ = twin.levels()
+        return Present(
+            stop * self.window_us, now.load_pu, now.unknown_s, now.top_oil_c, now.hot_spot_c, now.ambient_c, seconds,
+            ageing_factor(now.hot_spot_c), now.life_s,
+        )  # fmt: skip
+
+    def hottest(self, most: int) -> Ints:
+        """Transformers with a rating, the hottest first, as they were before the near windows."""
+        rated = np.flatnonzero(self.overload.rated.vah > 0)
+        return rated[np.argsort(-self._twin.now.hot_spot_c[rated], kind="stable")[:most]]
+
+    @property
+    def hot(self) -> int:
+        """Transformers in an episode."""
+        return int((self._heat.level > 0).sum())
+
+    @property
+    def hottest_c(self) -> float:
+        """Hot spot of the hottest with a rating, as it was before the near windows; NaN: no load is known."""
+        rated = self.overload.rated.vah > 0
+        return float(self._twin.now.hot_spot_c[rated].max()) if self._at >= 0 and rated.any() else np.nan
+
+
+def _reckoned_c(weather: Weather) -> float:
+    """Air that is never hotter than this."""
+    over = max(weather.hottest_c - HOT_AIR_C, 0.0)
+    return HOT_AIR_C + AIR_STEP_C * float(np.ceil(over / AIR_STEP_C))
+
+
+def _safe_pu(profile: HotSpotProfile, parameters: ThermalParameters, air_c: float) -> Floats:
+    """Loads up to this make nobody hot, however long; 0 where the begin alone may. float64 [n]."""
+    limit_k = min(profile.thermal.warning_c - profile.clear_k, profile.thermal.high_c) - 1.0 - air_c
+    kernel, n = Thermal(parameters), len(parameters)
+
+    def below(load_pu: Floats) -> Bools:
+        oil, winding = kernel.ultimate(load_pu)
+        cool: Bools = oil + winding < limit_k
+        return cool
+
+    low, high = np.full(n, profile.begin_pu), np.full(n, 10.0)
+    fits = below(low)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        cool = below(middle)
+        low, high = np.where(cool, middle, low), np.where(cool, high, middle)
+    return np.where(fits, low, 0.0)

@@ -1,0 +1,374 @@
+"""Laws of HOT_SPOT: a scalar twin as oracle, and what order, splits, corrections, restarts may not change.
+
+What is told is kept as the alarm book keeps it: a verdict replaces what it covers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import exp, log
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_overload import START, START_US, US, WINDOW_US, Row, change, now_after, rows_of, tree
+from test_past import Table, Told, hear
+
+from meterwatch.episodes import Episode, Severity, Verdict
+from meterwatch.errors import ConfigError, StorageUnavailable
+from meterwatch.late_heat import looked_back
+from meterwatch.loads import Loads
+from meterwatch.weather import Reading, Weather
+from rules.hot_spot import HotSpot
+from rules.overload import Overload, OverloadProfile
+from rules.thermal import ThermalProfile
+from rules.twin import HotSpotProfile
+
+PROFILE = HotSpotProfile()
+DAY, WARM = 96, 72
+LEVEL = ["NORMAL", "WARNING", "HIGH", "CRITICAL"]
+Loaded = list[float | None]
+
+
+class Said(NamedTuple):
+    onset: int
+    cleared: int | None
+    level: str
+    peak_c: float
+
+
+class Scalar:
+    """One transformer, one run."""
+
+    def __init__(self) -> None:
+        self.b, self.guessed, self.heard = PROFILE.begin_pu, 0.0, False
+        self.oil, self.winding = self.goes_to()
+
+    def goes_to(self) -> tuple[float, float]:
+        t = PROFILE.thermal
+        oil = t.oil_rise_k * ((self.b**2 * t.loss_ratio + 1) / (t.loss_ratio + 1)) ** t.oil_exponent
+        return oil, t.hot_spot_rise_k * self.b ** (2 * t.winding_exponent)
+
+    def step(self, b: float | None) -> None:
+        t, left = PROFILE.thermal, exp(-900 / PROFILE.thermal.oil_time_constant_s)
+        self.guessed *= left
+        if b is None:
+            self.guessed += (1 - left) * self.heard
+        else:
+            self.b, self.heard = b, True
+        oil, winding = self.goes_to()
+        self.oil = oil + (self.oil - oil) * left
+        self.winding = winding + (self.winding - winding) * exp(-900 / t.winding_time_constant_s)
+
+    def after(self, seconds: float) -> float:
+        """Hot spot over ambient so much later at the present load."""
+        t, (oil, winding) = PROFILE.thermal, self.goes_to()
+        return (
+            oil
+            + winding
+            + (self.oil - oil) * exp(-seconds / t.oil_time_constant_s)
+            + (self.winding - winding) * exp(-seconds / t.winding_time_constant_s)
+        )
+
+    def hottest_within(self, seconds: float) -> float:
+        t, (oil, winding) = PROFILE.thermal, self.goes_to()
+        slope_oil = (self.oil - oil) / t.oil_time_constant_s
+        slope_winding = (self.winding - winding) / t.winding_time_constant_s
+        moments = [0.0, seconds]
+        if slope_oil * slope_winding < 0:
+            turn = log(-slope_winding / slope_oil) / (1 / t.winding_time_constant_s - 1 / t.oil_time_constant_s)
+            if 0 < turn < seconds:
+                moments.append(turn)
+        return max(map(self.after, moments))
+
+    def level(self, ambient_c: float, more_k: float) -> int:
+        t, hot = PROFILE.thermal, ambient_c + self.after(0.0)
+        soon = ambient_c + self.hottest_within(t.high_within_s) >= t.high_c
+        return max(sum(hot + more_k >= limit for limit in (t.warning_c, t.high_c, t.critical_c)), 2 * soon)
+
+
+def oracle(loads: Loaded, air: list[float]) -> list[Said]:
+    """All episodes, each day's run by itself."""
+    level, onset, worst, peak, below, below_top = 0, 0, 0, 0.0, 0, 0
+    said: list[Said] = []
+    for at, (b, ambient_c) in enumerate(zip(loads, air, strict=True)):
+        if (START + at) % DAY == 0 or at == 0:
+            begin = START + at - (START + at) % DAY - WARM - START
+            twin = Scalar()
+            for before in range(begin, at):
+                twin.step(loads[before] if before >= 0 else None)
+        twin.step(b)
+        if b is None:
+            continue
+        hot = ambient_c + twin.after(0.0)
+        reached = 0 if twin.guessed > PROFILE.guessed_max else twin.level(ambient_c, 0.0)
+        held = twin.level(ambient_c, PROFILE.clear_k)
+        if reached > level:
+            if level == 0:
+                onset, worst, peak = at, 0, hot
+            level, below, below_top = reached, 0, 0
+        elif held < level:
+            below, below_top = below + 1, max(below_top, held)
+            if below * 900 >= PROFILE.clear_s:
+                level, below, below_top = below_top, 0, 0
+                if level == 0:
+                    said.append(Said(onset, at + 1, LEVEL[worst], max(peak, hot)))
+        else:
+            below, below_top = 0, 0
+        worst, peak = max(worst, level), max(peak, hot)
+    if level:
+        said.append(Said(onset, None, LEVEL[level], peak))
+    return said
+
+
+def said_of(episodes: list[Episode]) -> list[Said]:
+    return [
+        Said(
+            (e.onset_us - START_US) // WINDOW_US,
+            None if e.cleared_us is None else (e.cleared_us - START_US) // WINDOW_US,
+            e.level,
+            e.evidence["peak_hot_spot_c"],
+        )
+        for e in episodes
+    ]
+
+
+@dataclass
+class Plant:
+    """The rule over its ring and a table of stored loads, and what is told of it."""
+
+    transformers: int
+    weather: Weather = field(default_factory=Weather)
+    table: Table = field(default_factory=Table)
+    told: Told = field(default_factory=dict)
+    newest: int = 0
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        self.overload = Overload(tree(self.transformers, self.transformers))
+        topology = replace(
+            tree(self.transformers, self.transformers), transformer_district=list("NS" * 9)[: self.transformers]
+        )
+        self.rule = HotSpot(topology, PROFILE, self.overload, self.weather)
+
+    async def send(self, rows: list[Row]) -> None:
+        self.overload.observe(change(rows), 0)
+        self.newest = max(self.newest, *((row[1] - START_US) // WINDOW_US for row in rows))
+        await self.judge()
+
+    async def judge(self) -> None:
+        now_us = now_after(self.newest)
+        await looked_back(self.rule, self.table, now_us)
+        self.verdicts = self.rule.judge(now_us)
+        self.overload.judge(now_us)
+        hear(self.told, self.verdicts)
+
+    async def restart(self) -> None:
+        """As stored_loads does it: the ring comes from the table."""
+        self.table.save(self.overload)
+        self.begin()
+        if self.table.cells:
+            rows = sorted((w, t, *sums) for (t, w), sums in self.table.cells.items())
+            rows = [row for row in rows if row[0] > rows[-1][0] - 192]
+            for at in range(0, len(rows), 50):
+                window, transformer, *sums = np.array(rows[at : at + 50], np.int64).T
+                self.overload.restore(Loads(transformer, window, *sums))
+        self.rule.restore_told([t for t, episodes in self.told.items() if episodes])
+        before = {t: said_of(episodes) for t, episodes in self.told.items() if episodes}
+        await self.judge()
+        assert {t: said_of(episodes) for t, episodes in self.told.items() if episodes} == before
+
+
+def close(told: list[Said], truth: list[Said]) -> bool:
+    return [one[:3] for one in told] == [one[:3] for one in truth] and all(
+        abs(a.peak_c - b.peak_c) < 0.11 for a, b in zip(told, truth, strict=True)
+    )
+
+
+PALETTE = [None, 0.3, 0.6, 0.9, 1.1, 1.25, 1.4, 1.6, 2.0, 0.3, 0.5, 0.7]
+load_runs = st.lists(st.tuples(st.sampled_from(PALETTE), st.integers(1, 30)), min_size=3, max_size=14)
+
+
+def flat(runs: list[tuple[float | None, int]]) -> Loaded:
+    return [b for b, length in runs for _ in range(length)]
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    each=st.lists(load_runs, min_size=1, max_size=3), seed=st.integers(0, 2**32), warm_c=st.sampled_from([10.0, 38.0])
+)
+async def test_order_splits_corrections_and_restarts_say_what_the_scalar_twin_says(
+    each: list[list[tuple[float | None, int]]], seed: int, warm_c: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    loads = [flat(runs) for runs in each]
+    longest = max(map(len, loads))
+    loads = [mine + [None] * (longest - len(mine)) for mine in loads]
+    weather = Weather([Reading("S", START_US + 12 * i * WINDOW_US, warm_c) for i in range(longest // 12 + 1)])
+    sent: list[tuple[float, Row]] = []
+    for slot, mine in enumerate(loads):
+        for row in rows_of(mine, slot):
+            at = row[1] / WINDOW_US + rng.choice([0.0, 0.0, 0.0, 20.0, 150.0]) * rng.random()
+            if rng.random() < 0.1:
+                wrong = (*row[:3], int(rng.integers(0, 50_000)))
+                sent += [(at, (*wrong, 1)), (at + 20, (*wrong, -1)), (at + 20, row)]
+            else:
+                sent.append((at, row))
+    sent.sort(key=lambda one: one[0])
+    plant = Plant(len(loads), weather)
+    at = 0
+    while at < len(sent):
+        rows = int(rng.choice([1, 10, 40, 100]))
+        while at + rows < len(sent) and sent[at + rows][1][4] > 0 > sent[at + rows - 1][1][4]:
+            rows += 1  # a correction is one change
+        await plant.send([row for _, row in sent[at : at + rows]])
+        at += rows
+        if rng.random() < 0.3:
+            plant.table.save(plant.overload)
+        if rng.random() < 0.03:
+            await plant.restart()
+    for slot, mine in enumerate(loads):
+        air = [warm_c if slot % 2 else 30.0] * longest
+        told, truth = said_of(plant.told.get(slot, [])), oracle(mine, air)
+        assert close(told, truth), (slot, told, truth)
+
+
+# Examples
+
+
+async def told_of(loads: Loaded, weather: Weather | None = None) -> list[Episode]:
+    """In order, a window at a time."""
+    plant = Plant(1, weather or Weather())
+    for row in rows_of(loads):
+        await plant.send([row])
+    return plant.told.get(0, [])
+
+
+async def test_heat_ahead_is_told_before_it_is_there() -> None:
+    """1.7 of the rating after 0.6: at the end of the first window 140 C is half an hour away."""
+    [first] = await told_of([0.6] * 40 + [1.7])
+    assert (first.level, first.severity) == ("HIGH", Severity.HIGH)
+    assert first.evidence["hot_spot_c"] < 140
+    assert 0 < first.evidence["minutes_to_high"] < 60
+    assert "140 C in" in first.summary
+
+
+async def test_a_level_rises_at_once_and_falls_after_half_an_hour_of_cooler_windows() -> None:
+    hot = [0.6] * 40 + [1.7] * 12
+    levels = [(await told_of(hot + [0.3] * cool))[0] for cool in range(5)]
+    assert [one.level for one in levels[:4]] == ["CRITICAL", "CRITICAL", "WARNING", "WARNING"]
+    assert [one.cleared_us is None for one in levels] == [True] * 4 + [False]
+    assert levels[4].level == "CRITICAL", "of a closed episode the worst"
+
+
+async def test_a_load_not_known_neither_raises_nor_clears() -> None:
+    hot = [0.6] * 40 + [1.25] * 6
+    known = await told_of(hot)
+    assert known == []
+    assert [one.level for one in await told_of([*hot, *[1.25] * 6])] == ["WARNING"]
+    assert await told_of(hot + [None] * 8 + [0.3] * 3) == [], "it went on at 1.25 for all we know; and nobody is called"
+    [open_] = await told_of([0.6] * 40 + [1.7] * 4 + [None] * 20)
+    assert open_.cleared_us is None
+
+
+async def test_what_rests_on_a_guess_raises_no_level() -> None:
+    """Half a day without a read after a heavy load: the oil may be hot, and that it is nobody knows."""
+    hot = [0.6] * 40 + [1.25] * 6
+    assert await told_of(hot + [None] * 48 + [1.1]) == []
+    assert await told_of([*hot, *[1.25] * 48, 1.1]) != []
+
+
+async def test_the_air_of_the_district_is_added_and_the_one_of_everywhere_where_it_has_none() -> None:
+    loads = [0.95] * 60
+    air = {area: [Reading(area, START_US + i * 12 * WINDOW_US, 50.0) for i in range(6)] for area in ("", "N", "S")}
+    assert await told_of(loads) == []
+    assert [one.level for one in await told_of(loads, Weather(air["N"]))] == ["WARNING"]
+    assert [one.level for one in await told_of(loads, Weather(air[""]))] == ["WARNING"]
+    assert await told_of(loads, Weather(air["S"])) == []
+
+
+async def test_a_reading_of_the_air_is_too_old_after_three_hours() -> None:
+    stamps = np.array([-1, 0, 10_800, 10_801], np.int64) * US
+    weather = Weather([Reading("N", 0, 7.0), Reading("", 10_801 * US, 9.0)])
+    told = weather.at("N", stamps, PROFILE.ambient_max_age_s * US)
+    assert told.tolist() == pytest.approx([np.nan, 7.0, 7.0, 9.0], nan_ok=True)
+
+
+@settings(max_examples=4, deadline=None)
+@given(hours=st.lists(st.integers(0, 40), min_size=1, max_size=4), celsius=st.sampled_from([48.0, 55.0, 5.0]))
+async def test_air_told_late_says_what_it_says_in_time(hours: list[int], celsius: float) -> None:
+    loads: Loaded = [0.6] * 20 + [1.15] * 40 + [0.9] * 60 + [1.2] * 20 + [0.4] * 20
+    weather = Weather([Reading("", START_US + hour * 4 * WINDOW_US, celsius) for hour in hours])
+    plant = Plant(1)
+    for row in rows_of(loads):
+        await plant.send([row])
+    plant.rule.reweather(weather)
+    await plant.judge()
+    assert said_of(plant.told.get(0, [])) == said_of(await told_of(loads, weather))
+
+
+async def test_a_failure_of_the_database_changes_nothing_and_the_next_try_tells_it() -> None:
+    loads: Loaded = [0.6] * 30 + [1.7] * 8 + [0.4] * 260
+    late = rows_of(loads)[30:38]
+    plant = Plant(1)
+    for row in rows_of(loads[:30] + [None] * 8 + loads[38:150]):
+        await plant.send([row])
+    plant.table.save(plant.overload)
+    plant.table.away = True
+    with pytest.raises(StorageUnavailable):
+        await plant.send(late)
+    assert plant.told.get(0, []) == []
+    plant.table.away = False
+    await plant.judge()
+    assert [one[:3] for one in said_of(plant.told[0])] == [one[:3] for one in oracle(loads[:150], [30.0] * 150)]
+
+
+async def test_a_read_behind_the_ring_begins_no_judgement_of_its_window() -> None:
+    loads: Loaded = [0.6] * 30 + [None] * 8 + [0.4] * 260
+    plant = Plant(1)
+    for row in rows_of(loads):
+        await plant.send([row])
+    await plant.send([(0, START_US + (i + 1) * WINDOW_US, 900, 42_500, 1) for i in range(30, 38)])
+    assert plant.told.get(0, []) == []
+
+
+async def test_who_is_calm_is_asked_for_no_loads_and_told_nothing_of() -> None:
+    plant = Plant(3)
+    rows = [row for slot in range(3) for row in rows_of([0.7] * 150, slot)]
+    order = np.random.default_rng(5).permutation(len(rows))
+    for at in range(0, len(rows), 40):
+        await plant.send([rows[i] for i in order[at : at + 40]])
+    assert (plant.table.pieces, plant.verdicts) == (0, [])
+
+
+async def test_present_temperatures_are_those_of_the_scalar_twin() -> None:
+    """Also where late reads, too few to make it hot, were no reason to look back."""
+    loads: Loaded = [0.6] * 50 + [0.3] * 60 + [0.9] * 20 + [None] * 3 + [0.8] * 20
+    plant, rows = Plant(1), rows_of(loads)
+    for row in [*rows[:110], *rows[130:], *rows[110:130]]:
+        await plant.send([row])
+    assert plant.table.pieces == 0
+    twin, begin = Scalar(), (DAY - WARM) - (START % DAY)
+    for at in range(begin, len(loads)):
+        twin.step(loads[at])
+    present = plant.rule.present(np.array([0]), now_after(len(loads)))
+    assert present is not None
+    assert present.hot_spot_c[0] == pytest.approx(30 + twin.after(0.0), abs=0.01)
+    assert present.top_oil_c[0] == pytest.approx(30 + twin.oil, abs=0.01)
+    assert present.load_pu[0] == pytest.approx(0.8)
+
+
+def test_a_ring_too_short_for_a_day_and_its_warm_up_is_refused() -> None:
+    with pytest.raises(ConfigError, match="173 or more"):
+        HotSpot(tree(), PROFILE, Overload(tree(), OverloadProfile(ring_windows=172)))
+
+
+def test_every_number_of_the_profile_that_does_not_fit_is_named() -> None:
+    with pytest.raises(ConfigError) as refused:
+        HotSpotProfile(clear_s=0, begin_pu=-1, guessed_max=2, thermal=ThermalProfile(warm_up_time_constants=9.0))
+    assert len(refused.value.problems) == 4
