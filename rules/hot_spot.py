@@ -323,8 +323,9 @@ class HotSpot:
             heats = self._ended.pop(transformer, []) + ended.get(i, [])
             if heat.level[i]:
                 heats.append(heat.heat(i))
-            since = self._since.pop(transformer, self._at)
-            if heats or self._told[transformer]:
+            since = self._since.pop(transformer, None)
+            if heats or self._told[transformer] or since is not None:  # looked back: what was told of then may be over
+                since = self._at if since is None else since
                 name, rated = self._topology.transformer[transformer], float(self._topology.rated_kva[transformer])
                 dressed = tuple(episode(self.profile, name, rated, one, figures, i, self.window_us) for one in heats)
                 verdicts.append(Verdict(RULE, "transformer", transformer, since * self.window_us + 1, dressed))
