@@ -48,6 +48,7 @@ UNSAID: Final = "what is known now does not show it any more"
 PREFIX: Final = {
     "OUTAGE": "OUT",
     "OVERLOAD": "OVL",
+    "REVERSE": "REV",
     "HOT_SPOT": "HOT",
     "FORECAST_OVERLOAD": "FOV",
     "COMM_LOSS": "COM",

@@ -72,6 +72,7 @@ ATTENDED: Final = AlarmProfile(
             chatter_raises=3,
         ),
         AlarmClass("OVERLOAD", re_alarm_s=7200),
+        AlarmClass("REVERSE", re_alarm_s=14_400),
         AlarmClass("COMM_LOSS", "meter", on_delay_s=3600),
         AlarmClass("HOT_SPOT", re_alarm_s=3600),
     ),

@@ -82,6 +82,8 @@ class Topology:
     terminal_type: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
     """Per slot, index into terminal_types; left out: all of the first."""
     terminal_types: list[str] = field(default_factory=lambda: [""])
+    feeder_ampacity_a: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    """NaN where unknown; left out: of none."""
     witness: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     """0 ordinary, BELLWETHER or TERMINAL, per slot; left out: all ordinary."""
     any_multiplier: bool = field(init=False)
@@ -98,7 +100,11 @@ class Topology:
         meter_class = meter_class.astype(np.uint8)
         measures = self.measures if len(self.measures) else np.full(self.slots, -1, np.int32)
         member_of = np.where(measures >= 0, np.int32(-1), self.transformer_of) if len(self.measures) else None
-        for column in (multiplier, witness, meter_class, measures):
+        ampacity = (
+            self.feeder_ampacity_a if len(self.feeder_ampacity_a) else np.full(len(self.feeder), np.nan, np.float32)
+        )
+        object.__setattr__(self, "feeder_ampacity_a", ampacity)
+        for column in (multiplier, witness, meter_class, measures, ampacity):
             column.flags.writeable = False
         object.__setattr__(self, "measures", measures)
         object.__setattr__(self, "member_of", self.transformer_of if member_of is None else member_of)

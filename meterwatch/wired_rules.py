@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alarm.desk import AlarmDesk
-from meterwatch.alarms import AlarmState
+from meterwatch.alarms import Alarm, AlarmState
 from meterwatch.batch import Events, ReadChange, Stored
 from meterwatch.clock import US, Clock
 from meterwatch.day_marks import DayMarks
@@ -276,10 +276,11 @@ async def rebuild(
     to_us = now_us + AHEAD_US
     engine = rules.engine
     open_alarms = [a for a in desk.book if a.lasts]
-    overloads = [a for a in desk.book if a.rule == "OVERLOAD" and a.state is not AlarmState.RETRACTED]
-    told = [Told(a.asset_id, a.onset_us, a.cleared_us) for a in overloads]
+    loaded = [a for a in desk.book if a.rule in ("OVERLOAD", "REVERSE") and a.state is not AlarmState.RETRACTED]
+    told = [Told(t, a.onset_us, a.cleared_us) for a in loaded for t in _transformers_of(engine, a)]
     async with load_view(history.pool, engine.overload.members.window_s, columnar=history.columnar) as view:
         owed_batches = await restore(engine.overload, topology, view, history, told, now_us, to_us)
+    engine.overload.recall(np.array([a.asset_id for a in loaded if a.rule == "REVERSE"], np.int64))
     rules.counted = frozenset(owed.batch_id for owed in owed_batches)
     engine.hot_spot.restore_told(
         [a.asset_id for a in desk.book if a.rule == HOT and a.state is not AlarmState.RETRACTED]
@@ -303,6 +304,11 @@ async def rebuild(
     if rules.user is not None:
         await rules.user.begin(topology, engine.overload, list(desk.book))
     return await rules.evaluate(now_us, whole=True), [owed.batch_id for owed in owed_batches if not owed.evaluated]
+
+
+def _transformers_of(engine: Engine, alarm: Alarm) -> list[int]:
+    """Transformers whose loads an alarm of load rests on."""
+    return engine.overload.supplied_by(alarm.asset_id).tolist() if alarm.asset_kind == "feeder" else [alarm.asset_id]
 
 
 async def hear(rules: Callable[[], WiredRules], history: History, meters: int, from_us: int) -> None:

@@ -22,7 +22,9 @@ from meterwatch.clock import US, Clock
 from meterwatch.explained import METERS_SHOWN, WINDOWS_SHOWN, Delivery, LoadSeen, MeterSeen, MetersSeen, Seen
 from meterwatch.topology import Topology
 from rules.account import Account, Heard, Said, Span, account, load_account, window_end_us
+from rules.feeders import feeder_kva
 from rules.forecast_overload import ForecastLimits
+from rules.ladder import OverloadProfile
 from rules.profile import RuleProfile
 from rules.supply import NEVER, Evidence, evidence_of_events, evidence_of_reads, join
 from storage.arrivals import Arrivals
@@ -64,10 +66,20 @@ def limits_of(alarm: Alarm, profile: RuleProfile) -> dict[str, Any]:
         case AlarmType.HOT_SPOT:
             return profile.hot_spot.thresholds()
         case _:
-            level = next((asdict(one) for one in profile.overload.levels if one.name == alarm.level), {})
-            return level | {"coverage_min": profile.overload.coverage_min}
+            mine = ladder_of(alarm, profile.overload)
+            level = next((asdict(one) for one in mine.levels if one.name == alarm.level), {})
+            return level | {"coverage_min": mine.coverage_min}
 
 
+def ladder_of(alarm: Alarm, profile: OverloadProfile) -> OverloadProfile:
+    """The ladder such an alarm of load was judged by."""
+    if alarm.rule == AlarmType.REVERSE:
+        return profile.of_reverse
+    return profile.of_feeders if alarm.asset_kind == "feeder" else profile
+
+
+LOADED: Final = (AlarmType.OVERLOAD, AlarmType.REVERSE, AlarmType.HOT_SPOT)
+"""Rules that rest on stored loads."""
 Stamps = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]
 """Slot, stamp, arrival and "it is an event" of reads and events."""
 
@@ -107,7 +119,7 @@ class Witness:
             self._version,
             limits_of(alarm, self._profile),
             meters=await self._meters(alarm),
-            load=await self._load(alarm) if alarm.rule in (AlarmType.OVERLOAD, AlarmType.HOT_SPOT) else (),
+            load=await self._load(alarm) if alarm.rule in LOADED else (),
             deliveries=tuple(deliveries),
         )
 
@@ -161,15 +173,22 @@ class Witness:
         )
 
     async def _load(self, alarm: Alarm) -> tuple[LoadSeen, ...]:
-        profile, topology = self._profile.overload, self._topology()
+        profile, topology = ladder_of(alarm, self._profile.overload), self._topology()
         end_us = self._clock.now_us() if alarm.cleared_us is None else alarm.cleared_us + HOUR_US
         end_us = min(end_us, alarm.onset_us + LOADS_MAX_US)
-        ends, *sums = await self._arrivals.loads(alarm.asset_id, alarm.onset_us - LADDER_US, end_us)
+        mine = np.array([alarm.asset_id], np.int32)
+        if alarm.asset_kind == "feeder":
+            mine = np.flatnonzero(topology.feeder_of == alarm.asset_id).astype(np.int32)
+            rated = float(feeder_kva(topology, profile)[alarm.asset_id])
+        else:
+            rated = float(topology.rated_kva[alarm.asset_id])
+        ends, wh, varh, covered, expected = await self._arrivals.loads(mine, alarm.onset_us - LADDER_US, end_us)
+        if alarm.rule == AlarmType.REVERSE:
+            wh, varh = np.minimum(wh, 0), np.where(wh < 0, varh, 0)
         windows = ends // (profile.window_s * US) - 1
-        rated = float(topology.rated_kva[alarm.asset_id])
         curve = [
             LoadSeen(window_end_us(w.window, profile), w.b, w.coverage, w.valid, w.level, w.hold_s, w.clear_s)
-            for w in load_account(profile, rated, windows, *sums)
+            for w in load_account(profile, rated, windows, wh, varh, covered, expected)
         ]
         shown = [one for one in curve if one.end_us > alarm.onset_us - HOUR_US]
         if len(shown) > WINDOWS_SHOWN:

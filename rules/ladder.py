@@ -9,7 +9,7 @@ Refuses to know: reads, the ring, where b comes from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import inf
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from meterwatch.episodes import Severity
 from meterwatch.errors import ConfigError
+from rules.seasons import Season, Seasons
 
 NEVER = np.iinfo(np.int64).max
 
@@ -47,6 +48,7 @@ EMERGENCY = (
     Level("EMERGENCY_2", 1.50, 900, 1.30, 0, Severity.CRITICAL),  # (ours)
     Level("EMERGENCY_3", 2.00, 0, 1.50, 0, Severity.CRITICAL),  # (ours)
 )
+REVERSE_HEAVY = Level("REVERSE_HEAVY", 0.80, 7200, 0.75, 1800, Severity.MEDIUM)  # (ours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,19 @@ class OverloadProfile:
     """Numbers of the rule. ConfigError lists everything that does not fit together."""
 
     levels: tuple[Level, ...] = (HEAVY, OVERLOAD, *EMERGENCY)
-    """From mild to grave, raise_pu rising."""
+    """Of transformers, from mild to grave, raise_pu rising."""
     page_from_level: str = "OVERLOAD"
     """An episode that never latched this level or a higher one is no alarm. (ours)"""
+    reverse_levels: tuple[Level, ...] = (REVERSE_HEAVY,)
+    """Of a transformer that delivers upwards; the first is an alarm."""
+    feeder_levels: tuple[Level, ...] = (HEAVY, OVERLOAD, *EMERGENCY)
+    """Of feeders; page_from_level holds for them too. (ours)"""
+    feeder_nominal_kv: float = 10.0
+    """Between the phases: with the registry's ampacity the rating of a feeder. (ours)"""
+    feeder_loss_factor: float = 1.02
+    """Apparent power at the head of a feeder over the sum of its transformers'. (ours)"""
+    seasons: tuple[Season, ...] = ()
+    """By which all limits are scaled; none: the same all the year."""
     window_s: int = 900
     """Length of a window, seconds. (std) quarter-hour demand"""
     ring_windows: int = 192
@@ -92,13 +104,27 @@ class OverloadProfile:
                 f"window_s {self.window_s}, checkpoint_windows {self.checkpoint_windows}, ring_windows "
                 f"{self.ring_windows}; expected a positive window and 1 <= checkpoint < ring"
             )
+        if self.feeder_nominal_kv <= 0:
+            problems.append(f"feeder_nominal_kv is {self.feeder_nominal_kv}; expected above 0")
+        problems += [problem for season in self.seasons for problem in season.problems()]
         if problems:
             raise ConfigError(problems)
+
+    @property
+    def of_reverse(self) -> OverloadProfile:
+        """The same rule for what a transformer delivers upwards."""
+        return replace(self, levels=self.reverse_levels, page_from_level=self.reverse_levels[0].name)
+
+    @property
+    def of_feeders(self) -> OverloadProfile:
+        """The same rule for feeders."""
+        return replace(self, levels=self.feeder_levels, loss_factor=self.loss_factor * self.feeder_loss_factor)
 
     @classmethod
     def fast(cls) -> OverloadProfile:
         """OVERLOAD after 30 minutes instead of 2 hours."""
-        return cls(levels=(HEAVY, OVERLOAD_FAST, *EMERGENCY))
+        levels = (HEAVY, OVERLOAD_FAST, *EMERGENCY)
+        return cls(levels=levels, feeder_levels=levels)
 
 
 @dataclass(slots=True)
@@ -157,10 +183,13 @@ class Ladder:
     def __init__(self, profile: OverloadProfile) -> None:
         self._profile = profile
         levels = profile.levels
-        self._raise = np.array([np.nextafter(v.raise_pu, inf) if v.strictly_above else v.raise_pu for v in levels])
+        self._raise_pu = np.array([v.raise_pu for v in levels])
+        self._strict = np.array([v.strictly_above for v in levels])
         self._clear = np.array([v.clear_pu for v in levels])
+        self._raise = self._raises(1.0)
         self._hold_s = np.array([v.hold_s for v in levels], np.int64)
         self._clear_s = np.array([v.clear_s for v in levels], np.int64)
+        self._seasons = Seasons(profile.seasons)
         self._page_level = next(i for i, v in enumerate(levels) if v.name == profile.page_from_level)
 
     def rests(self, s: LadderState, rows: slice, load: Floats) -> Bools:
@@ -169,7 +198,7 @@ class Ladder:
         load [windows, transformers]: 0 where a window is not valid.
         """
         running = s.latched[rows].any(axis=1) | s.hold_s[rows].any(axis=1) | s.clear_s[rows].any(axis=1)
-        rests: Bools = ~running & (load.max(axis=0) < self._raise[0])
+        rests: Bools = ~running & (load.max(axis=0) < self.lowest_pu)
         return rests
 
     def gap_after(self, gap: Ints, valid: Bools) -> Ints:
@@ -178,13 +207,25 @@ class Ladder:
         some = valid.any(axis=0)
         return np.minimum(np.where(some, trailing, gap + len(valid)), self._profile.max_gap_windows + 1)
 
+    def _limits(self, window: int) -> tuple[Floats, Floats]:
+        """Raise and clear of each level in this window, by its season."""
+        if not self._seasons:
+            return self._raise, self._clear
+        scale = self._seasons.scale(window * self._profile.window_s)
+        return self._raises(scale), self._clear * scale
+
+    def _raises(self, scale: float) -> Floats:
+        raises = self._raise_pu * scale
+        return np.where(self._strict, np.nextafter(raises, inf), raises)
+
     def step(self, s: LadderState, window: int, b: Floats, valid: Bools) -> Bools:
         """One window for n transformers. True where an episode ended; its columns stay until the next one begins."""
         profile = self._profile
         s.gap = np.where(valid, 0, np.minimum(s.gap + 1, profile.max_gap_windows + 1))
         restart = (valid | (s.gap > profile.max_gap_windows))[:, None]
-        high = valid[:, None] & (b[:, None] >= self._raise)
-        low = valid[:, None] & (b[:, None] < self._clear)
+        raises, clears = self._limits(window)
+        high = valid[:, None] & (b[:, None] >= raises)
+        low = valid[:, None] & (b[:, None] < clears)
 
         s.hold_from = np.where(high & (s.hold_s == 0), window, s.hold_from)
         s.hold_s = np.where(high, s.hold_s + profile.window_s, np.where(restart, 0, s.hold_s))
@@ -243,8 +284,13 @@ class Ladder:
 
     @property
     def calm_pu(self) -> float:
-        """Below this no level is reached and each one clears."""
-        return float(min(self._clear.min(), self._raise[0]))
+        """Below this no level is reached and each one clears, in any season."""
+        return float(min(self._clear.min(), self._raise_pu[0])) * self._seasons.lowest
+
+    @property
+    def lowest_pu(self) -> float:
+        """Below this no level is reached, in any season."""
+        return float(self._raise_pu[0]) * self._seasons.lowest
 
 
 def top_level(latched: Bools) -> Ints:

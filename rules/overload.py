@@ -1,20 +1,21 @@
-"""Overload of transformers: the load ratio b = S / S_rated per window, folded through a ladder of levels.
+"""Overload of transformers and feeders: the load ratio b = S / S_rated per window, taken through ladders of levels.
 
 The sums of the members' reads live in a ring of windows as integers, so the order of reads does not matter and a
-corrected read (-1 old, +1 new) leaves no residue. A verdict is a pure function of the ring and of the ladder's state at
-its tail; two checkpoints (tail, and a few windows behind the head) only save work. Estimated and substituted reads are
-not evidence: they add neither energy nor coverage.
+corrected read (-1 old, +1 new) leaves no residue. Estimated and substituted reads are not evidence: they add neither
+energy nor coverage. Three ladders (`rules.rungs`) look at the ring: OVERLOAD of transformers, REVERSE of what they
+deliver upwards, OVERLOAD of feeders out of the sums of their transformers (`rules.feeders`).
 
 Promises: any order, split or re-send of reads inside the ring gives the same verdicts; of windows that have left it
-this module only knows that they changed, and `rules.past` judges them. An episode begins with the first level latched
-and ends with the last; it is emitted only once a level at or above `page_from_level` was latched, so HEAVY by itself is
-no alarm. Refuses to know: alarms, the database, the wall clock, other rules. Membership is that of the one Topology
-given; a registry change means a new Overload and a rebuild.
+this module only knows that they changed, and `rules.past` judges them for OVERLOAD of transformers; REVERSE and feeders
+stay as they were told. An episode begins with the first level latched and ends with the last; it is emitted only once a
+level at or above `page_from_level` was latched, so HEAVY by itself is no alarm. Refuses to know: alarms, the database,
+the wall clock, other rules. Membership is that of the one Topology given; a registry change means a new Overload and a
+rebuild.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -22,13 +23,16 @@ from meterwatch.batch import ReadChange
 from meterwatch.episodes import Verdict
 from meterwatch.loads import LoadChange, Loads
 from meterwatch.topology import Topology
-from rules.ladder import NEVER, Bools, Floats, Ints, Ladder, LadderState, OverloadProfile, Span, span_of, top_level
+from rules.feeders import Feeders
+from rules.ladder import NEVER, Floats, Ints, Ladder, LadderState, OverloadProfile
 from rules.load import Members, joined
 from rules.rated import Rated
+from rules.rungs import Rungs, Windows
 
 __all__ = ["Overload", "OverloadProfile"]
 
 RULE = "OVERLOAD"
+REVERSE = "REVERSE"
 US = 1_000_000
 TOGETHER_CELLS = 200_000
 """Unsaved sums, some of the same cell, that are kept one by one: 8 MB."""
@@ -36,8 +40,6 @@ UNSAVED_CELLS_MAX = 100_000
 """More different cells are not waited with."""
 SCATTERED_CELLS_MIN = 1000
 """So few are cheap to save, whatever they are: 40 ms of the database."""
-FOLD_CELLS = 250_000
-"""Cells of the ring looked at together: 2 MB a column, however many transformers there are."""
 SCATTERED_READS_PER_CELL = 20
 """In the order of the meters a group of 50,000 reads has 100 reads a cell, in random order 5."""
 
@@ -52,9 +54,9 @@ class Overload:
 
     def __init__(self, topology: Topology, profile: OverloadProfile | None = None) -> None:
         self._profile = self.profile = profile or OverloadProfile()
-        self._ladder, levels = Ladder(self._profile), self._profile.levels
         n, windows = len(topology.transformer), self._profile.ring_windows
         self._n = n
+        self._windows = Windows(windows, self._profile.checkpoint_windows)
         self.members = Members(topology, self._profile.window_s, self._profile.assumed_power_factor)
         self.rated = Rated(topology, self._profile, self.members)
 
@@ -62,15 +64,14 @@ class Overload:
         self._varh = np.zeros((windows, n), np.int64)
         self._covered = np.zeros((windows, n), np.int64)
         self._expected: list[Ints] = [np.zeros(0, np.int64)] * windows
-        self._head = -1
-        self._base = LadderState.cold(n, len(levels))  # before the ring's tail
-        self._near = LadderState.cold(n, len(levels))  # before window head - checkpoint_windows
-        self._near_closed: dict[int, list[Span]] = {}  # ended between the two
-        self._near_stale = np.zeros(n, np.bool_)
-        self._touched_from = np.full(n, NEVER)
-        self._touched_to = np.full(n, -1, np.int64)
-        self._told = np.ones(n, np.bool_)
-        """Its last verdict named an episode; at first nobody knows what was told before."""
+        rated, reverse = self.rated, self._profile.of_reverse
+        self._rungs = Rungs(RULE, "transformer", n, self._profile, self._windows, self._load, rated.episode)
+        self._reverse = Rungs(REVERSE, "transformer", n, reverse, self._windows, self._reverse_load, rated.reverse)
+        self._reversed = np.zeros(n, np.bool_)
+        """Transformers that have delivered upwards so much that a level was reached: of no other is REVERSE known."""
+        self._reverse_vah = rated.vah * Ladder(reverse).lowest_pu
+        self._feeders = Feeders(topology, self._profile.of_feeders, self._windows)
+        self._calm_vah = rated.vah * Ladder(self._profile).calm_pu
         self._late_from = np.full(n, NEVER)
         self._late_to = np.full(n, -1, np.int64)
         """Windows changed after they had left the ring; `rules.past` judges them."""
@@ -97,11 +98,11 @@ class Overload:
     @property
     def tail(self) -> int:
         """Oldest window of the ring."""
-        return self._head - self._profile.ring_windows + 1
+        return self._windows.tail
 
     @property
-    def _checkpoint(self) -> int:
-        return self._head - self._profile.checkpoint_windows
+    def _head(self) -> int:
+        return self._windows.head
 
     def window_of(self, end_us: int) -> int:
         """Number of the window in which an interval with this end lies."""
@@ -135,32 +136,34 @@ class Overload:
         coverage = np.divide(self._covered[at], expected, out=np.zeros(b.shape), where=expected > 0)
         return b, coverage
 
+    def _reverse_load(self, index: Ints, first: int, stop: int) -> tuple[Floats, Floats]:
+        """b of what flows upwards, 0 where nothing does, and coverage."""
+        b, coverage = self._load(index, first, stop)
+        up = self._wh[np.ix_(np.arange(first, stop) % self._profile.ring_windows, index)] < 0
+        return np.where(up | np.isnan(b), b, 0.0), coverage
+
     def _expect(self, window: int) -> None:
-        self._expected[window % self._profile.ring_windows] = self.members.expected(window)
+        expected = self._expected[window % self._profile.ring_windows] = self.members.expected(window)
+        self._feeders.expect(window, expected)
 
     def _advance(self, head: int) -> None:
-        """Make `head` the newest window; what drops out of the ring is folded into the base state."""
-        windows = self._profile.ring_windows
+        """Make `head` the newest window; what drops out of the ring is folded into the base states."""
+        count, ladders = self._windows.count, (self._rungs, self._reverse, self._feeders.rungs)
         if self._head >= 0:
-            self._settle()
-            everyone = np.arange(self._n)
-            for _ in range(min(head - self._head, 2 * windows)):  # then the ring is empty and the states are at rest
-                self._fold(self._base, everyone, self.tail, self.tail + 1)
-                closed = self._fold(self._near, everyone, self._checkpoint, self._checkpoint + 1)
-                for transformer, spans in closed.items():
-                    self._near_closed.setdefault(transformer, []).extend(spans)
-                self._head += 1
+            for one in ladders:
+                one.settle()
+            for _ in range(min(head - self._head, 2 * count)):  # then the ring is empty and the states are at rest
+                for one in ladders:
+                    one.leave()
+                self._windows.head += 1
                 for ring in (self._wh, self._varh, self._covered):
-                    ring[self._head % windows] = 0
+                    ring[self._head % count] = 0
                 self._expect(self._head)
-            self._near_closed = {
-                transformer: kept
-                for transformer, spans in self._near_closed.items()
-                if (kept := _since(spans, min(self.tail, int(self._touched_from[transformer]))))
-            }
+            for one in ladders:
+                one.left()
             if self._head == head:
                 return
-        self._head = head
+        self._windows.head = head
         for window in range(self.tail, head + 1):
             self._expect(window)
 
@@ -197,6 +200,7 @@ class Overload:
         at, cells = self._touch(cells)
         for ring, sums in self._rings(cells):
             ring[at] += sums
+        self._tell(at, cells, cells)
 
     @property
     def window_us(self) -> int:
@@ -220,16 +224,22 @@ class Overload:
         if not len(cells):
             return
         at, cells = self._touch(cells)
+        news = Loads(cells.transformer, cells.window, *(sums - ring[at] for ring, sums in self._rings(cells)))
         for ring, sums in self._rings(cells):
             ring[at] = sums
-        np.maximum(self._touched_from, self.tail, out=self._touched_from)  # what was stored before is no news
+        self._tell(at, cells, news)
+        for one in (self._rungs, self._reverse, self._feeders.rungs):
+            one.nothing_before(self.tail)  # what was stored before is no news
 
     def restless(self, cells: Loads) -> Ints:
-        """Transformers that may have a level latched or held before these cells, of one window each."""
-        rated, expected = self.rated.vah[cells.transformer], self.members.expected_of(cells)
-        low = np.hypot(cells.wh, cells.varh) * self._profile.loss_factor < rated * self._profile.levels[0].clear_pu
+        """Transformers that may have a level latched or held before these cells, of one window, or whose feeder may."""
+        expected = self.members.expected_of(cells)
+        low = np.hypot(cells.wh, cells.varh) * self._profile.loss_factor < self._calm_vah[cells.transformer]
         calm = low & (cells.covered >= expected * self._profile.coverage_min)
-        return cells.transformer[~calm & (rated > 0)]
+        own = cells.transformer[~calm & (self.rated.vah[cells.transformer] > 0)]
+        if not len(cells):
+            return own
+        return np.union1d(own, self._feeders.restless(cells, self.members.expected(int(cells.window[0]))))
 
     def recount(self, cells: Loads, transformers: Ints, owed: Loads | None = None) -> None:
         """Set cells to what was counted anew in the stored reads; the next commit stores them so. Once, after a start.
@@ -257,8 +267,8 @@ class Overload:
         index = np.flatnonzero((self._late_to >= 0) & (self.rated.vah > 0))
         index = index[np.lexsort((self._late_from[index], self._late_turn[index]))]
         first, last = self._late_from[index], self._late_to[index]
-        left = self._touched_from[index] < self.tail
-        return index, np.minimum(first, self._touched_from[index]), np.where(left, self.tail - 1, last)
+        touched_from = self._rungs.touched_from[index]
+        return index, np.minimum(first, touched_from), np.where(touched_from < self.tail, self.tail - 1, last)
 
     @property
     def judged_turn(self) -> int:
@@ -272,13 +282,7 @@ class Overload:
         Those are others than the ring knew: what it says of them is told anew, from its tail on.
         """
         self._late_from[judged], self._late_to[judged], self._late_turn[judged] = NEVER, -1, NEVER
-        self._base.put(index, state)
-        self._near_stale[index] = True
-        for transformer in index.tolist():
-            self._near_closed.pop(transformer, None)
-        self._touched_from[index] = self.tail
-        self._touched_to[index] = np.maximum(self._touched_to[index], self.tail)
-        self._told[index] = True
+        self._rungs.rebase(index, state)
 
     def unsaved_cells(self) -> tuple[Loads, Loads]:
         """The cells counted anew, and what was added to them and to others, since `saved()`."""
@@ -314,117 +318,37 @@ class Overload:
             cells = cells.take(cells.window >= self.tail)
             if not len(cells):
                 return cells.window, cells
-        window, transformer = cells.window, cells.transformer
-        first = int(window[0])
-        if first == int(window[-1]):
-            self._touched_from[transformer] = np.minimum(self._touched_from[transformer], first)
-            self._touched_to[transformer] = np.maximum(self._touched_to[transformer], first)
-        else:
-            np.minimum.at(self._touched_from, transformer, window)
-            np.maximum.at(self._touched_to, transformer, window)
-        if first < self._checkpoint:
-            self._near_stale[transformer[window < self._checkpoint]] = True
-        return (window % self._profile.ring_windows) * self._n + transformer, cells
+        self._rungs.touch(cells.transformer, cells.window)
+        return (cells.window % self._profile.ring_windows) * self._n + cells.transformer, cells
 
-    # The ladder
-
-    def _fold(self, state: LadderState, index: Ints, first: int, stop: int) -> dict[int, list[Span]]:
-        """Take `state` of the transformers `index` through windows first..stop-1; returns the episodes that ended."""
-        closed: dict[int, list[Span]] = {}
-        if stop <= first or not len(index):
-            return closed
-        together = max(FOLD_CELLS // (stop - first), 1)
-        for at in range(0, len(index), together):
-            some = slice(at, at + together)
-            load, coverage = self._load(index[some], first, stop)
-            usable = (coverage >= self._profile.coverage_min) & ~np.isnan(load)
-            load[~usable] = 0.0
-            self._ladder.fold(state, some, index, first, load, usable, closed)
-        return closed
-
-    def _settle(self) -> None:
-        """Refold from the ring's tail the transformers that got reads older than the near checkpoint."""
-        stale = np.flatnonzero(self._near_stale)
-        if not len(stale):
+    def _tell(self, at: Ints, cells: Loads, news: Loads) -> None:
+        """The other ladders, of cells in the ring that have changed, and by how much."""
+        if not len(cells):
             return
-        state = self._base.take(stale)
-        closed = self._fold(state, stale, self.tail, self._checkpoint)
-        self._near.put(stale, state)
-        for transformer in stale.tolist():
-            over = [span for span in self._near_closed.pop(transformer, ()) if _end(span) < self.tail]
-            over += closed.get(transformer, ())
-            if over:
-                self._near_closed[transformer] = over
-        self._near_stale[stale] = False
+        wh = self._wh.reshape(-1)[at]
+        up = np.flatnonzero(wh < 0)
+        if len(up):
+            apparent = np.hypot(wh[up], self._varh.reshape(-1)[at[up]]) * self._profile.loss_factor
+            transformer = cells.transformer[up]
+            limit = self._reverse_vah[transformer]
+            self._reversed[transformer[(apparent >= limit) & (limit > 0)]] = True
+        mine = np.flatnonzero(self._reversed[cells.transformer])
+        if len(mine):
+            self._reverse.touch(cells.transformer[mine], cells.window[mine])
+        self._feeders.add(news)
 
     # Verdicts out
 
+    def recall(self, transformers: Ints) -> None:
+        """REVERSE was told of these before a restart: say again what is known of them."""
+        self._reversed[transformers] = True
+        if self._head >= 0 and len(transformers):
+            self._reverse.touch(transformers, np.full(len(transformers), self._head))
+
+    def supplied_by(self, feeder: int) -> Ints:
+        """Transformers that feeder supplies."""
+        return self._feeders.supplied_by(feeder)
+
     def judge(self, now_us: int) -> list[Verdict]:
-        """Verdicts of the transformers whose windows changed since the last call, in rising id.
-
-        A transformer without an episode gets one only to take back what was told of it: most transformers are calm most
-        of the time, and a verdict on each cost more than the sums. Windows that end after `now_us` wait for a later
-        call. from_us is 1 us after the start of the ring, or of the first window changed since the last call, if that
-        has left the ring meanwhile: an episode that ended with the window before it has left the verdict.
-        """
-        if self._head < 0:
-            return []
-        window_us = self._profile.window_s * US
-        stop = min(self._head + 1, now_us // window_us)
-        index = np.flatnonzero(self._touched_from < stop)
-        self._settle()
-        since = np.minimum(self._touched_from[index], self.tail)
-        waiting = self._touched_to[index] >= stop
-        self._touched_from[index] = np.where(waiting, stop, NEVER)
-        self._touched_to[index[~waiting]] = -1
-
-        restless = ~self._calm(index, stop)
-        spans = self._spans(index[restless], since[restless], stop)
-        load, coverage = self._load(np.array(list(spans), np.int64), self.tail, max(stop, self.tail + 1))
-        episodes = {
-            transformer: tuple(
-                self.rated.episode(transformer, span, self.tail, load[:, i], coverage[:, i]) for span in known
-            )
-            for i, (transformer, known) in enumerate(spans.items())
-        }
-        told = self._told[index]
-        told[np.searchsorted(index, np.array(list(spans), np.int64))] = True
-        self._told[index] = False
-        self._told[list(spans)] = True
-        return [
-            Verdict(RULE, "transformer", t, first * window_us + 1, episodes.get(t, ()))
-            for t, first in zip(index[told].tolist(), since[told].tolist(), strict=True)
-        ]
-
-    def _calm(self, index: Ints, stop: int) -> Bools:
-        """True where no episode is known: none ended lately, no level is latched or held, nothing since reaches one."""
-        load, coverage = self._load(index, self._checkpoint, max(stop, self._checkpoint))
-        reached = (coverage >= self._profile.coverage_min) & (load >= self._profile.levels[0].raise_pu)
-        held = self._near.latched[index].any(axis=1) | (self._near.hold_s[index] > 0).any(axis=1)
-        ended = np.isin(index, np.fromiter(self._near_closed, np.int64, len(self._near_closed)))
-        calm: Bools = ~(reached.any(axis=0) | held | ended)
-        return calm
-
-    def _spans(self, index: Ints, since: Ints, stop: int) -> dict[int, list[Span]]:
-        """The episodes known of these transformers, each from its window of `since` on, of those that have one."""
-        state = self._near.take(index)
-        recent = self._fold(state, index, self._checkpoint, stop)
-        open_now = (state.latched.any(axis=1) & (state.raised >= 0)).tolist()
-        top = top_level(state.latched).tolist()
-        spans: dict[int, list[Span]] = {}
-        for i, transformer in enumerate(index.tolist()):
-            known = _since(self._near_closed.get(transformer, ()), int(since[i])) + recent.get(transformer, [])
-            if open_now[i]:
-                known.append(span_of(state, i, top[i], None))
-            if known:
-                spans[transformer] = known
-        return spans
-
-
-def _end(span: Span) -> int:
-    return NEVER if span.cleared is None else span.cleared
-
-
-def _since(spans: Sequence[Span], window: int) -> list[Span]:
-    """Those that ended in that window or later."""
-    return [span for span in spans if _end(span) >= window]
+        """Verdicts on the transformers, then their reverse flow, then the feeders; see Rungs.judge."""
+        return [verdict for one in (self._rungs, self._reverse, self._feeders.rungs) for verdict in one.judge(now_us)]

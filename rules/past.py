@@ -168,7 +168,9 @@ def with_ring(past: list[Verdict], ring: list[Verdict], tail: int, window_us: in
     lasting = {verdict.asset_id: verdict for verdict in past if verdict.until_us is None}
     found = [verdict for verdict in past if verdict.until_us is not None]
     for verdict in ring:
-        before = lasting.pop(verdict.asset_id, None) if verdict.rule == RULE else None
+        before = (
+            lasting.pop(verdict.asset_id, None) if (verdict.rule, verdict.asset_kind) == (RULE, "transformer") else None
+        )
         if before is not None:
             later = [e for e in verdict.episodes if e.cleared_us is None or e.cleared_us > tail * window_us]
             verdict = replace(before, episodes=(*before.episodes, *later))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rules.ladder import OverloadProfile
+from rules.seasons import Season
 from rules.twin import HotSpotProfile
 
 CELLULAR: Final = ("GPRS", "CDMA", "GSM", "3G", "4G", "5G", "LTE", "LTE-M", "NB-IOT", "CELLULAR")
@@ -166,5 +167,18 @@ EN50160 = RuleProfile(name="en50160", outage=OutageProfile(sustained_s=180))
 FAST_OVERLOAD = RuleProfile(name="fast-overload", overload=OverloadProfile.fast())
 """OVERLOAD after 30 minutes instead of 2 hours. (ours)"""
 
-PROFILES: Final = {profile.name: profile for profile in (RuleProfile(), EN50160, FAST_OVERLOAD)}
+SEASONAL = RuleProfile(
+    name="seasonal",
+    overload=OverloadProfile(
+        seasons=(
+            Season("spring", "03-01", 1.0),
+            Season("summer", "06-01", 0.95),
+            Season("autumn", "09-15", 1.0),
+            Season("winter", "11-15", 1.10),
+        )
+    ),
+)
+"""The limits of load follow the air: 10 % more in the cold, 5 % less in the heat. (ours)"""
+
+PROFILES: Final = {profile.name: profile for profile in (RuleProfile(), EN50160, FAST_OVERLOAD, SEASONAL)}
 """By name, as the configuration chooses them (rules.profile)."""

@@ -1,4 +1,4 @@
-"""What the load of a transformer means: the ratio b to its rating, and an overload in words for people.
+"""What the load of a transformer or feeder means: the ratio b to its rating, and an overload in words for people.
 
 Used by the ring of recent windows and by the windows that have left it, so both say the same of the same loads. Refuses
 to know where the loads come from, and which windows are kept.
@@ -6,15 +6,18 @@ to know where the loads come from, and which windows are kept.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meterwatch.episodes import Episode
 from meterwatch.topology import Topology
 from rules.ladder import Floats, Ints, OverloadProfile, Span
 from rules.load import Members
+from rules.seasons import Seasons
 
 US = 1_000_000
 EVIDENCE_WINDOWS_MAX = 16
@@ -24,12 +27,13 @@ class Rated:
     """The transformers of one topology with their ratings."""
 
     def __init__(self, topology: Topology, profile: OverloadProfile, members: Members) -> None:
-        self._topology = topology
         self._profile = profile
-        self._members: Ints = members.count()
         rated = np.nan_to_num(topology.rated_kva.astype(np.float64))
         self.vah: Floats = np.maximum(rated, 0.0) * (1000 * profile.window_s / 3600)
         """Apparent energy of a window at b = 1; 0: not rated, never judged."""
+        names, kva, count = topology.transformer, topology.rated_kva, members.count()
+        self.episode = Wording(TRANSFORMER, names, kva, count, profile).episode
+        self.reverse = Wording(UPWARDS, names, kva, count, profile.of_reverse).episode
 
     def ratio(self, index: Ints, wh: Ints, varh: Ints) -> Floats:
         """b of the transformers `index` from their sums [windows, transformers]; NaN without a rating."""
@@ -38,8 +42,33 @@ class Rated:
         b: Floats = np.divide(apparent, rated, out=np.full(apparent.shape, np.nan), where=rated > 0)
         return b
 
-    def episode(self, transformer: int, span: Span, first: int, load: Floats, coverage: Floats) -> Episode:
-        """Dress an episode for people. load, coverage [windows]: of its transformer from window `first` on.
+
+class Words(NamedTuple):
+    """How an overload of one kind of asset is said."""
+
+    asset: str
+    now: str
+    once: str
+    members: str
+    """Key of the number of what it supplies, in the evidence."""
+
+
+TRANSFORMER = Words("Transformer", "loaded", "was loaded", "members")
+UPWARDS = Words("Transformer", "delivers upwards", "delivered upwards", "members")
+FEEDER = Words("Feeder", "loaded", "was loaded", "transformers")
+
+
+class Wording:
+    """Episodes of one kind of asset, for people. rated_kva, members: of each asset."""
+
+    def __init__(
+        self, words: Words, names: Sequence[str], rated_kva: NDArray[Any], members: Ints, profile: OverloadProfile
+    ) -> None:
+        self._words, self._names, self._rated_kva = words, names, rated_kva
+        self._members, self._profile, self._seasons = members, profile, Seasons(profile.seasons)
+
+    def episode(self, asset: int, span: Span, first: int, load: Floats, coverage: Floats) -> Episode:
+        """Dress an episode for people. load, coverage [windows]: of its asset from window `first` on.
 
         What of the episode lies before `first` is missing in the evidence only.
         """
@@ -53,28 +82,29 @@ class Rated:
             for i in range(max(0, newest - EVIDENCE_WINDOWS_MAX + 1, span.onset - first), min(newest + 1, end))
         ]
         level = profile.levels[span.level]
-        name, rated = self._topology.transformer[transformer], float(self._topology.rated_kva[transformer])
+        words, name, rated = self._words, self._names[asset], float(self._rated_kva[asset])
         onset_us, since = span.onset * window_us, clock(span.onset * window_us)
         cleared_us = None if span.cleared is None else (span.cleared + 1) * window_us
         if cleared_us is None:
             lasted = duration((first + newest + 1 - span.onset) * profile.window_s)
             now = f"{b[newest]:.2f} x its {rated:g} kVA since {since}"
-            summary = f"Transformer {name} loaded {now} (peak {span.peak:.2f}), {level.name} for {lasted}"
+            summary = f"{words.asset} {name} {words.now} {now} (peak {span.peak:.2f}), {level.name} for {lasted}"
         else:
             lasted = duration((cleared_us - onset_us) // US)
             upto = f"up to {span.peak:.2f} x its {rated:g} kVA from {since} to {clock(cleared_us)}"
-            summary = f"Transformer {name} was loaded {upto}, at worst {level.name}, over after {lasted}"
+            summary = f"{words.asset} {name} {words.once} {upto}, at worst {level.name}, over after {lasted}"
         evidence: dict[str, Any] = {
             "peak_b": round(span.peak, 4),
-            "rated_kva": rated,
+            "rated_kva": round(rated, 3),
             "worst_level": profile.levels[span.worst].name,
-            "members": int(self._members[transformer]),
+            words.members: int(self._members[asset]),
             **({"coverage": round(share[newest], 4)} if share else {}),
             "coverage_min": profile.coverage_min,
             "raise_pu": level.raise_pu,
             "hold_s": level.hold_s,
             "clear_pu": level.clear_pu,
             "clear_s": level.clear_s,
+            **({"season_scale": self._seasons.scale(span.raised * profile.window_s)} if self._seasons else {}),
             "windows": shown,
         }
         raised_us = (span.raised + 1) * window_us

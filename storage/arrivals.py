@@ -1,4 +1,4 @@
-"""When stored reads and events arrived, and the loads of one transformer: what an explanation asks beyond History.
+"""When stored reads and events arrived, and the loads of transformers: what an explanation asks beyond History.
 
 Promises: reads are asked for by their ends and meters together, never by a meter and a span. Refuses to know alarms.
 """
@@ -22,8 +22,10 @@ SELECT array_agg(slot), array_agg(at), array_agg(received_at), array_agg(code) F
 WHERE at >= %(first)s AND at < %(last)s AND slot = ANY(%(slots)s)"""
 _LOADS: Final = """
 SELECT array_agg(window_end), array_agg(wh), array_agg(varh), array_agg(covered_weight_s), array_agg(expected_weight_s)
-FROM (SELECT * FROM transformer_loads WHERE transformer_id = %(transformer)s
-      AND window_end > %(first)s AND window_end <= %(last)s ORDER BY window_end) AS curve"""
+FROM (SELECT window_end, sum(wh)::bigint AS wh, sum(varh)::bigint AS varh,
+             sum(covered_weight_s)::bigint AS covered_weight_s, sum(expected_weight_s)::bigint AS expected_weight_s
+      FROM transformer_loads WHERE transformer_id = ANY(%(transformers)s)
+      AND window_end > %(first)s AND window_end <= %(last)s GROUP BY window_end ORDER BY window_end) AS curve"""
 
 Columns = list[NDArray[Any]]
 
@@ -47,10 +49,10 @@ class Arrivals:
         span = {"first": moment(from_us), "last": moment(to_us)}
         return await self._columns(_EVENTS, {"slots": integers(slots)} | span)
 
-    async def loads(self, transformer: int, from_us: int, to_us: int) -> Columns:
-        """end_us, wh, varh, covered, expected of the windows with from_us < end <= to_us, by time."""
+    async def loads(self, transformers: NDArray[np.int32], from_us: int, to_us: int) -> Columns:
+        """end_us, wh, varh, covered, expected of the windows with from_us < end <= to_us, by time: sums of these."""
         span = {"first": moment(from_us), "last": moment(to_us)}
-        return await self._columns(_LOADS, {"transformer": transformer} | span)
+        return await self._columns(_LOADS, {"transformers": integers(transformers)} | span)
 
     async def _columns(self, query: Any, parameters: dict[str, Any]) -> Columns:
         with storage_faults():

@@ -72,7 +72,7 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
     connection = connections[0]
     [transformers] = await fetch_columns(connection, _TRANSFORMERS, now)
     transformer_rows = await _rows(connection, "SELECT transformer_id, transformer, district FROM transformers")
-    feeder_rows = await _rows(connection, "SELECT feeder_id, feeder, district FROM feeders")
+    feeder_rows = await _rows(connection, "SELECT feeder_id, feeder, ampacity_a, district FROM feeders")
     concentrator_rows = await _rows(
         connection, "SELECT concentrator_id, concentrator, coalesce(head_end_id, -1) FROM concentrators"
     )
@@ -109,7 +109,8 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
         rated_kva=_placed(transformer_at, transformers[2], transformer_count, np.float64, np.nan),
         transformer_district=_placed_names(transformer_rows, transformer_count, 2),
         feeder=_placed_names(feeder_rows, _count(feeder_rows), 1),
-        feeder_district=_placed_names(feeder_rows, _count(feeder_rows), 2),
+        feeder_district=_placed_names(feeder_rows, _count(feeder_rows), 3),
+        feeder_ampacity_a=_third(feeder_rows, np.float32, np.nan),
         concentrator=_placed_names(concentrator_rows, _count(concentrator_rows), 1),
         concentrator_head_end=concentrator_head_end,
         head_end=_placed_names(head_end_rows, _count(head_end_rows), 1),
@@ -247,7 +248,7 @@ def _placed(at: NDArray[Any], column: NDArray[Any], size: int, dtype: Any, gap: 
     return _frozen(placed)
 
 
-def _third(rows: list[tuple[Any, ...]], dtype: Any, gap: int) -> NDArray[Any]:
+def _third(rows: list[tuple[Any, ...]], dtype: Any, gap: float) -> NDArray[Any]:
     return _placed(_ids(rows), np.array([row[2] for row in rows], dtype), _count(rows), dtype, gap)
 
 

@@ -24,7 +24,6 @@ METERS_MAX: Final = 40
 VALUE_CHARS_MAX: Final = 160
 NAMES_MAX: Final = 12
 """Of a list in the evidence; the meters have a table of their own."""
-OVERLOADS: Final = (AlarmType.OVERLOAD, AlarmType.HOT_SPOT, AlarmType.FORECAST_OVERLOAD)
 _ELSEWHERE: Final = {
     *("thresholds", "raise_pu", "hold_s", "clear_pu", "clear_s", "coverage_min"),
     *("windows", "rules", "meters"),
@@ -129,6 +128,9 @@ def _evidence(alarm: pb.Alarm, zone: tzinfo) -> RenderableType | None:
     return _table(("", ""), rows, header=False) if rows else None
 
 
+LOADED: Final = (AlarmType.OVERLOAD, AlarmType.REVERSE, AlarmType.HOT_SPOT, AlarmType.FORECAST_OVERLOAD)
+
+
 def _meters(found: pb.ExplainResponse, zone: tzinfo) -> RenderableType | None:
     seen = found.meters
     if not seen.members:
@@ -140,7 +142,7 @@ def _meters(found: pb.ExplainResponse, zone: tzinfo) -> RenderableType | None:
     if seen.looked_at < seen.members:
         counts += f" ({seen.looked_at} looked at)"
     # Of an overload only the silent matter: they are what its coverage lacks.
-    meters = [m for m in seen.meter if found.alarm.type not in OVERLOADS or m.said == "SILENT"]
+    meters = [m for m in seen.meter if found.alarm.type not in LOADED or m.said == "SILENT"]
     columns = ("meter", "transformer", "said", "since", "by", "arrived", "heard last", "due", "back")
     rows = [
         (
