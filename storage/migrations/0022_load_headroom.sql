@@ -1,0 +1,37 @@
+-- What is left of a rating: of transformers in their curve, of feeders as a function of their voltage; losses by district.
+
+CREATE OR REPLACE VIEW transformer_load_curve AS
+SELECT t.transformer, l.window_end, t.rated_kva, l.wh / 250.0 AS kw, sqrt(l.wh::float8 ^ 2 + l.varh::float8 ^ 2) / 250 AS kva,
+       sqrt(l.wh::float8 ^ 2 + l.varh::float8 ^ 2) / 250 / t.rated_kva AS share_of_rating,
+       CASE WHEN l.expected_weight_s > 0 THEN l.covered_weight_s::float8 / l.expected_weight_s ELSE 0 END AS coverage,
+       l.transformer_id, t.rated_kva - sqrt(l.wh::float8 ^ 2 + l.varh::float8 ^ 2) / 250 AS headroom_kva
+FROM transformer_loads l JOIN transformers t USING (transformer_id);
+
+CREATE FUNCTION feeder_load_curve(p_from timestamptz, p_to timestamptz, p_nominal_kv float8 DEFAULT 10)
+RETURNS TABLE (feeder text, window_end timestamptz, rated_kva float8, kw float8, kva float8, share_of_rating float8,
+               coverage float8, headroom_kva float8, transformers bigint)
+LANGUAGE sql STABLE AS $$
+WITH sums AS (
+    SELECT f.feeder, f.ampacity_a, l.window_end, count(*) AS transformers, sum(l.wh) / 250.0 AS kw,
+           sqrt(sum(l.wh)::float8 ^ 2 + sum(l.varh)::float8 ^ 2) / 250 AS kva,
+           coalesce(sum(l.covered_weight_s)::float8 / nullif(sum(l.expected_weight_s), 0), 0) AS coverage
+    FROM transformer_loads l
+    JOIN transformer_feeders tf ON tf.transformer_id = l.transformer_id
+      AND tf.valid_from < l.window_end AND tf.valid_to >= l.window_end
+    JOIN feeders f USING (feeder_id)
+    WHERE l.window_end > p_from AND l.window_end <= p_to
+    GROUP BY f.feeder, f.ampacity_a, l.window_end)
+SELECT s.feeder, s.window_end, r.rated_kva, s.kw::float8, s.kva, s.kva / r.rated_kva, s.coverage, r.rated_kva - s.kva,
+       s.transformers
+FROM sums s, LATERAL (SELECT s.ampacity_a * p_nominal_kv * sqrt(3::float8) AS rated_kva) r
+ORDER BY s.feeder, s.window_end
+$$;
+COMMENT ON FUNCTION feeder_load_curve IS 'Mean load of each feeder per quarter-hour with p_from < window end <= p_to: the sum of its transformers, without losses; rating from ampacity_a at p_nominal_kv between the phases. coverage: of the transformers with a load.';
+
+CREATE VIEW district_losses AS
+SELECT t.district, d.day, count(*) AS measured_transformers, sum(d.supply_wh)::bigint AS supply_wh,
+       sum(d.sales_wh)::bigint AS sales_wh, (sum(d.supply_wh) - sum(d.sales_wh))::float8 / sum(d.supply_wh) AS loss_share
+FROM transformer_days d JOIN transformers t USING (transformer_id)
+WHERE d.loss_share IS NOT NULL
+GROUP BY t.district, d.day HAVING sum(d.supply_wh) > 0;
+COMMENT ON VIEW district_losses IS 'Line loss of a district over a local day: of the transformers with a check meter whose balance says something that day (loss_share in transformer_days).';
