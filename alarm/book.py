@@ -49,6 +49,8 @@ PREFIX: Final = {
     "OUTAGE": "OUT",
     "OVERLOAD": "OVL",
     "REVERSE": "REV",
+    "PHASE": "PHA",
+    "UNBALANCE": "UNB",
     "HOT_SPOT": "HOT",
     "FORECAST_OVERLOAD": "FOV",
     "COMM_LOSS": "COM",

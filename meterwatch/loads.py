@@ -6,7 +6,7 @@ coverage is counted in weight-seconds: a member's contract power in watts times 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,17 +25,22 @@ class Loads:
     varh: Ints
     covered: Ints
     """Weight-seconds of the reads that arrived."""
+    phase_wh: Ints | None = None
+    """[n, 3]: active energy of the single-phase members of each phase, part of wh. None: not counted."""
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Loads:
         """Some of the cells."""
-        return Loads(*(getattr(self, column.name)[rows] for column in fields(self)))
+        phase_wh = None if self.phase_wh is None else self.phase_wh[rows]
+        return Loads(
+            self.transformer[rows], self.window[rows], self.wh[rows], self.varh[rows], self.covered[rows], phase_wh
+        )
 
     def __len__(self) -> int:
         return len(self.window)
 
     @classmethod
     def none(cls) -> Loads:
-        return cls(*(np.zeros(0, np.int64) for _ in fields(cls)))
+        return cls(*(np.zeros(0, np.int64) for _ in range(5)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,8 @@ class _Restore:
         window = np.arange(len(read)) - np.repeat(np.cumsum(count) - count - first, count)
         key = np.unique(window * self._n + transformer[read])
         none = np.zeros(len(key), np.int64)
-        return Loads(key % max(self._n, 1), key // max(self._n, 1), none, none, none)
+        phases = None if self._overload.members.phase is None else np.zeros((len(key), 3), np.int64)
+        return Loads(key % max(self._n, 1), key // max(self._n, 1), none, none, none, phases)
 
     def _key(self, cells: Loads) -> Ints:
         return cells.window * self._n + cells.transformer
@@ -147,4 +148,5 @@ class _Restore:
 
 def _emptied(cells: Loads) -> Loads:
     none = np.zeros(len(cells), np.int64)
-    return Loads(cells.transformer, cells.window, none, none, none)
+    phases = None if cells.phase_wh is None else np.zeros_like(cells.phase_wh)
+    return Loads(cells.transformer, cells.window, none, none, none, phases)

@@ -82,6 +82,8 @@ class Topology:
     terminal_type: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))
     """Per slot, index into terminal_types; left out: all of the first."""
     terminal_types: list[str] = field(default_factory=lambda: [""])
+    winding: Sequence[str] = ()
+    """Of each transformer, as Dyn11; left out: of none."""
     feeder_ampacity_a: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     """NaN where unknown; left out: of none."""
     witness: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))

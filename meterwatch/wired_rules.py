@@ -56,6 +56,8 @@ TOGETHER_METERS: Final = 5_000
 TOGETHER_US: Final = 3600 * US
 AHEAD_US: Final = 300 * US
 """Reads and events are taken up to so far in the future: more than the tolerance of validation."""
+LOADED: Final = ("OVERLOAD", "REVERSE", "PHASE", "UNBALANCE")
+"""Rules that rest on the ring of loads."""
 DAY_US: Final = 86_400 * US
 
 
@@ -276,11 +278,14 @@ async def rebuild(
     to_us = now_us + AHEAD_US
     engine = rules.engine
     open_alarms = [a for a in desk.book if a.lasts]
-    loaded = [a for a in desk.book if a.rule in ("OVERLOAD", "REVERSE") and a.state is not AlarmState.RETRACTED]
+    loaded = [a for a in desk.book if a.rule in LOADED and a.state is not AlarmState.RETRACTED]
     told = [Told(t, a.onset_us, a.cleared_us) for a in loaded for t in _transformers_of(engine, a)]
-    async with load_view(history.pool, engine.overload.members.window_s, columnar=history.columnar) as view:
+    members, columnar = engine.overload.members, history.columnar
+    phases = members.phase is not None
+    async with load_view(history.pool, members.window_s, columnar=columnar, phases=phases) as view:
         owed_batches = await restore(engine.overload, topology, view, history, told, now_us, to_us)
-    engine.overload.recall(np.array([a.asset_id for a in loaded if a.rule == "REVERSE"], np.int64))
+    for rule in LOADED[1:]:
+        engine.overload.recall(rule, np.unique(np.array([a.asset_id for a in loaded if a.rule == rule], np.int64)))
     rules.counted = frozenset(owed.batch_id for owed in owed_batches)
     engine.hot_spot.restore_told(
         [a.asset_id for a in desk.book if a.rule == HOT and a.state is not AlarmState.RETRACTED]

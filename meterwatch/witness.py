@@ -75,11 +75,15 @@ def ladder_of(alarm: Alarm, profile: OverloadProfile) -> OverloadProfile:
     """The ladder such an alarm of load was judged by."""
     if alarm.rule == AlarmType.REVERSE:
         return profile.of_reverse
+    if alarm.rule == AlarmType.PHASE and profile.phase_levels:
+        return profile.of_phases
+    if alarm.rule == AlarmType.UNBALANCE and profile.unbalance_levels:
+        return profile.of_unbalance
     return profile.of_feeders if alarm.asset_kind == "feeder" else profile
 
 
 LOADED: Final = (AlarmType.OVERLOAD, AlarmType.REVERSE, AlarmType.HOT_SPOT)
-"""Rules that rest on stored loads."""
+"""Rules that rest on the stored sums of transformers."""
 Stamps = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]
 """Slot, stamp, arrival and "it is an event" of reads and events."""
 

@@ -48,6 +48,8 @@ EMERGENCY = (
     Level("EMERGENCY_2", 1.50, 900, 1.30, 0, Severity.CRITICAL),  # (ours)
     Level("EMERGENCY_3", 2.00, 0, 1.50, 0, Severity.CRITICAL),  # (ours)
 )
+PHASE = Level("PHASE", 1.00, 1800, 0.95, 1800, Severity.HIGH)  # (ours)
+UNBALANCE = Level("UNBALANCE", 1.00, 7200, 0.95, 1800, Severity.LOW, strictly_above=True)  # (check)
 REVERSE_HEAVY = Level("REVERSE_HEAVY", 0.80, 7200, 0.75, 1800, Severity.MEDIUM)  # (ours)
 
 
@@ -67,6 +69,16 @@ class OverloadProfile:
     """Between the phases: with the registry's ampacity the rating of a feeder. (ours)"""
     feeder_loss_factor: float = 1.02
     """Apparent power at the head of a feeder over the sum of its transformers'. (ours)"""
+    phase_levels: tuple[Level, ...] = ()
+    """Of the greatest phase of a transformer over a third of its rating; none: phases are not counted. (ours)"""
+    unbalance_levels: tuple[Level, ...] = ()
+    """Of 1 + unbalance - its limit; none: phases are not counted. (ours)"""
+    unbalance_yyn0: float = 0.15
+    """Limit of (greatest - smallest) / greatest phase: Yyn0 and windings not known. (check)"""
+    unbalance_dyn11: float = 0.25
+    """The same of windings that begin with D. (check)"""
+    unbalance_min_pu: float = 0.30
+    """Below this b an unbalance says nothing. (ours)"""
     seasons: tuple[Season, ...] = ()
     """By which all limits are scaled; none: the same all the year."""
     window_s: int = 900
@@ -114,6 +126,22 @@ class OverloadProfile:
     def of_reverse(self) -> OverloadProfile:
         """The same rule for what a transformer delivers upwards."""
         return replace(self, levels=self.reverse_levels, page_from_level=self.reverse_levels[0].name)
+
+    @property
+    def by_phase(self) -> bool:
+        """Something is judged by phase."""
+        return bool(self.phase_levels or self.unbalance_levels)
+
+    @property
+    def of_phases(self) -> OverloadProfile:
+        """The same rule for the greatest phase. There must be levels of it."""
+        return replace(self, levels=self.phase_levels, page_from_level=self.phase_levels[0].name)
+
+    @property
+    def of_unbalance(self) -> OverloadProfile:
+        """The same rule for unbalance, which knows no season. There must be levels of it."""
+        levels = self.unbalance_levels
+        return replace(self, levels=levels, page_from_level=levels[0].name, seasons=())
 
     @property
     def of_feeders(self) -> OverloadProfile:

@@ -17,6 +17,7 @@ from meterwatch.batch import ReadChange
 from meterwatch.loads import Loads
 from meterwatch.quality import ORIGIN_MASK, ORIGIN_SHIFT, Origin
 from meterwatch.topology import TERMINAL, Topology
+from rules.phases import phase_of
 
 US = 1_000_000
 CONTRACT_W_UNKNOWN = 1000
@@ -29,7 +30,10 @@ Ints = NDArray[np.int64]
 class Members:
     """Who counts for which transformer, with what weight. Its own terminal measures them all and is none of them."""
 
-    def __init__(self, topology: Topology, window_s: int, assumed_power_factor: float) -> None:
+    def __init__(
+        self, topology: Topology, window_s: int, assumed_power_factor: float, phases_known_min: float | None = None
+    ) -> None:
+        """phases_known_min: count by phase, where so much of the members' weight is of known phase; None: do not."""
         self.window_s = window_s
         self.transformers = len(topology.transformer)
         self._topology = topology
@@ -40,6 +44,10 @@ class Members:
         contract = topology.contract_kw
         watts = np.where(np.isnan(contract), CONTRACT_W_UNKNOWN, contract.astype(np.float64) * 1000)
         self._weight: NDArray[np.int32] = np.minimum(np.rint(watts), 2**31 - 1).astype(np.int32)
+        self.phase: NDArray[np.int8] | None = None
+        """Per slot, see rules.phases.phase_of; None: nothing is counted by phase."""
+        if phases_known_min is not None:
+            self.phase = phase_of(topology, self._of, self._weight.astype(np.int64), phases_known_min)
         self._installed_sorted, self._retired_sorted = _borders(topology.installed_us), _borders(topology.retired_us)
         self._expected: dict[tuple[int, int], Ints] = {}
 
@@ -54,7 +62,10 @@ class Members:
         tree = self._topology
         mine = np.flatnonzero(self._of >= 0)
         mixed = np.zeros(len(mine), np.uint64)
-        for column in (mine, self._weight[mine], tree.installed_us[mine], tree.retired_us[mine]):
+        columns: list[NDArray[Any]] = [mine, self._weight[mine], tree.installed_us[mine], tree.retired_us[mine]]
+        if self.phase is not None:
+            columns.append(self.phase[mine])
+        for column in columns:
             mixed = _mix(mixed ^ column.astype(np.int64).view(np.uint64))
         profile = np.array([self.window_s, int(self._power_factor * 1e6)], np.uint64)
         total = np.full(self.transformers, _mix(profile).sum(), np.uint64)
@@ -117,6 +128,7 @@ class Members:
             if reactive.any():
                 varh = np.where(reactive, change.import_varh[rows].astype(np.int64) - change.export_varh[rows], varh)
         weight, sign = self._weight[change.slot[rows]], change.sign[rows]
+        phase = None if self.phase is None else self.phase[change.slot[rows]]
         if (sign < 0).any():
             # a part of a negative read is rounded as the read it takes back, so the sign comes last
             signed = sign.astype(np.int64)
@@ -132,9 +144,11 @@ class Members:
             wh, varh = (energy[read] * until // whole - energy[read] * since // whole for energy in (wh, varh))
             parts = (transformer[read], window, wh, varh, weight[read] * (until - since))
             signed = None if signed is None else signed[read]
+            phase = None if phase is None else phase[read]
         if signed is not None:
             parts = (*parts[:2], *(column * signed for column in parts[2:]))
-        return _summed(self.transformers, *parts), last
+        by_phase = None if phase is None else parts[2][:, None] * (phase[:, None] == _PHASES)
+        return _summed(self.transformers, *parts, phase_wh=by_phase), last
 
 
 EXPECTED_KEPT = 64
@@ -142,30 +156,40 @@ EXPECTED_KEPT = 64
 
 
 def joined(cells: list[Loads], transformers: int) -> Loads:
-    """All in one, equal cells added up."""
+    """All in one, equal cells added up; by phase only where all are."""
     cells = [one for one in cells if len(one)]
     if len(cells) < 2:
         return cells[0] if cells else Loads.none()
     columns = ("transformer", "window", "wh", "varh", "covered")
-    return _summed(transformers, *(np.concatenate([getattr(one, name) for one in cells]) for name in columns))
+    by_phase = [one.phase_wh for one in cells if one.phase_wh is not None]
+    return _summed(
+        transformers,
+        *(np.concatenate([getattr(one, name) for one in cells]) for name in columns),
+        phase_wh=np.concatenate(by_phase) if len(by_phase) == len(cells) else None,
+    )
 
 
-def _summed(transformers: int, transformer: Ints, window: Ints, wh: Ints, varh: Ints, covered: Ints) -> Loads:
+def _summed(
+    transformers: int, transformer: Ints, window: Ints, wh: Ints, varh: Ints, covered: Ints, *, phase_wh: Ints | None
+) -> Loads:
     key = window * transformers + transformer
     step = key[1:] - key[:-1]
     if len(step) and int(step.min()) < 0:
         order = np.argsort(key, kind="stable")
         key, wh, varh, covered = key[order], wh[order], varh[order], covered[order]
+        phase_wh = None if phase_wh is None else phase_wh[order]
         step = key[1:] - key[:-1]
     start = np.concatenate((_FIRST, np.flatnonzero(step) + 1))
     if len(start) < len(key):
         wh, varh, covered = (np.add.reduceat(column, start) for column in (wh, varh, covered))
+        phase_wh = None if phase_wh is None else np.add.reduceat(phase_wh, start, axis=0)
         key = key[start]
     window = key // transformers
-    return Loads(key - window * transformers, window, wh, varh, covered)
+    return Loads(key - window * transformers, window, wh, varh, covered, phase_wh)
 
 
 _FIRST = np.zeros(1, np.intp)
+_PHASES = np.arange(3, dtype=np.int8)
 
 
 def _one_if_equal(column: Ints) -> Ints:

@@ -26,6 +26,7 @@ from meterwatch.topology import Topology
 from rules.feeders import Feeders
 from rules.ladder import NEVER, Floats, Ints, Ladder, LadderState, OverloadProfile
 from rules.load import Members, joined
+from rules.phase_ladders import PhaseLadders
 from rules.rated import Rated
 from rules.rungs import Rungs, Windows
 
@@ -57,7 +58,9 @@ class Overload:
         n, windows = len(topology.transformer), self._profile.ring_windows
         self._n = n
         self._windows = Windows(windows, self._profile.checkpoint_windows)
-        self.members = Members(topology, self._profile.window_s, self._profile.assumed_power_factor)
+        profile = self._profile
+        known = profile.coverage_min if profile.by_phase else None
+        self.members = Members(topology, profile.window_s, profile.assumed_power_factor, known)
         self.rated = Rated(topology, self._profile, self.members)
 
         self._wh = np.zeros((windows, n), np.int64)
@@ -67,11 +70,14 @@ class Overload:
         rated, reverse = self.rated, self._profile.of_reverse
         self._rungs = Rungs(RULE, "transformer", n, self._profile, self._windows, self._load, rated.episode)
         self._reverse = Rungs(REVERSE, "transformer", n, reverse, self._windows, self._reverse_load, rated.reverse)
-        self._reversed = np.zeros(n, np.bool_)
-        """Transformers that have delivered upwards so much that a level was reached: of no other is REVERSE known."""
-        self._reverse_vah = rated.vah * Ladder(reverse).lowest_pu
+        self._phases: PhaseLadders | None = None
+        if self.members.phase is not None:
+            self._phases = PhaseLadders(topology, self.members, profile, self._windows, self._sums)
         self._feeders = Feeders(topology, self._profile.of_feeders, self._windows)
         self._calm_vah = rated.vah * Ladder(self._profile).calm_pu
+        self._ladders = [self._rungs, self._reverse, self._feeders.rungs]
+        if self._phases is not None:
+            self._ladders += self._phases.rungs
         self._late_from = np.full(n, NEVER)
         self._late_to = np.full(n, -1, np.int64)
         """Windows changed after they had left the ring; `rules.past` judges them."""
@@ -136,6 +142,11 @@ class Overload:
         coverage = np.divide(self._covered[at], expected, out=np.zeros(b.shape), where=expected > 0)
         return b, coverage
 
+    def _sums(self, index: Ints, first: int, stop: int) -> tuple[Ints, Ints, Floats]:
+        """Active and reactive energy, and coverage [windows, transformers]."""
+        at = np.ix_(np.arange(first, stop) % self._profile.ring_windows, index)
+        return self._wh[at], self._varh[at], self._load(index, first, stop)[1]
+
     def _reverse_load(self, index: Ints, first: int, stop: int) -> tuple[Floats, Floats]:
         """b of what flows upwards, 0 where nothing does, and coverage."""
         b, coverage = self._load(index, first, stop)
@@ -148,7 +159,7 @@ class Overload:
 
     def _advance(self, head: int) -> None:
         """Make `head` the newest window; what drops out of the ring is folded into the base states."""
-        count, ladders = self._windows.count, (self._rungs, self._reverse, self._feeders.rungs)
+        count, ladders = self._windows.count, self._ladders
         if self._head >= 0:
             for one in ladders:
                 one.settle()
@@ -158,6 +169,8 @@ class Overload:
                 self._windows.head += 1
                 for ring in (self._wh, self._varh, self._covered):
                     ring[self._head % count] = 0
+                if self._phases is not None:
+                    self._phases.single[self._head % count] = 0
                 self._expect(self._head)
             for one in ladders:
                 one.left()
@@ -200,6 +213,8 @@ class Overload:
         at, cells = self._touch(cells)
         for ring, sums in self._rings(cells):
             ring[at] += sums
+        if self._phases is not None and cells.phase_wh is not None:
+            self._phases.flat[at] += cells.phase_wh
         self._tell(at, cells, cells)
 
     @property
@@ -227,8 +242,10 @@ class Overload:
         news = Loads(cells.transformer, cells.window, *(sums - ring[at] for ring, sums in self._rings(cells)))
         for ring, sums in self._rings(cells):
             ring[at] = sums
+        if self._phases is not None and cells.phase_wh is not None:
+            self._phases.flat[at] = cells.phase_wh
         self._tell(at, cells, news)
-        for one in (self._rungs, self._reverse, self._feeders.rungs):
+        for one in self._ladders:
             one.nothing_before(self.tail)  # what was stored before is no news
 
     def restless(self, cells: Loads) -> Ints:
@@ -239,6 +256,8 @@ class Overload:
         own = cells.transformer[~calm & (self.rated.vah[cells.transformer] > 0)]
         if not len(cells):
             return own
+        if self._phases is not None:
+            own = np.union1d(own, self._phases.restless(cells))
         return np.union1d(own, self._feeders.restless(cells, self.members.expected(int(cells.window[0]))))
 
     def recount(self, cells: Loads, transformers: Ints, owed: Loads | None = None) -> None:
@@ -325,30 +344,29 @@ class Overload:
         """The other ladders, of cells in the ring that have changed, and by how much."""
         if not len(cells):
             return
-        wh = self._wh.reshape(-1)[at]
-        up = np.flatnonzero(wh < 0)
+        wh, varh = self._wh.reshape(-1)[at], self._varh.reshape(-1)
+        reached = wh < 0
+        up = np.flatnonzero(reached)
         if len(up):
-            apparent = np.hypot(wh[up], self._varh.reshape(-1)[at[up]]) * self._profile.loss_factor
-            transformer = cells.transformer[up]
-            limit = self._reverse_vah[transformer]
-            self._reversed[transformer[(apparent >= limit) & (limit > 0)]] = True
-        mine = np.flatnonzero(self._reversed[cells.transformer])
-        if len(mine):
-            self._reverse.touch(cells.transformer[mine], cells.window[mine])
+            b = self.rated.ratio(cells.transformer[up], wh[up], varh[at[up]])
+            reached[up] = b >= self._reverse.lowest_pu
+        self._reverse.touch_where(reached, cells.transformer, cells.window)
         self._feeders.add(news)
+        if self._phases is not None:
+            self._phases.touch(cells, at, wh, varh[at])
 
     # Verdicts out
 
-    def recall(self, transformers: Ints) -> None:
-        """REVERSE was told of these before a restart: say again what is known of them."""
-        self._reversed[transformers] = True
-        if self._head >= 0 and len(transformers):
-            self._reverse.touch(transformers, np.full(len(transformers), self._head))
+    def recall(self, rule: str, transformers: Ints) -> None:
+        """This was told of these before a restart: say again what is known of them."""
+        for one in self._ladders:
+            if (one.rule, one.asset_kind) == (rule, "transformer"):
+                one.recall(transformers)
 
     def supplied_by(self, feeder: int) -> Ints:
         """Transformers that feeder supplies."""
         return self._feeders.supplied_by(feeder)
 
     def judge(self, now_us: int) -> list[Verdict]:
-        """Verdicts on the transformers, then their reverse flow, then the feeders; see Rungs.judge."""
-        return [verdict for one in (self._rungs, self._reverse, self._feeders.rungs) for verdict in one.judge(now_us)]
+        """Verdicts on the transformers, their reverse flow, the feeders, and the phases; see Rungs.judge."""
+        return [verdict for one in self._ladders for verdict in one.judge(now_us)]

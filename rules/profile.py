@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from rules.ladder import OverloadProfile
+from rules.ladder import PHASE, UNBALANCE, OverloadProfile
 from rules.seasons import Season
 from rules.twin import HotSpotProfile
 
@@ -180,5 +180,8 @@ SEASONAL = RuleProfile(
 )
 """The limits of load follow the air: 10 % more in the cold, 5 % less in the heat. (ours)"""
 
-PROFILES: Final = {profile.name: profile for profile in (RuleProfile(), EN50160, FAST_OVERLOAD, SEASONAL)}
+PHASES = RuleProfile(name="phases", overload=OverloadProfile(phase_levels=(PHASE,), unbalance_levels=(UNBALANCE,)))
+"""Transformers are judged by phase too: for registries in which the phases of single-phase meters are right. (ours)"""
+
+PROFILES: Final = {profile.name: profile for profile in (RuleProfile(), EN50160, FAST_OVERLOAD, SEASONAL, PHASES)}
 """By name, as the configuration chooses them (rules.profile)."""

@@ -55,6 +55,8 @@ class Words(NamedTuple):
 
 TRANSFORMER = Words("Transformer", "loaded", "was loaded", "members")
 UPWARDS = Words("Transformer", "delivers upwards", "delivered upwards", "members")
+PHASE_WORDS = Words("Transformer", "carries on one phase", "carried on one phase", "members")
+UNBALANCE_WORDS = Words("Transformer", "unbalanced", "was unbalanced", "members")
 FEEDER = Words("Feeder", "loaded", "was loaded", "transformers")
 
 

@@ -60,7 +60,7 @@ class Rungs:
 
         dress(asset, span, first, b, coverage [windows]): the episode for people.
         """
-        self.rule, self._kind, self._profile = rule, asset_kind, profile
+        self.rule, self.asset_kind, self._profile = rule, asset_kind, profile
         self._windows, self._load, self._dress = windows, load, dress
         self._ladder = Ladder(profile)
         levels = len(profile.levels)
@@ -74,6 +74,10 @@ class Rungs:
         self._told = np.ones(assets, np.bool_)
         """Its last verdict named an episode; at first nobody knows what was told before."""
         self._everyone = np.arange(assets)
+        self._watched = np.zeros(assets, np.bool_)
+        """Of these a level was once reached, as far as `touch_where` was told."""
+        self.lowest_pu = self._ladder.lowest_pu
+        """Below this nothing changes for an asset at rest."""
 
     def touch(self, asset: Ints, window: Ints) -> None:
         """These cells changed, by rising window, all in the ring."""
@@ -86,6 +90,22 @@ class Rungs:
             np.maximum.at(self._touched_to, asset, window)
         if first < self._windows.checkpoint:
             self._near_stale[asset[window < self._windows.checkpoint]] = True
+
+    def touch_where(self, reached: Bools, asset: Ints, window: Ints) -> None:
+        """In place of `touch`, where most assets never reach a level: reached tells whether a cell now does.
+
+        An asset of which no level was ever reached has no episode, so its changes are no news.
+        """
+        self._watched[asset[reached]] = True
+        mine = np.flatnonzero(self._watched[asset])
+        if len(mine):
+            self.touch(asset[mine], window[mine])
+
+    def recall(self, assets: Ints) -> None:
+        """Something was told of these in another life of the rule: say again what is known of them."""
+        self._watched[assets] = True
+        if self._windows.head >= 0 and len(assets):
+            self.touch(assets, np.full(len(assets), self._windows.head))
 
     def nothing_before(self, tail: int) -> None:
         """What changed before this window is no news."""
@@ -168,7 +188,7 @@ class Rungs:
         self._told[index] = False
         self._told[list(spans)] = True
         return [
-            Verdict(self.rule, self._kind, asset, first * window_us + 1, episodes.get(asset, ()))
+            Verdict(self.rule, self.asset_kind, asset, first * window_us + 1, episodes.get(asset, ()))
             for asset, first in zip(index[told].tolist(), since[told].tolist(), strict=True)
         ]
 

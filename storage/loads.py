@@ -50,6 +50,18 @@ _ADDED: Final = (
     _STORE + "wh = stored.wh + EXCLUDED.wh, varh = stored.varh + EXCLUDED.varh,"
     " covered_weight_s = stored.covered_weight_s + EXCLUDED.covered_weight_s"
 )
+_STORE_PHASES: Final = _STORE.replace("expected_weight_s)\n", "expected_weight_s, wh_a, wh_b, wh_c)\n").replace(
+    "unnest(%s,", "unnest(%s, %s, %s, %s,"
+)
+_COUNTED_PHASES: Final = (
+    _STORE_PHASES + _COUNTED.removeprefix(_STORE) + ", wh_a = EXCLUDED.wh_a, wh_b = EXCLUDED.wh_b, wh_c = EXCLUDED.wh_c"
+)
+_ADDED_PHASES: Final = (
+    _STORE_PHASES
+    + _ADDED.removeprefix(_STORE)
+    + ", wh_a = stored.wh_a + EXCLUDED.wh_a, wh_b = stored.wh_b + EXCLUDED.wh_b, wh_c = stored.wh_c + EXCLUDED.wh_c"
+)
+"""A row that was counted without phases keeps none, until its transformer is counted anew."""
 _MEMBERS: Final = """
 INSERT INTO transformer_members (transformer_id, digest) SELECT * FROM unnest(%s, %s)
 ON CONFLICT (transformer_id) DO UPDATE SET digest = EXCLUDED.digest"""
@@ -69,6 +81,7 @@ _JUDGED: Final = "DELETE FROM transformer_loads_owed WHERE batch_id = ANY(%s) AN
 _LOADS: Final = """
 SELECT array_agg(transformer_id), array_agg(window_end), array_agg(wh), array_agg(varh), array_agg(covered_weight_s)
 FROM transformer_loads WHERE window_end > %(first)s AND window_end <= %(last)s"""
+_PHASES: Final = ", array_agg(coalesce(wh_a, 0)), array_agg(coalesce(wh_b, 0)), array_agg(coalesce(wh_c, 0))\nFROM"
 _LOADS_OF: Final = _LOADS + " AND transformer_id = ANY(%(transformers)s::integer[])"
 _NEWEST: Final = "SELECT max(window_end) FROM transformer_loads WHERE window_end <= %s AND covered_weight_s > 0"
 _OWED: Final = """
@@ -119,12 +132,15 @@ async def _count(cursor: psycopg.AsyncCursor[Any], query: LiteralString, values:
 
 async def store_loads(cursor: psycopg.AsyncCursor[Any], change: LoadChange) -> None:
     """Write counted cells, then added ones, and with which members the counted ones were counted."""
-    for query, cells, expected in (
-        (_COUNTED, change.counted, change.expected_counted),
-        (_ADDED, change.added, change.expected_added),
+    for query, with_phases, cells, expected in (
+        (_COUNTED, _COUNTED_PHASES, change.counted, change.expected_counted),
+        (_ADDED, _ADDED_PHASES, change.added, change.expected_added),
     ):
         if len(cells):
-            columns = (cells.wh, cells.varh, cells.covered, expected)
+            columns = [cells.wh, cells.varh, cells.covered, expected]
+            if cells.phase_wh is not None:
+                query = with_phases
+                columns += list(np.ascontiguousarray(cells.phase_wh.T))
             end_us = (cells.window + 1) * (change.window_s * US)
             await cursor.execute(
                 query, (integers(cells.transformer.astype(np.int32)), moments(end_us), *map(bigints, columns))
@@ -146,10 +162,11 @@ class Owed(NamedTuple):
 class LoadView:
     """One snapshot of what is stored."""
 
-    def __init__(self, connections: Connections, window_s: int, *, columnar: bool) -> None:
+    def __init__(self, connections: Connections, window_s: int, *, columnar: bool, phases: bool = False) -> None:
         self._connections = connections
         self._connection = connections[0]
         self._columnar = columnar
+        self._phases = phases
         self._window_s = window_s
 
     async def owed(self) -> list[Owed]:
@@ -209,9 +226,12 @@ class LoadView:
     ) -> Loads:
         parameters = {"first": moment(from_us), "last": moment(to_us), "transformers": transformers}
         query = _LOADS if transformers is None else _LOADS_OF
-        [[transformer, end_us, wh, varh, covered]] = await fetch_columns(connection, query, parameters)
+        if self._phases:
+            query = query.replace("\nFROM", _PHASES)
+        [[transformer, end_us, wh, varh, covered, *phases]] = await fetch_columns(connection, query, parameters)
         window = end_us // (self._window_s * US) - 1
-        cells = Loads(transformer.astype(np.int64), window, wh, varh, covered)
+        phase_wh = np.stack(phases, axis=1) if phases else None
+        cells = Loads(transformer.astype(np.int64), window, wh, varh, covered, phase_wh)
         return cells if (window[1:] >= window[:-1]).all() else cells.take(np.argsort(window, kind="stable"))
 
     async def touched(self, owed: list[Owed]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -265,9 +285,12 @@ _DAY_US: Final = 86_400 * US
 
 @asynccontextmanager
 async def load_view(
-    pool: AsyncConnectionPool[Any], window_s: int, *, columnar: bool = False
+    pool: AsyncConnectionPool[Any], window_s: int, *, columnar: bool = False, phases: bool = False
 ) -> AsyncIterator[LoadView]:
-    """A snapshot for the duration of the context; takes READERS connections. Raises StorageUnavailable."""
+    """A snapshot for the duration of the context; takes READERS connections. Raises StorageUnavailable.
+
+    phases: with what single-phase members drew.
+    """
     with storage_faults():
         async with snapshot(pool) as connections:
-            yield LoadView(connections, window_s, columnar=columnar)
+            yield LoadView(connections, window_s, columnar=columnar, phases=phases)

@@ -71,7 +71,9 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
     now = {"now": moment(now_us)}
     connection = connections[0]
     [transformers] = await fetch_columns(connection, _TRANSFORMERS, now)
-    transformer_rows = await _rows(connection, "SELECT transformer_id, transformer, district FROM transformers")
+    transformer_rows = await _rows(
+        connection, "SELECT transformer_id, transformer, district, winding FROM transformers"
+    )
     feeder_rows = await _rows(connection, "SELECT feeder_id, feeder, ampacity_a, district FROM feeders")
     concentrator_rows = await _rows(
         connection, "SELECT concentrator_id, concentrator, coalesce(head_end_id, -1) FROM concentrators"
@@ -107,6 +109,7 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
         transformer=_placed_names(transformer_rows, transformer_count, 1),
         feeder_of=_placed(transformer_at, transformers[1], transformer_count, np.int32, -1),
         rated_kva=_placed(transformer_at, transformers[2], transformer_count, np.float64, np.nan),
+        winding=_placed_names(transformer_rows, transformer_count, 3),
         transformer_district=_placed_names(transformer_rows, transformer_count, 2),
         feeder=_placed_names(feeder_rows, _count(feeder_rows), 1),
         feeder_district=_placed_names(feeder_rows, _count(feeder_rows), 3),

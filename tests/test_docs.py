@@ -145,7 +145,8 @@ def test_every_rule_is_in_the_page_of_the_rules() -> None:
 
 def test_every_level_of_the_overload_ladder_is_in_the_page_of_the_rules_with_its_numbers() -> None:
     page = text("docs/rules.md")
-    for level in (*overload.OverloadProfile().levels, *overload.OverloadProfile().reverse_levels):
+    by_phase = PROFILES["phases"].overload
+    for level in (*by_phase.levels, *by_phase.reverse_levels, *by_phase.phase_levels, *by_phase.unbalance_levels):
         above = "above " if level.strictly_above else ""
         held = f"{level.hold_s} s" if level.hold_s else "the first window"
         clear = f"{level.clear_s} s" if level.clear_s else "at once"

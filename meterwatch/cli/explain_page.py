@@ -128,7 +128,10 @@ def _evidence(alarm: pb.Alarm, zone: tzinfo) -> RenderableType | None:
     return _table(("", ""), rows, header=False) if rows else None
 
 
-LOADED: Final = (AlarmType.OVERLOAD, AlarmType.REVERSE, AlarmType.HOT_SPOT, AlarmType.FORECAST_OVERLOAD)
+LOADED: Final = (
+    *(AlarmType.OVERLOAD, AlarmType.REVERSE, AlarmType.PHASE, AlarmType.UNBALANCE),
+    *(AlarmType.HOT_SPOT, AlarmType.FORECAST_OVERLOAD),
+)
 
 
 def _meters(found: pb.ExplainResponse, zone: tzinfo) -> RenderableType | None:

@@ -212,7 +212,7 @@ class Alarm(_message.Message):
     alarm_id: _builtins.str
     """Stable handle."""
     type: _builtins.str
-    """OUTAGE, OVERLOAD, REVERSE, HOT_SPOT, FORECAST_OVERLOAD, COMM_LOSS, or USER/NAME of a user rule."""
+    """OUTAGE, OVERLOAD, REVERSE, PHASE, UNBALANCE, HOT_SPOT, FORECAST_OVERLOAD, COMM_LOSS, or USER/NAME of a user rule."""
     asset_kind: _builtins.str
     """feeder, transformer, meter, concentrator or head_end."""
     asset: _builtins.str

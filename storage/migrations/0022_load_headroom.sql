@@ -1,4 +1,10 @@
 -- What is left of a rating: of transformers in their curve, of feeders as a function of their voltage; losses by district.
+-- What single-phase members drew, by phase, where the profile asks for it.
+
+ALTER TABLE transformer_loads ADD wh_a bigint, ADD wh_b bigint, ADD wh_c bigint;
+COMMENT ON COLUMN transformer_loads.wh_a IS 'Part of wh: of the single-phase members on phase A, Wh. NULL: not counted by phase.';
+COMMENT ON COLUMN transformer_loads.wh_b IS 'The same of phase B.';
+COMMENT ON COLUMN transformer_loads.wh_c IS 'The same of phase C.';
 
 CREATE OR REPLACE VIEW transformer_load_curve AS
 SELECT t.transformer, l.window_end, t.rated_kva, l.wh / 250.0 AS kw, sqrt(l.wh::float8 ^ 2 + l.varh::float8 ^ 2) / 250 AS kva,

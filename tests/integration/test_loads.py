@@ -28,6 +28,7 @@ from meterwatch.quality import ORIGIN_MASK, ORIGIN_SHIFT, Origin
 from meterwatch.topology import Topology
 from meterwatch.wired_rules import WiredRules, hear, rebuild
 from rules.engine import Engine
+from rules.profile import RuleProfile
 from storage.alarms import AlarmStore
 from storage.columnstore import Columnstore
 from storage.history import History
@@ -65,6 +66,7 @@ class Plant:
     writer: Writer
     clock: ReplayClock = field(default_factory=lambda: ReplayClock(START_US))
     seq: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    profile: RuleProfile | None = None
     rules: WiredRules | None = None
     desk: AlarmDesk | None = None
     lost: list[Stored] = field(default_factory=list)
@@ -75,7 +77,7 @@ class Plant:
         topology: Topology = await RegistryStore(self.pool).load_topology(self.clock.now_us())
         if self.desk is None or own:
             self.desk = await AlarmDesk.open(AlarmStore(self.pool), topology, self.clock)
-        self.rules = WiredRules(Engine(topology), history, self.clock)
+        self.rules = WiredRules(Engine(topology, self.profile), history, self.clock)
         verdicts, owed = await rebuild(self.rules, topology, history, self.desk, self.clock)
         await self.rules.record(self.desk, verdicts, owed if own else [])
         if own:

@@ -1,0 +1,88 @@
+"""PHASE and UNBALANCE of transformers: the ring of what single-phase members drew, and the two ladders over it.
+
+The sums of all members, their coverage and the windows belong to the overload rule. Only where a level was once reached
+is anything judged. Refuses to know: reads, storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meterwatch.loads import Loads
+from meterwatch.topology import Topology
+from rules.ladder import Bools, Floats, Ints, Ladder, OverloadProfile
+from rules.load import Members
+from rules.phases import PhaseLimits
+from rules.rated import PHASE_WORDS, UNBALANCE_WORDS, Wording
+from rules.rungs import Rungs, Windows
+
+PHASE, UNBALANCE = "PHASE", "UNBALANCE"
+Meaning = Callable[[Ints, Ints, Ints, NDArray[np.integer]], Floats]
+
+
+class PhaseLadders:
+    """Of all transformers of one topology. One evaluator calls it."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        members: Members,
+        profile: OverloadProfile,
+        windows: Windows,
+        sums: Callable[[Ints, int, int], tuple[Ints, Ints, Floats]],
+    ) -> None:
+        """sums(index, first, stop): wh, varh, coverage [windows, transformers] of the ring."""
+        assert members.phase is not None
+        n = members.transformers
+        self._windows, self._sums, self._members = windows, sums, members
+        self._coverage_min = profile.coverage_min
+        kva = np.maximum(np.nan_to_num(topology.rated_kva.astype(np.float64)), 0.0)
+        self._limits = PhaseLimits(topology, profile, members.phase, kva * (1000 * profile.window_s / 3600))
+        self.single = np.zeros((windows.count, n, 3), np.int32)
+        """Wh of the single-phase members of each phase; a quarter-hour of a low-voltage district fits."""
+        self.flat = self.single.reshape(-1, 3)
+        self._meanings: list[Meaning] = []
+        self.rungs: list[Rungs] = []
+        self._calm_pu: list[float] = []
+        count = members.count()
+        for rule, levels, words, meaning in (
+            (PHASE, profile.phase_levels, PHASE_WORDS, self._limits.load),
+            (UNBALANCE, profile.unbalance_levels, UNBALANCE_WORDS, self._limits.unbalance),
+        ):
+            if levels:
+                own = profile.of_phases if rule == PHASE else profile.of_unbalance
+                wording = Wording(words, topology.transformer, topology.rated_kva, count, own)
+                self.rungs.append(Rungs(rule, "transformer", n, own, windows, self._loads(meaning), wording.episode))
+                self._meanings.append(meaning)
+                self._calm_pu.append(Ladder(own).calm_pu)
+
+    def _loads(self, meaning: Meaning) -> Callable[[Ints, int, int], tuple[Floats, Floats]]:
+        def load(index: Ints, first: int, stop: int) -> tuple[Floats, Floats]:
+            wh, varh, coverage = self._sums(index, first, stop)
+            single = self.single[np.ix_(np.arange(first, stop) % self._windows.count, index)]
+            return meaning(index, wh, varh, single), coverage
+
+        return load
+
+    def touch(self, cells: Loads, at: Ints, wh: Ints, varh: Ints) -> None:
+        """These cells of the ring, at these places, have changed to these sums."""
+        mine = np.flatnonzero(self._limits.judged[cells.transformer])
+        if not len(mine):
+            return
+        transformer, window, single = cells.transformer[mine], cells.window[mine], self.flat[at[mine]]
+        for rungs, meaning in zip(self.rungs, self._meanings, strict=True):
+            reached: Bools = meaning(transformer, wh[mine], varh[mine], single) >= rungs.lowest_pu
+            rungs.touch_where(reached, transformer, window)
+
+    def restless(self, cells: Loads) -> Ints:
+        """Transformers that may have a level latched or held before these cells, of one window."""
+        if cells.phase_wh is None:
+            return np.zeros(0, np.int64)
+        judged = self._limits.judged[cells.transformer]
+        calm = cells.covered >= self._members.expected_of(cells) * self._coverage_min
+        for meaning, calm_pu in zip(self._meanings, self._calm_pu, strict=True):
+            calm &= ~(meaning(cells.transformer, cells.wh, cells.varh, cells.phase_wh) >= calm_pu)
+        return cells.transformer[judged & ~calm]
