@@ -54,7 +54,7 @@ class Verdict:
     """All episodes of one (rule, asset) that overlap the span [from_us, now], or [from_us, until_us]; none: empty."""
 
     rule: str
-    """OUTAGE, OVERLOAD, REVERSE, PHASE, UNBALANCE, HOT_SPOT, FORECAST_OVERLOAD, COMM_LOSS, or USER/NAME of a user rule."""
+    """An AlarmType (meterwatch/alarms.py), or USER/NAME of a user rule."""
     asset_kind: str
     asset_id: int
     from_us: int

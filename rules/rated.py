@@ -51,12 +51,23 @@ class Words(NamedTuple):
     once: str
     members: str
     """Key of the number of what it supplies, in the evidence."""
+    measure: str = "x its {kva:g} kVA"
+    number: str = "{:.2f}"
+    zero: float = 0.0
+    """Said is what b is above it."""
+
+    def said(self, b: float) -> str:
+        return self.number.format(b - self.zero)
 
 
 TRANSFORMER = Words("Transformer", "loaded", "was loaded", "members")
 UPWARDS = Words("Transformer", "delivers upwards", "delivered upwards", "members")
-PHASE_WORDS = Words("Transformer", "carries on one phase", "carried on one phase", "members")
-UNBALANCE_WORDS = Words("Transformer", "unbalanced", "was unbalanced", "members")
+PHASE_WORDS = Words(
+    "Transformer", "carries on one phase", "carried on one phase", "members", "x a third of its {kva:g} kVA"
+)
+UNBALANCE_WORDS = Words(
+    "Transformer", "unbalanced", "was unbalanced", "members", "beyond the limit of its winding", "{:+.1%}", 1.0
+)
 FEEDER = Words("Feeder", "loaded", "was loaded", "transformers")
 
 
@@ -85,15 +96,18 @@ class Wording:
         ]
         level = profile.levels[span.level]
         words, name, rated = self._words, self._names[asset], float(self._rated_kva[asset])
+        measure = words.measure.format(kva=rated)
         onset_us, since = span.onset * window_us, clock(span.onset * window_us)
         cleared_us = None if span.cleared is None else (span.cleared + 1) * window_us
         if cleared_us is None:
             lasted = duration((first + newest + 1 - span.onset) * profile.window_s)
-            now = f"{b[newest]:.2f} x its {rated:g} kVA since {since}"
-            summary = f"{words.asset} {name} {words.now} {now} (peak {span.peak:.2f}), {level.name} for {lasted}"
+            now = f"{words.said(b[newest])} {measure} since {since}"
+            summary = (
+                f"{words.asset} {name} {words.now} {now} (peak {words.said(span.peak)}), {level.name} for {lasted}"
+            )
         else:
             lasted = duration((cleared_us - onset_us) // US)
-            upto = f"up to {span.peak:.2f} x its {rated:g} kVA from {since} to {clock(cleared_us)}"
+            upto = f"up to {words.said(span.peak)} {measure} from {since} to {clock(cleared_us)}"
             summary = f"{words.asset} {name} {words.once} {upto}, at worst {level.name}, over after {lasted}"
         evidence: dict[str, Any] = {
             "peak_b": round(span.peak, 4),

@@ -150,3 +150,13 @@ def test_without_levels_of_phases_nothing_is_counted_by_phase() -> None:
     assert rule.members.digest().tolist() != Overload(town(), PROFILE).members.digest().tolist(), (
         "so it is counted anew"
     )
+
+
+def test_what_is_told_says_what_is_measured() -> None:
+    rule = Overload(town((A, B, C)), PROFILE)
+    sent = [(slot, now_after(i + 1), 900, wh, 1) for i in range(4) for slot, wh in enumerate((9000, 8000, 4500))]
+    rule.observe(change(sent), now_after(4))
+    told = {v.rule: v.episodes[0].summary for v in rule.judge(now_after(4)) if v.episodes}
+    assert told["PHASE"].startswith("Transformer T0 carries on one phase 1.08 x a third of its 100 kVA since ")
+    assert told["UNBALANCE"].startswith("Transformer T0 unbalanced +25.0% beyond the limit of its winding since ")
+    assert "(peak +25.0%)" in told["UNBALANCE"]
