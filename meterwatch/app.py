@@ -44,6 +44,7 @@ from meterwatch.day_marks import DayMarks
 from meterwatch.delivery import Learnt
 from meterwatch.episodes import Verdict
 from meterwatch.errors import ConfigError, MeterwatchError, Overloaded, StorageUnavailable
+from meterwatch.estimated_loads import EstimatedLoads
 from meterwatch.estimation import Estimation
 from meterwatch.forecasts import Forecasts
 from meterwatch.gap_watch import GapWatch
@@ -251,12 +252,15 @@ async def _serving(
 
     pipeline = Pipeline(clock, list(writers), rules, record, history.last_acked, topology, metrics, registers)
     automatic = config.estimation.automatic
+    estimated_loads = EstimatedLoads(profile.overload)
     days = JudgedDays(
-        day_store, marks, pipeline.topology, clock, checks, metrics, lambda: pipeline.waiting_rows, estimates=automatic
-    )
+        day_store, marks, pipeline.topology, clock, checks, metrics, lambda: pipeline.waiting_rows,
+        estimates=automatic, estimated_loads=estimated_loads,
+    )  # fmt: skip
     estimation = Estimation(
         EstimateStore(pool), day_store, marks, pipeline.topology, clock, pipeline.submit, metrics,
         round(config.estimation.after_hours * 3600 * US), lambda: pipeline.waiting_rows,
+        estimated_loads=estimated_loads,
     )  # fmt: skip
     forecast_store = ForecastStore(pool, profile.overload.window_s)
     forecasts = Forecasts(

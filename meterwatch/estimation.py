@@ -25,7 +25,8 @@ from meterwatch.clock import Clock
 from meterwatch.day_marks import DayMarks
 from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.estimated_days import DayOf, differing, stored_of
-from meterwatch.local_days import LAST_DAY, day_of
+from meterwatch.estimated_loads import EstimatedLoads
+from meterwatch.local_days import LAST_DAY, day_of, day_starts_us
 from meterwatch.metrics import Metrics
 from meterwatch.quality import METHOD_MASK, METHOD_SHIFT, Method
 from meterwatch.topology import Topology
@@ -70,6 +71,7 @@ class Estimation:
         after_us: int = 0,
         waiting_rows: Callable[[], int] = lambda: 0,
         registers: RegisterReader = no_registers,
+        estimated_loads: EstimatedLoads | None = None,
     ) -> None:
         self._marks = marks
         self._days = days
@@ -81,6 +83,7 @@ class Estimation:
         self._after_us = after_us
         self._waiting_rows = waiting_rows
         self._registers = registers
+        self._estimated_loads = estimated_loads or EstimatedLoads()
         self._epoch, self._seq = secrets.randbits(62) + 1, 0
         self._one = asyncio.Lock()
 
@@ -134,7 +137,19 @@ class Estimation:
             if not dry_run:
                 for reads in found:
                     await self._write(reads)
+                await self._count(day, slots)
         return found
+
+    async def _count(self, day: int, slots: Slots) -> None:
+        """Loads of the transformers, also if nothing was written: a crash may have come after the writing."""
+        topology = self._topology()
+        slots = slots[slots < min(topology.slots, len(self._zones.zone_of))]
+        if not (len(slots) and 0 <= day < LAST_DAY):
+            return
+        zones = [self._zones.zones[number] for number in np.unique(self._zones.zone_of[slots]).tolist()]
+        from_us, to_us = (int(of(day_starts_us(zone)[day + n] for zone in zones)) for n, of in ((0, min), (1, max)))
+        async with self._days.step() as step:
+            await self._estimated_loads.count(step.connection, topology, slots, slots, from_us, to_us)
 
     def _parts(self, day: int, slots: Slots) -> list[DayOf]:
         """The meters by zone and interval length."""

@@ -23,9 +23,10 @@ from meterwatch.clock import US, Clock
 from meterwatch.day_marks import DayMarks
 from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.estimated_days import days_resting_on
+from meterwatch.estimated_loads import EstimatedLoads
 from meterwatch.local_days import LAST_DAY, day_of, day_starts_us
 from meterwatch.metrics import Metrics
-from meterwatch.quality import CHECK_OF, DAY_BITS, METHOD_MASK, Quality
+from meterwatch.quality import CHECK_OF, DAY_BITS, METHOD_MASK, ORIGIN_MASK, ORIGIN_SHIFT, Origin, Quality
 from meterwatch.topology import Topology
 from rules.balance import DayEnergy, imbalance
 from rules.day_checks import WEEKS, DayReads, DaySums, Events, MeterDays, Tail, judge, powerless
@@ -43,6 +44,7 @@ REST_SHARE: Final = 1.0
 BUSY_REST_S: Final = 2.0
 """And at least so long while more than BUSY_ROWS reads wait for the database: a tenth of one core."""
 BUSY_ROWS: Final = 20_000
+GUESSED: Final = [int(one) << ORIGIN_SHIFT for one in (Origin.SUBSTITUTED, Origin.ESTIMATED)]
 EVERY_SLOT: Final = 2**31 - 1
 Ints = NDArray[np.int64]
 Slots = NDArray[np.int32]
@@ -63,6 +65,7 @@ class JudgedDays:
         waiting_rows: Callable[[], int] = lambda: 0,
         *,
         estimates: bool = False,
+        estimated_loads: EstimatedLoads | None = None,
     ) -> None:
         self._store = store
         self._marks = marks
@@ -73,6 +76,7 @@ class JudgedDays:
         self._waiting_rows = waiting_rows
         self._estimates = estimates
         """Meter-days with gaps are marked for meterwatch.estimation."""
+        self._estimated_loads = estimated_loads or EstimatedLoads()
         self._passes: dict[str, Pass] = {}
         self._mode_lags = ModeLags()
 
@@ -182,7 +186,8 @@ class JudgedDays:
             return slots
         whole = (end_us - start_us) == (to_us - from_us)[serving]
         stored = await step.stored(slots, [day, day - 1, *(day - 7 * week for week in range(1, WEEKS + 1))])
-        columns = _sent(await step.reads(slots, start_us, end_us))
+        found = await step.reads(slots, start_us, end_us)
+        columns = _sent(found)
         events = await step.events(slots, start_us, end_us)
         shown = await step.registers(slots, start_us, end_us)
         days = self._meter_days(topology, day, slots, start_us, end_us, whole, stored)
@@ -199,6 +204,10 @@ class JudgedDays:
         await step.store_registers(day, slots, [slots[advanced.of], *_figures(advanced)])
         if self._estimates:
             await step.owe_estimates(slots, days_resting_on(day))
+        guessed = np.isin(found[3].astype(np.int32) & ORIGIN_MASK, GUESSED)
+        estimated = slots[np.unique(found[0][guessed].astype(np.intp))]
+        span = int(from_us.min()), int(to_us.max())
+        await self._estimated_loads.count(step.connection, topology, slots, estimated, *span)
         self._count(bits & ~reads.quality)
         was_wh, was_complete = np.full(len(slots), -1, np.int64), np.zeros(len(slots), np.bool_)
         mine = stored[1] == day

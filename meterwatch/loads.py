@@ -6,7 +6,7 @@ coverage is counted in weight-seconds: a member's contract power in watts times 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,8 @@ class LoadChange:
     """What lies before the ring of the rules is not judged yet: after a crash these batches are judged again."""
     judged: tuple[int, ...] = ()
     """Batches of earlier commits of which all is judged by now."""
+    marks: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Paid by the cells counted anew: of loads that an import of the registry made dirty."""
 
     def __bool__(self) -> bool:
-        return bool(len(self.counted) or len(self.added) or len(self.members) or self.judged)
+        return bool(len(self.counted) or len(self.added) or len(self.members) or len(self.marks) or self.judged)

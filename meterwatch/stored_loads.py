@@ -2,6 +2,7 @@
 
 The table of loads holds every evaluated batch, so it is the ring. Only this is summed up from stored reads:
   - the last 48 h of a transformer whose members changed since it was counted, or that never was (an older database),
+  - what is older, from the time on at which an import changed its members, CELLS_MAX cells at a start or an import,
   - the cells touched by batches that are stored and not evaluated.
 The next commit stores both. All is one snapshot, so such a batch must not be added once more: `restore` names them.
 """
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Final, NamedTuple
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from meterwatch.clock import US
@@ -20,14 +22,18 @@ from meterwatch.topology import Topology
 from rules.load import joined
 from rules.overload import Overload
 from storage.history import History
-from storage.loads import LoadView, Owed
+from storage.loads import LONGEST_US, Dirty, LoadView, Owed
 
 RING_US: Final = 48 * 3600 * US
 """How far back from the newest load the ring of the overload rule is filled."""
 LOOK_BACK_US: Final = 48 * 3600 * US
 """How far before the ring a transformer is followed that is not at rest where the ring begins. (ours)"""
 DAY_US: Final = 86_400 * US
+CELLS_MAX: Final = 500_000
+"""Cells before the ring that are counted again at once, 20 MB: 170 transformers for a month. The rest waits for the
+next start or import."""
 Ints = NDArray[np.int64]
+_log = structlog.get_logger(__name__)
 
 
 async def restore(
@@ -88,12 +94,42 @@ class _Restore:
         if len(stale):
             counted += [cells async for cells in self._count(stale, ring_us, to_us)]
         owed = await view.owed()
+        tail = ring_us // self._window_us
+        marks, dirty_from = self._dirty(await view.dirty(), tail)
+        moved = joined([cells async for cells in self._count_moved(dirty_from, ring_us)], self._n)
         touched = self._cells_of(*await view.touched(owed))
-        touched = touched.take(~np.isin(touched.transformer, stale) | (touched.window < ring_us // self._window_us))
-        counted.append(touched)
+        before = touched.window < tail
+        touched = touched.take(~np.isin(touched.transformer, stale) | before)
+        touched = touched.take((touched.window >= tail) | (touched.window < dirty_from[touched.transformer]))
+        counted += [moved, touched]
         counted += [cells async for cells in self._count_cells(touched)]
-        overload.recount(joined(counted, self._n), stale, touched)
+        overload.recount(joined(counted, self._n), stale, joined([touched, _emptied(moved)], self._n), marks)
         return owed
+
+    def _dirty(self, found: list[Dirty], tail: int) -> tuple[Ints, Ints]:
+        """Marks that are paid now; and by transformer the first window to be counted again, `tail` if none is."""
+        first = np.full(self._n, tail, np.int64)
+        paid: list[int] = []
+        for mark in found:
+            if mark.transformer < self._n:
+                window = min(tail, (mark.from_us - LONGEST_US) // self._window_us)
+                if int((tail - first).sum()) + tail - window > CELLS_MAX and paid:
+                    _log.warning("loads of moved meters wait for the next start", marks=len(found) - len(paid))
+                    break
+                first[mark.transformer] = min(window, first[mark.transformer])
+            paid.append(mark.mark_id)
+        return np.array(paid, np.int64), first
+
+    async def _count_moved(self, first: Ints, ring_us: int) -> AsyncIterator[Loads]:
+        """The cells from these windows to the ring anew, in parts to be added up; empty ones for what is stored."""
+        tail = ring_us // self._window_us
+        for day_us in range(int(first.min(initial=tail)) * self._window_us, tail * self._window_us, DAY_US):
+            until_us = min(day_us + DAY_US, tail * self._window_us)
+            mine = np.flatnonzero(first * self._window_us < until_us)
+            async for cells in self._view.loads(day_us, until_us, mine.tolist()):
+                yield _emptied(cells.take(cells.window >= first[cells.transformer]))
+            async for cells in self._count(mine, day_us, until_us):
+                yield cells.take(cells.window >= first[cells.transformer])
 
     async def _follow(self, onset_us: dict[int, int], digest: Ints, ring_us: int) -> None:
         """Take transformers from the onset of their alarm to the ring, in rising time; the ring goes with it."""
@@ -120,9 +156,9 @@ class _Restore:
 
     async def _count(self, transformers: Ints, from_us: int, to_us: int) -> AsyncIterator[Loads]:
         """Cells of these transformers with from_us < window end, window start < to_us, in parts to be added up."""
-        chosen = np.zeros(self._n + 1, np.bool_)  # the last one stands for none (-1)
+        chosen = np.zeros(self._n, np.bool_)
         chosen[transformers] = True
-        slots = np.flatnonzero(chosen[self._topology.member_of]).astype(np.int32)
+        slots = self._overload.members.slots_of(transformers)
         first, stop = from_us // self._window_us, -(-to_us // self._window_us)
         async for change in self._view.reads(slots, self._topology.slots, from_us, to_us):
             cells, _ = self._overload.members.cells(change)
@@ -130,7 +166,7 @@ class _Restore:
 
     def _cells_of(self, slot: Ints, end_us: Ints, interval_s: Ints) -> Loads:
         """The cells, empty, into which such reads fall."""
-        transformer = self._topology.member_of[slot].astype(np.int64)
+        transformer = self._overload.members.of(slot.astype(np.int32), end_us).astype(np.int64)
         mine = transformer >= 0
         transformer, end_us, interval_s = transformer[mine], end_us[mine], interval_s[mine]
         first = (end_us - interval_s.astype(np.int64) * US) // self._window_us

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.check_profile import MeterClass
+from meterwatch.moves import Moves
 from meterwatch.multipliers import Multipliers
 from meterwatch.names import Numbers
 
@@ -71,6 +72,8 @@ class Topology:
     """Of the instrument transformers, per slot, as last imported; left out: 1."""
     multipliers: Multipliers | None = None
     """The same over time; left out: as last imported, always."""
+    moves: Moves = field(default_factory=Moves.none)
+    """Where meters hung that did not always hang where they do now; left out: nobody ever moved."""
     head_end_zone: Sequence[str] = ()
     """IANA time zone of each head-end; its meters' days begin by it. Left out: UTC."""
     measures: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))

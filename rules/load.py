@@ -2,13 +2,13 @@
 
 A read is shared out over the windows it crosses: the energy of a part is that up to its end, rounded down, less that up
 to its start, so the parts add up to the read exactly. Estimated and substituted reads count neither as energy nor as
-coverage. Membership is that of the one Topology given.
+coverage. A read counts for the transformer that supplied the meter when its interval ended (Topology.moves).
 """
 
 from __future__ import annotations
 
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,15 @@ NEVER = int(np.iinfo(np.int64).max)
 Ints = NDArray[np.int64]
 
 
+class _Stays(NamedTuple):
+    """For which transformer a meter that moved counted from when to when. Arrays of equal length."""
+
+    slot: NDArray[np.int32]
+    transformer: NDArray[np.int32]
+    from_us: Ints
+    to_us: Ints
+
+
 class Members:
     """Who counts for which transformer, with what weight. Its own terminal measures them all and is none of them."""
 
@@ -39,6 +48,8 @@ class Members:
         self._topology = topology
         terminal = topology.witness == TERMINAL
         self._of = np.where(terminal, np.int32(-1), topology.member_of) if terminal.any() else topology.member_of
+        moves, self._moved = topology.moves, np.zeros(topology.slots if len(topology.moves) else 0, np.bool_)
+        self._moved[moves.slot[(topology.measures[moves.slot] < 0) & ~terminal[moves.slot]]] = True
         self._power_factor = assumed_power_factor
         self._varh_per_wh = sqrt(1 - assumed_power_factor**2) / assumed_power_factor
         contract = topology.contract_kw
@@ -48,7 +59,9 @@ class Members:
         """Per slot, see rules.phases.phase_of; None: nothing is counted by phase."""
         if phases_known_min is not None:
             self.phase = phase_of(topology, self._of, self._weight.astype(np.int64), phases_known_min)
-        self._installed_sorted, self._retired_sorted = _borders(topology.installed_us), _borders(topology.retired_us)
+        self._stays = self._stays_of_moved()
+        self._installed_sorted = _borders(np.concatenate((topology.installed_us, self._stays.from_us)))
+        self._retired_sorted = _borders(np.concatenate((topology.retired_us, self._stays.to_us)))
         self._expected: dict[tuple[int, int], Ints] = {}
 
     def count(self) -> Ints:
@@ -57,19 +70,67 @@ class Members:
         served = (self._of >= 0) & (tree.installed_us != NEVER)
         return np.bincount(self._of[served], minlength=self.transformers).astype(np.int64)
 
+    def of(self, slot: NDArray[np.int32], end_us: Ints) -> NDArray[np.int32]:
+        """The transformer for whose load a read of this meter counts that ends then; -1: for none."""
+        transformer: NDArray[np.int32] = self._of[slot]
+        if len(self._moved):
+            moved = np.flatnonzero(self._moved[slot])
+            if len(moved):
+                transformer[moved] = self._topology.moves.at(slot[moved], end_us[moved])
+        return transformer
+
+    def transformers_of(self, slot: NDArray[np.int32]) -> Ints:
+        """Transformers for which these meters count, or did once, ascending."""
+        found = self._of[slot]
+        if len(self._moved):
+            moves = self._topology.moves
+            found = np.concatenate((found, moves.transformer[self._moved[moves.slot] & np.isin(moves.slot, slot)]))
+        return np.unique(found[found >= 0]).astype(np.int64)
+
+    def slots_of(self, transformers: Ints) -> NDArray[np.int32]:
+        """Meters that count for these transformers, or did once, ascending."""
+        chosen = np.zeros(self.transformers + 1, np.bool_)  # the last one stands for none (-1)
+        chosen[transformers] = True
+        mine = chosen[self._of]
+        if len(self._moved):
+            moves = self._topology.moves
+            mine[moves.slot[chosen[moves.transformer] & self._moved[moves.slot]]] = True
+        return np.flatnonzero(mine).astype(np.int32)
+
+    def _stays_of_moved(self) -> _Stays:
+        tree, moves = self._topology, self._topology.moves
+        there = np.flatnonzero(self._moved[moves.slot]) if len(self._moved) else np.zeros(0, np.intp)
+        slot = moves.slot[there]
+        return _Stays(
+            slot,
+            moves.transformer[there],
+            np.maximum(tree.installed_us[slot], moves.from_us[there]),
+            np.minimum(tree.retired_us[slot], moves.to_us[there]),
+        )
+
+    def _never_moved(self) -> NDArray[np.bool_]:
+        """bool[slots]: counts for one transformer, for all its time."""
+        mine: NDArray[np.bool_] = self._of >= 0
+        return mine & ~self._moved if len(self._moved) else mine
+
     def digest(self) -> Ints:
         """Per transformer a number that changes with its members, their weights and terms, and the arithmetic."""
-        tree = self._topology
-        mine = np.flatnonzero(self._of >= 0)
-        mixed = np.zeros(len(mine), np.uint64)
-        columns: list[NDArray[Any]] = [mine, self._weight[mine], tree.installed_us[mine], tree.retired_us[mine]]
+        tree, moved, mine = self._topology, self._stays, np.flatnonzero(self._never_moved())
+        slot = np.concatenate((mine, moved.slot))
+        mixed = np.zeros(len(slot), np.uint64)
+        columns: list[NDArray[Any]] = [
+            slot,
+            self._weight[slot],
+            np.concatenate((tree.installed_us[mine], moved.from_us)),
+            np.concatenate((tree.retired_us[mine], moved.to_us)),
+        ]
         if self.phase is not None:
-            columns.append(self.phase[mine])
+            columns.append(self.phase[slot])
         for column in columns:
             mixed = _mix(mixed ^ column.astype(np.int64).view(np.uint64))
         profile = np.array([self.window_s, int(self._power_factor * 1e6)], np.uint64)
         total = np.full(self.transformers, _mix(profile).sum(), np.uint64)
-        np.add.at(total, self._of[mine], mixed)
+        np.add.at(total, np.concatenate((self._of[mine], moved.transformer)), mixed)
         return total.view(np.int64)
 
     def expected(self, window: int) -> Ints:
@@ -82,10 +143,13 @@ class Members:
         )
         row = self._expected.get(key)
         if row is None:
-            tree = self._topology
-            served = (self._of >= 0) & (tree.installed_us <= start_us) & (tree.retired_us >= end_us)
+            tree, moved = self._topology, self._stays
+            served = self._never_moved() & (tree.installed_us <= start_us) & (tree.retired_us >= end_us)
+            stayed = (moved.from_us <= start_us) & (moved.to_us >= end_us)
             row = np.zeros(self.transformers, np.int64)
-            np.add.at(row, self._of[served], self._weight[served].astype(np.int64) * self.window_s)
+            never = self._of[served], np.flatnonzero(served).astype(np.int32)
+            for of, slot in (never, (moved.transformer[stayed], moved.slot[stayed])):
+                np.add.at(row, of, self._weight[slot].astype(np.int64) * self.window_s)
             if len(self._expected) > EXPECTED_KEPT:
                 self._expected.clear()
             self._expected[key] = row
@@ -101,7 +165,7 @@ class Members:
 
     def cells(self, change: ReadChange) -> tuple[Loads, Ints]:
         """Sums per (transformer, window), and of each read that counts the window in which it ends."""
-        transformer = self._of[change.slot]
+        transformer = self.of(change.slot, change.end_us)
         origin = change.quality & ORIGIN_MASK
         counts = (transformer >= 0) & change.has_energy
         if origin.any():
@@ -152,7 +216,7 @@ class Members:
 
 
 EXPECTED_KEPT = 64
-"""Rows of expected weight-seconds kept: one for each stretch of time in which nobody is installed or retired."""
+"""Rows of expected weight-seconds kept: one for each stretch of time in which nobody comes, moves or goes."""
 
 
 def joined(cells: list[Loads], transformers: int) -> Loads:

@@ -93,6 +93,7 @@ class Overload:
         """Transformers whose cells of the ring were counted anew since they were saved."""
         self.heard: Callable[[Loads], None] = lambda _: None
         """Told of cells by rising window, of less time than the ring holds, before they are added and it moves."""
+        self._marks: Ints = np.zeros(0, np.int64)
 
     # The ring
 
@@ -260,13 +261,15 @@ class Overload:
             own = np.union1d(own, self._phases.restless(cells))
         return np.union1d(own, self._feeders.restless(cells, self.members.expected(int(cells.window[0]))))
 
-    def recount(self, cells: Loads, transformers: Ints, owed: Loads | None = None) -> None:
+    def recount(self, cells: Loads, transformers: Ints, owed: Loads | None = None, marks: Ints | None = None) -> None:
         """Set cells to what was counted anew in the stored reads; the next commit stores them so. Once, after a start.
 
-        transformers: those of which the whole ring was counted. owed: the cells touched by batches not evaluated.
+        transformers: those of which the whole ring was counted. owed: the cells touched by batches not evaluated, or
+        by a change of the registry. marks: what the commit pays by it.
         """
         self.restore(cells)
         self._counted, self._recounted = cells, transformers
+        self._marks = np.zeros(0, np.int64) if marks is None else marks
         if owed is not None and self._head >= 0:
             self._note_late(owed.take(owed.window < self.tail))
 
@@ -313,7 +316,8 @@ class Overload:
         digest = self.members.digest()[self._recounted] if len(self._recounted) else self._recounted
         expected_counted, expected_added = self.members.expected_of(counted), self.members.expected_of(added)
         window_s = self._profile.window_s
-        return LoadChange(window_s, counted, expected_counted, added, expected_added, self._recounted, digest)
+        columns = (counted, expected_counted, added, expected_added, self._recounted, digest)
+        return LoadChange(window_s, *columns, marks=self._marks)
 
     @property
     def scattered(self) -> bool:
@@ -325,7 +329,7 @@ class Overload:
     def saved(self) -> None:
         """What `unsaved()` said is stored."""
         self._added, self._added_cells, self._added_reads, self._full = [], 0, 0, False
-        self._counted, self._recounted = Loads.none(), np.zeros(0, np.int64)
+        self._counted, self._recounted, self._marks = Loads.none(), np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def _rings(self, cells: Loads) -> tuple[tuple[Ints, Ints], ...]:
         rings = (self._wh, self._varh, self._covered)

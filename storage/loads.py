@@ -66,6 +66,9 @@ _MEMBERS: Final = """
 INSERT INTO transformer_members (transformer_id, digest) SELECT * FROM unnest(%s, %s)
 ON CONFLICT (transformer_id) DO UPDATE SET digest = EXCLUDED.digest"""
 
+_PAID: Final = "DELETE FROM transformer_loads_dirty WHERE mark_id = ANY(%s)"
+_DIRTY: Final = "SELECT mark_id, transformer_id, from_at FROM transformer_loads_dirty ORDER BY mark_id"
+
 _MARK: Final = "UPDATE batches SET evaluated = true WHERE batch_id = ANY(%s) AND NOT evaluated"
 _MARK_OWING: Final = f"""
 WITH marked AS ({_MARK} RETURNING batch_id, first_end, last_end, received_at), owing AS (
@@ -131,7 +134,7 @@ async def _count(cursor: psycopg.AsyncCursor[Any], query: LiteralString, values:
 
 
 async def store_loads(cursor: psycopg.AsyncCursor[Any], change: LoadChange) -> None:
-    """Write counted cells, then added ones, and with which members the counted ones were counted."""
+    """Write counted cells, then added ones, and with which members the counted ones were counted; pay the marks."""
     for query, with_phases, cells, expected in (
         (_COUNTED, _COUNTED_PHASES, change.counted, change.expected_counted),
         (_ADDED, _ADDED_PHASES, change.added, change.expected_added),
@@ -147,6 +150,8 @@ async def store_loads(cursor: psycopg.AsyncCursor[Any], change: LoadChange) -> N
             )
     if len(change.members):
         await cursor.execute(_MEMBERS, (integers(change.members.astype(np.int32)), bigints(change.digest)))
+    if len(change.marks):
+        await cursor.execute(_PAID, (bigints(change.marks),))
 
 
 class Owed(NamedTuple):
@@ -157,6 +162,14 @@ class Owed(NamedTuple):
     first_end_us: int
     last_end_us: int
     received_us: int
+
+
+class Dirty(NamedTuple):
+    """A transformer whose members of that time on were changed by an import."""
+
+    mark_id: int
+    transformer: int
+    from_us: int
 
 
 class LoadView:
@@ -191,6 +204,11 @@ class LoadView:
         found = np.zeros(transformers, np.int64)
         found[at] = digest
         return found
+
+    async def dirty(self) -> list[Dirty]:
+        """Marks of imports that are not paid, oldest first."""
+        cursor = await self._connection.execute(_DIRTY)
+        return [Dirty(mark, transformer, micros(at)) for mark, transformer, at in await cursor.fetchall()]
 
     async def newest_end_us(self, before_us: int) -> int:
         """End of the newest window with a read that counts, at most before_us; 0: none."""

@@ -206,6 +206,11 @@ class DayStep:
         dates = [as_date(day) for day in days]
         await self._connection.execute(_OWE_ESTIMATES, (integers(slots), dates, min(dates), max(dates)))
 
+    @property
+    def connection(self) -> psycopg.AsyncConnection[Any]:
+        """Of the transaction: for what else belongs to the step."""
+        return self._connection
+
     async def passed(self, zone: str, now: Pass) -> None:
         """Remember how far a zone has come."""
         await self._connection.execute(

@@ -257,6 +257,8 @@ async def _move(
                 for file, line, asset, since in late
             ]
         )
+    if membership.table == "meter_transformers":
+        await run(_LOADS_DIRTY, at, at)
     await run(
         "UPDATE {table} t SET {assign} FROM moved m WHERE NOT m.none AND t.{owner} = m.id"
         " AND t.valid_from = m.open_from AND m.open_from >= %s",
@@ -282,6 +284,23 @@ async def _move(
     )
     await run("INSERT INTO touched SELECT id FROM moved")
     await run("DROP TABLE moved")
+
+
+_LOADS_DIRTY: Final[LiteralString] = """
+WITH since AS (
+    SELECT m.id, m.transformer_id, greatest(
+        CASE WHEN m.open_from >= %s THEN m.open_from WHEN m.open_from IS NULL AND m.ended IS NULL THEN m.first_from
+             ELSE %s END, (SELECT min(end_at) FROM read_stamps)) AS from_at
+    FROM moved m JOIN staged s ON s.id = m.id WHERE NOT s.added)
+INSERT INTO transformer_loads_dirty (transformer_id, from_at)
+SELECT transformer_id, min(from_at) FROM (
+    SELECT transformer_id, from_at FROM since WHERE transformer_id IS NOT NULL
+    UNION ALL
+    SELECT t.transformer_id, s.from_at
+    FROM since s JOIN meter_transformers t ON t.slot = s.id AND t.valid_to = 'infinity'
+) AS changed GROUP BY transformer_id"""
+"""Whose loads a change of meters that are there already makes others, the transformer left and the one entered, and
+from when on."""
 
 
 def _row_of(alias: LiteralString, columns: Sequence[LiteralString]) -> sql.Composable:

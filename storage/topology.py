@@ -13,6 +13,7 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
+from meterwatch.moves import Moves
 from meterwatch.multipliers import Multipliers
 from meterwatch.names import Names, Numbers
 from meterwatch.topology import WITNESS_OF, Topology
@@ -60,6 +61,10 @@ _THERMAL: Final = """
 SELECT transformer, oil_rise_k, hot_spot_rise_k, loss_ratio, oil_exponent, winding_exponent, oil_time_constant_s,
        winding_time_constant_s
 FROM transformer_thermal JOIN transformers USING (transformer)"""
+_MOVES = """
+SELECT array_agg(slot ORDER BY slot, valid_from), array_agg(transformer_id ORDER BY slot, valid_from),
+       array_agg(valid_from ORDER BY slot, valid_from), array_agg(valid_to ORDER BY slot, valid_from)
+FROM meter_transformers WHERE slot IN (SELECT slot FROM meter_transformers WHERE valid_to <> 'infinity')"""
 _TRANSFORMERS = """
 SELECT array_agg(t.transformer_id), array_agg(coalesce(tf.feeder_id, -1)), array_agg(t.rated_kva) FROM transformers t
 LEFT JOIN transformer_feeders tf ON tf.transformer_id = t.transformer_id
@@ -122,6 +127,7 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
         multiplier=_frozen(meters.multiplier),
         measures=_frozen(meters.measures),
         multipliers=await _multipliers(connection),
+        moves=await _moves(connection),
         witness=_frozen(meters.witness),
         head_end_zone=_placed_names(head_end_rows, _count(head_end_rows), 3),
         terminal_type=_frozen(meters.terminal_type),
@@ -221,6 +227,11 @@ async def _multipliers(connection: psycopg.AsyncConnection[Any]) -> Multipliers:
     return Multipliers(
         slot.astype(np.int32), from_us.astype(np.int64), to_us.astype(np.int64), value.astype(np.float32)
     )
+
+
+async def _moves(connection: psycopg.AsyncConnection[Any]) -> Moves:
+    [[slot, transformer, from_us, to_us]] = await fetch_columns(connection, _MOVES, {})
+    return Moves(slot.astype(np.int32), transformer.astype(np.int32), from_us.astype(np.int64), to_us.astype(np.int64))
 
 
 async def _slots(connection: psycopg.AsyncConnection[Any]) -> int:

@@ -190,6 +190,7 @@ class Upkeep:
             ("read_versions", keep.reads_days),
             ("events", keep.events_days),
             ("transformer_loads", keep.loads_days),
+            ("transformer_load_estimates", keep.loads_days),
             ("meter_days", keep.meter_days),
             ("register_reads", keep.reads_days),
             ("register_versions", keep.reads_days),
