@@ -21,16 +21,16 @@ import structlog
 from numpy.typing import NDArray
 
 from meterwatch.batch import Batch, Reads, Rejects, Stored
-from meterwatch.clock import Clock
+from meterwatch.clock import US, Clock
 from meterwatch.day_marks import DayMarks
 from meterwatch.errors import Overloaded, StorageUnavailable
-from meterwatch.estimated_days import DayOf, differing, stored_of
+from meterwatch.estimated_days import DayOf, differing, ends_of, stored_of
 from meterwatch.estimated_loads import EstimatedLoads
 from meterwatch.local_days import LAST_DAY, day_of, day_starts_us
 from meterwatch.metrics import Metrics
 from meterwatch.quality import METHOD_MASK, METHOD_SHIFT, Method
+from meterwatch.register_spans import counted
 from meterwatch.topology import Topology
-from rules.estimation import Registers
 from storage.estimates import EstimateStore
 from storage.meter_days import DayStore
 
@@ -47,13 +47,7 @@ BUSY_ROWS: Final = 20_000
 """More reads than this wait for the database: rest at least BUSY_REST_S."""
 EVER: Final = (0, int(np.iinfo(np.int64).max))
 Slots = NDArray[np.int32]
-RegisterReader = Callable[[DayOf], Awaitable[Registers]]
 _log = structlog.get_logger(__name__)
-
-
-async def no_registers(day: DayOf) -> Registers:
-    """Nothing is known of registers; whoever stores their reads gives another function."""
-    return Registers.none()
 
 
 class Estimation:
@@ -70,7 +64,6 @@ class Estimation:
         metrics: Metrics,
         after_us: int = 0,
         waiting_rows: Callable[[], int] = lambda: 0,
-        registers: RegisterReader = no_registers,
         estimated_loads: EstimatedLoads | None = None,
     ) -> None:
         self._marks = marks
@@ -82,7 +75,6 @@ class Estimation:
         self._metrics = metrics
         self._after_us = after_us
         self._waiting_rows = waiting_rows
-        self._registers = registers
         self._estimated_loads = estimated_loads or EstimatedLoads()
         self._epoch, self._seq = secrets.randbits(62) + 1, 0
         self._one = asyncio.Lock()
@@ -173,7 +165,9 @@ class Estimation:
         async with self._days.step() as step:
             columns = [await step.reads(day.slots, *one) for one in spans]
             events = await step.events(day.slots, *spans[0])
-        registers = await self._registers(day)
+            ends_us = ends_of(day)
+            shown = await step.registers(day.slots, each(int(ends_us[0]) - day.interval_s * US), each(int(ends_us[-1])))
+        registers = counted(day, shown, self._topology().multiplier[day.slots])
         return await asyncio.to_thread(differing, day, stored_of(columns), events, registers, span)
 
     async def _write(self, reads: Reads) -> None:

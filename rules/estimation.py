@@ -4,8 +4,8 @@ For each missing interval the first rung that applies (docs/semantics.md, Estima
 
     OUTAGE      the meter told that it was without supply for the whole interval: no energy
     LINEAR      a gap of at most 2 h between two reads: on the line between them
-    REGISTER    the register's count over a span is known: what the other intervals of the span leave of it, shared out
-                over the missing ones like the like days, or evenly where those say nothing
+    REGISTER    the register's count over a span is known, and finely enough: what the other intervals of the span leave
+                of it, shared out over the missing ones like the like days, or evenly where those say nothing
     LIKE_DAYS   the mean of the same time on 3 to 5 like days
     -           stays missing
 
@@ -32,6 +32,9 @@ LIKE_DAYS_MAX: Final = 5
 """Values a mean is made of. (std practice)"""
 OUTAGE_US_MAX: Final = 72 * 3600 * US
 """A power failure that nobody ended is believed so long. (std practice)"""
+STEP_SHARE_MAX: Final = 0.1
+"""A display's step is at most this share of what the missing intervals of a span have at its mean: what is left of a
+coarser count is its rounding. (ours)"""
 ABSENT: Final = -1
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -49,11 +52,13 @@ class Registers(NamedTuple):
     import_wh: Ints
     """ABSENT: not known; so for export."""
     export_wh: Ints
+    step_wh: NDArray[np.float64]
+    """What the display shows least, primary Wh."""
 
     @classmethod
     def none(cls) -> Registers:
         ids, energy = np.zeros(0, np.intp), np.zeros(0, np.int64)
-        return cls(ids, ids, ids, energy, energy)
+        return cls(ids, ids, ids, energy, energy, np.zeros(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,18 +170,21 @@ def by_register(registers: Registers, span_wh: Ints, known: Ints, open_: Mask, l
     """int64[m, t]: what is left of each span's count, over its open intervals; ABSENT elsewhere.
 
     known: int64[m, t] energy of the others; a span in which one is not known says nothing, nor does one with less than
-    nothing left. The shape is the mean of the like days there are (one is enough), if every open interval has one.
+    nothing left, or of a display that is too coarse (STEP_SHARE_MAX). The shape is the mean of the like days there are
+    (one is enough), if every open interval has one.
     """
     values = np.full(known.shape, ABSENT, np.int64)
     there = like >= 0
     usual = np.where(there, like, 0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
     shaped: Mask = np.any(there, axis=1)
-    columns = (registers.row, registers.first, registers.last, span_wh)
-    for row, first, last, wh in zip(*(column.tolist() for column in columns), strict=True):  # spans, not reads
+    columns = (registers.row, registers.first, registers.last, span_wh, registers.step_wh)
+    for row, first, last, wh, step_wh in zip(*(column.tolist() for column in columns), strict=True):  # spans, not reads
         span = slice(first, last + 1)
         mine, others = open_[row, span], known[row, span][~open_[row, span]]
         left = wh - int(others.sum())
         if wh < 0 or not mine.any() or (others < 0).any() or left < 0:
+            continue
+        if step_wh > STEP_SHARE_MAX * wh * np.count_nonzero(mine) / len(mine):
             continue
         shape = usual[row, span][mine]
         if not shaped[row, span][mine].all() or shape.sum() == 0:

@@ -78,7 +78,7 @@ def day_counts(day: DayOf) -> Registers:
     inside = np.flatnonzero((ends_of(day) > start_us) & (ends_of(day) <= end_us))
     rows = np.arange(len(day.slots))
     first, last = np.full(len(rows), inside[0]), np.full(len(rows), inside[-1])
-    return Registers(rows, first, last, TRUTH[day.day], np.full(len(rows), ABSENT))
+    return Registers(rows, first, last, TRUTH[day.day], np.full(len(rows), ABSENT), np.zeros(len(rows)))
 
 
 @pytest.mark.parametrize("registers", [False, True], ids=["intervals", "with-registers"])

@@ -45,7 +45,7 @@ def gaps(meters: list[Meter], interval_s: int = STEP_S) -> Gaps:
             np.array([m.sent for m in meters], np.int64), np.array([m.like for m in meters], np.int64).reshape(shape)
         ),
         nothing,
-        Registers(columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3], absent),
+        Registers(columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3], absent, np.zeros(len(spans))),
     )
 
 
