@@ -32,6 +32,7 @@ from rules.balance import DayEnergy, imbalance
 from rules.day_checks import WEEKS, DayReads, DaySums, Events, MeterDays, Tail, judge, powerless
 from rules.drift import ModeLags, drifting, lags
 from rules.register_checks import DayRegisters, RegisterSums, judge_registers
+from storage.clocks import newest_lags
 from storage.meter_days import DayStep, DayStore, Pass
 
 SLOTS_PER_STEP: Final = 1_000
@@ -45,6 +46,8 @@ BUSY_REST_S: Final = 2.0
 """And at least so long while more than BUSY_ROWS reads wait for the database: a tenth of one core."""
 BUSY_ROWS: Final = 20_000
 GUESSED: Final = [int(one) << ORIGIN_SHIFT for one in (Origin.SUBSTITUTED, Origin.ESTIMATED)]
+PEERS_AT_START: Final = 200_000
+"""Meters whose newest lags are read after a start: all that is remembered of 100 ways of being reached."""
 EVERY_SLOT: Final = 2**31 - 1
 Ints = NDArray[np.int64]
 Slots = NDArray[np.int32]
@@ -78,7 +81,7 @@ class JudgedDays:
         """Meter-days with gaps are marked for meterwatch.estimation."""
         self._estimated_loads = estimated_loads or EstimatedLoads()
         self._passes: dict[str, Pass] = {}
-        self._mode_lags = ModeLags()
+        self._mode_lags: ModeLags | None = None
 
     async def start(self) -> None:
         """Know how far the passes have come, and mark what a crash left unevaluated. Before anything is evaluated."""
@@ -232,9 +235,15 @@ class JudgedDays:
         usable = reads.measured & (columns[4] == 1)
         lag_s, samples = lags(reads.of[usable], reads.end_us[usable], columns[9][usable], len(slots))
         known = np.flatnonzero(samples >= days.limit("drift_samples"))
-        way = topology.head_end_of[slots].astype(np.int64) * len(topology.comm_modes) + topology.comm_mode[slots]
+        way = _ways(topology, slots)
+        if self._mode_lags is None:
+            self._mode_lags = ModeLags()
+            peers, peers_lag_s = await newest_lags(step.connection, PEERS_AT_START)
+            mine = peers < topology.slots
+            self._mode_lags.learn(_ways(topology, peers[mine]), peers[mine], peers_lag_s[mine])
         if learn:  # once a day and meter: who is corrected often is no majority
-            self._mode_lags.learn(way[known], lag_s[known])
+            stored_s = lag_s[known].astype(np.float32).astype(np.float64)  # as it is read again after a restart
+            self._mode_lags.learn(way[known], slots[known], stored_s)
         usual_s, scatter_s = self._mode_lags.usual(way, int(days.limit("drift_peers").max()))
         drift_s = lag_s - usual_s
         found = drifting(drift_s, scatter_s, days.limit("drift_s"), days.limit("drift_scatters"))
@@ -304,6 +313,12 @@ class JudgedDays:
         for bit, check in CHECK_OF.items():
             if bit & DAY_BITS:
                 self._metrics.check_findings.labels(check).inc(int(np.count_nonzero(fresh & bit)))
+
+
+def _ways(topology: Topology, slots: Slots) -> Ints:
+    """How these meters are reached: a number per head-end and communication mode."""
+    ways: Ints = topology.head_end_of[slots].astype(np.int64) * len(topology.comm_modes) + topology.comm_mode[slots]
+    return ways
 
 
 def _sent(columns: list[NDArray[Any]]) -> list[NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""Registry files: five kinds of CSV into typed rows, with every error of every file in one list.
+"""Registry files: eight kinds of CSV into typed rows, with every error of every file in one list.
 
 A file is UTF-8 (a byte order mark and CRLF are fine), separated by commas, with a header row that names exactly the
 columns of its kind in any order. An optional value may be empty and then takes its default. A row with an error makes
@@ -16,7 +16,17 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Final, NamedTuple
 
-from meterwatch.registry_values import day, identifier, interval, phases, positive, text_value, time_zone, whole
+from meterwatch.registry_values import (
+    day,
+    identifier,
+    instant,
+    interval,
+    phases,
+    positive,
+    text_value,
+    time_zone,
+    whole,
+)
 
 PROBLEMS_MAX: Final = 200
 INSTALLED_DEFAULT: Final = date(2000, 1, 1)
@@ -102,7 +112,15 @@ class ThermalNumbers(NamedTuple):
     winding_time_constant_s: float | None
 
 
-Row = HeadEnd | Feeder | Transformer | Concentrator | Meter | Registers | CheckMeter | ThermalNumbers
+class ServiceTimes(NamedTuple):
+    """From when to when a meter is in service, to the second."""
+
+    meter: str
+    installed_at: str | None
+    retired_at: str | None
+
+
+Row = HeadEnd | Feeder | Transformer | Concentrator | Meter | Registers | CheckMeter | ThermalNumbers | ServiceTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +253,15 @@ KINDS: Final[dict[str, Kind]] = {
             **{name: _Column(positive) for name in ThermalNumbers._fields[1:]},
         },
         {"transformer": "transformers"},
+    ),
+    "service_times": Kind(
+        ServiceTimes,
+        {
+            "meter": _Column(identifier, required=True),
+            "installed_at": _Column(instant),
+            "retired_at": _Column(instant),
+        },
+        {"meter": "meters"},
     ),
 }
 """In the order in which they refer to each other."""

@@ -11,7 +11,7 @@ import math
 import re
 import zoneinfo
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Final
 
 from meterwatch.channels import INTERVALS_S
@@ -91,3 +91,17 @@ def day(text: str) -> date:
     if found is None or not 1900 <= found.year <= 2199:
         raise ValueError("a date as YYYY-MM-DD from 1900 to 2199 was expected; correct the date")
     return found
+
+
+def instant(text: str) -> str:
+    """The moment as the database takes it; a date is its midnight in UTC."""
+    try:
+        found = datetime.fromisoformat(f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None or not 1900 <= found.year <= 2199:
+        raise ValueError(
+            "a date, or a time with its zone such as 2026-03-05T10:30:00+01:00, from 1900 to 2199 was expected;"
+            " correct the time"
+        )
+    return found.astimezone(UTC).isoformat()

@@ -57,22 +57,28 @@ def _ordered(of: NDArray[np.intp], received_us: Ints, end_us: Ints) -> bool:
 
 
 class ModeLags:
-    """The lags of meters by how they are reached: of each way the last PEERS_KEPT learnt."""
+    """The newest lag of each meter, by how they are reached: of each way the last PEERS_KEPT learnt.
+
+    What is known is a function of the newest day of each meter, so a restart learns it again from what is stored.
+    """
 
     def __init__(self) -> None:
-        self._kept: dict[int, Floats] = {}
+        self._kept: dict[int, tuple[NDArray[np.int32], Floats]] = {}
 
-    def learn(self, way: Ints, lag_s: Floats) -> None:
-        """Lags of some meters, by number of the way in which each is reached."""
+    def learn(self, way: Ints, slot: NDArray[np.int32], lag_s: Floats) -> None:
+        """Lags of some meters, by number of the way in which each is reached; none of them twice."""
         for one in np.unique(way).tolist():
-            mine = np.concatenate((self._kept.get(one, np.zeros(0)), lag_s[way == one]))
-            self._kept[one] = mine[-PEERS_KEPT:]
+            mine = way == one
+            slots, lags_s = self._kept.get(one, (np.zeros(0, np.int32), np.zeros(0)))
+            other = ~np.isin(slots, slot[mine])
+            slots, lags_s = np.concatenate((slots[other], slot[mine])), np.concatenate((lags_s[other], lag_s[mine]))
+            self._kept[one] = slots[-PEERS_KEPT:], lags_s[-PEERS_KEPT:]
 
     def usual(self, way: Ints, peers_min: int) -> tuple[Floats, Floats]:
         """Median lag of the peers of each meter and the median deviation from it, s; NaN: too few are known."""
         usual_s, scatter_s = np.full(len(way), np.nan), np.full(len(way), np.nan)
         for one in np.unique(way).tolist():
-            peers = self._kept.get(one, np.zeros(0))
+            _, peers = self._kept.get(one, (None, np.zeros(0)))
             if len(peers) >= peers_min:
                 median = np.median(peers)
                 usual_s[way == one] = median

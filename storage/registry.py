@@ -77,6 +77,7 @@ class RegistryStore:
                         for kind in KINDS:
                             if kind in parsed.kinds:
                                 outcome.counts[kind] = await _merge(connection, kind, parsed, valid_from_us)
+                        await _refuse_no_service(connection, parsed)
                 except _ImportRefused as refused:
                     return Imported(problems=refused.problems)
                 if not dry_run:
@@ -154,6 +155,25 @@ def _report_missing(parsed: Parsed, missing: dict[str, set[str]]) -> None:
                 if name in unknown:
                     message = f"{column} {name!r} arrived; one in {target} or in the registry was expected"
                     parsed.report(file, line, f"{message}; add it to {target}, or correct the name")
+
+
+async def _refuse_no_service(connection: psycopg.AsyncConnection[Any], parsed: Parsed) -> None:
+    """Refuse meters that would be retired before they are installed."""
+    if not {"meters", "service_times"} & set(parsed.kinds):
+        return
+    cursor = await connection.execute(
+        "SELECT meter, installed_at, retired_at FROM meters WHERE retired_at <= installed_at ORDER BY meter LIMIT 200"
+    )
+    problems = [
+        Problem(
+            *(parsed.named["service_times"].get(meter) or parsed.named["meters"].get(meter) or ("meters", 1)),
+            f"meter {meter!r} would be in service from {installed.isoformat()} to {retired.isoformat()}; an end after"
+            " the beginning was expected; correct installed_at, retired_at or installed_on",
+        )
+        for meter, installed, retired in await cursor.fetchall()
+    ]
+    if problems:
+        raise _ImportRefused(problems)
 
 
 async def _merge(connection: psycopg.AsyncConnection[Any], kind: str, parsed: Parsed, valid_from_us: int) -> Count:

@@ -71,10 +71,13 @@ MERGES: Final[dict[str, Merge]] = {
         "slot",
         "meter",
         "meter text, transformer text, phases text, nominal_v real, rated_a real, contract_kw real, multiplier real,"
-        " interval_s integer, installed_at timestamptz, terminal_type text, comm_mode text, concentrator text,"
+        " interval_s integer, installed_on timestamptz, terminal_type text, comm_mode text, concentrator text,"
         " head_end text",
-        "SELECT a.*, t.transformer_id, c.concentrator_id, h.head_end_id FROM arrived a"
-        " LEFT JOIN transformers t USING (transformer) LEFT JOIN concentrators c USING (concentrator)"
+        "SELECT a.*, t.transformer_id, c.concentrator_id, h.head_end_id,"
+        " CASE WHEN date_trunc('day', m.installed_at, 'UTC') = a.installed_on THEN m.installed_at"
+        " ELSE a.installed_on END AS installed_at"  # service_times may know the hour of that day
+        " FROM arrived a LEFT JOIN meters m USING (meter) LEFT JOIN transformers t USING (transformer)"
+        " LEFT JOIN concentrators c USING (concentrator)"
         " LEFT JOIN head_ends h ON h.head_end = a.head_end",
         (
             "phases",
@@ -121,6 +124,15 @@ MERGES: Final[dict[str, Merge]] = {
             "oil_time_constant_s",
             "winding_time_constant_s",
         ),
+    ),
+    "service_times": Merge(
+        "meters",
+        "slot",
+        "meter",
+        "meter text, installed timestamptz, retired timestamptz",
+        "SELECT a.*, coalesce(a.installed, m.installed_at) AS installed_at,"
+        " coalesce(a.retired, 'infinity') AS retired_at FROM arrived a JOIN meters m USING (meter)",
+        ("installed_at", "retired_at"),
     ),
 }
 

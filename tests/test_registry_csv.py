@@ -91,3 +91,20 @@ def test_all_errors_of_a_row_and_of_all_files_are_reported() -> None:
 
 def test_at_most_200_problems_are_kept() -> None:
     assert len(problems("feeders", FEEDERS + "F1,,,x\n" * 500)) == PROBLEMS_MAX
+
+
+@pytest.mark.parametrize(
+    ("cell", "stored"),
+    [
+        ("2026-03-05", "2026-03-05T00:00:00+00:00"),
+        ("2026-03-05T10:30:00+01:00", "2026-03-05T09:30:00+00:00"),
+        ("2026-03-05 10:30Z", "2026-03-05T10:30:00+00:00"),
+        ("2026-03-05T10:30:00", None),
+        ("noon", None),
+        ("1899-12-31", None),
+    ],
+)
+def test_a_time_of_service_needs_its_zone(cell: str, stored: str | None) -> None:
+    parsed = parse([RegistryCsv("service_times", "s.csv", f"meter,installed_at,retired_at\nM,,{cell}\n".encode())])
+    assert [row.retired_at for row in parsed.rows["service_times"]] == ([stored] if stored else [])  # type: ignore[union-attr]
+    assert len(parsed.problems) == (stored is None)

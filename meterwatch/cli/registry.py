@@ -20,15 +20,9 @@ from meterwatch.errors import Rejected
 app = typer.Typer(no_args_is_help=True)
 
 KINDS: Final = (
-    "feeders",
-    "transformers",
-    "head_ends",
-    "concentrators",
-    "meters",
-    "registers",
-    "check_meters",
-    "thermal",
-)
+    "feeders", "transformers", "head_ends", "concentrators", "meters", "registers", "check_meters", "thermal",
+    "service_times",
+)  # fmt: skip
 """File names, and the order in which they build on each other."""
 UNASSIGNED: Final = "UNASSIGNED"
 """Transformer of meters registered on the fly: rated so high that it never looks overloaded."""

@@ -60,3 +60,23 @@ async def test_a_clock_that_is_off_is_found_and_catching_up_is_none(dsn: str) ->
             (20, last_us): DRIFTING, (21, last_us): DRIFTING
         }  # fmt: skip
         assert world.metrics.registry.get_sample_value("meterwatch_check_findings_total", {"check": "V10"}) == 2
+
+
+async def test_the_peers_are_known_again_after_a_restart(dsn: str) -> None:
+    """A day that changes after a restart is judged by the same peers: what was found stays, with its figures."""
+    async with plant(dsn, DAY) as world:
+        world.sql(MORE)
+        await world.start()
+        await live(world, range(96))
+        world.clock.resume(us(DAY) + 26 * HOUR_US)
+        await world.judge()
+        clocks = "SELECT slot, lag_s, usual_lag_s, drift_s FROM meter_clocks ORDER BY slot"
+        before, words = world.sql(clocks), world.words()
+        await world.start()
+        await world.send([(slot, us(DAY) + 900 * US, 77) for slot in range(METERS)])
+        await world.judge()
+        assert world.sql(clocks) == before
+        assert {row[2] for row in before} == {30.0}
+        assert {at for at, word in world.words().items() if word & DRIFTING} == {
+            at for at, word in words.items() if word & DRIFTING
+        }

@@ -75,7 +75,8 @@ def test_60_seconds_off_the_peers_is_none_and_more_is_a_drift_unless_the_peers_s
 
 def test_peers_are_those_who_are_reached_in_the_same_way_and_a_few_are_none() -> None:
     known = ModeLags()
-    known.learn(np.array([7] * 20 + [8] * 19), np.array([*range(100, 120), *[5.0] * 19], np.float64))
+    slots = np.arange(39, dtype=np.int32)
+    known.learn(np.array([7] * 20 + [8] * 19), slots, np.array([*range(100, 120), *[5.0] * 19], np.float64))
     usual_s, scatter_s = known.usual(np.array([7, 8, 9]), 20)
     assert (usual_s[0], scatter_s[0]) == (109.5, 5.0)
     assert np.isnan([*usual_s[1:], *scatter_s[1:]]).all()
@@ -85,9 +86,17 @@ def test_what_is_remembered_of_a_way_is_bounded_and_the_newest(monkeypatch: pyte
     monkeypatch.setattr(drift, "PEERS_KEPT", 3)
     known = ModeLags()
     for lag_s in range(10):
-        known.learn(np.array([1]), np.array([float(lag_s)]))
+        known.learn(np.array([1]), np.array([lag_s], np.int32), np.array([float(lag_s)]))
     assert known.usual(np.array([1]), 3)[0].tolist() == [8.0]
     assert np.isnan(known.usual(np.array([1]), 4)[0]).all()
+
+
+def test_a_meter_is_one_peer_with_its_newest_lag() -> None:
+    known = ModeLags()
+    for lag_s in (5.0, 9.0):
+        known.learn(np.array([1, 1]), np.array([3, 4], np.int32), np.array([lag_s, lag_s]))
+    assert known.usual(np.array([1]), 2)[0].tolist() == [9.0]
+    assert np.isnan(known.usual(np.array([1]), 3)[0]).all()
 
 
 reads = st.lists(
