@@ -317,7 +317,7 @@ class Overload:
         expected_counted, expected_added = self.members.expected_of(counted), self.members.expected_of(added)
         window_s = self._profile.window_s
         columns = (counted, expected_counted, added, expected_added, self._recounted, digest)
-        return LoadChange(window_s, *columns, marks=self._marks)
+        return LoadChange(window_s, *columns, marks=self._marks[:0] if len(self.late()[0]) else self._marks)
 
     @property
     def scattered(self) -> bool:
@@ -329,7 +329,9 @@ class Overload:
     def saved(self) -> None:
         """What `unsaved()` said is stored."""
         self._added, self._added_cells, self._added_reads, self._full = [], 0, 0, False
-        self._counted, self._recounted, self._marks = Loads.none(), np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self._counted, self._recounted = Loads.none(), np.zeros(0, np.int64)
+        if not len(self.late()[0]):  # else a crash before the past is judged is to count and judge it again
+            self._marks = self._marks[:0]
 
     def _rings(self, cells: Loads) -> tuple[tuple[Ints, Ints], ...]:
         rings = (self._wh, self._varh, self._covered)
