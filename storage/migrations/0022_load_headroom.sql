@@ -10,8 +10,21 @@ CREATE OR REPLACE VIEW transformer_load_curve AS
 SELECT t.transformer, l.window_end, t.rated_kva, l.wh / 250.0 AS kw, sqrt(l.wh::float8 ^ 2 + l.varh::float8 ^ 2) / 250 AS kva,
        sqrt(l.wh::float8 ^ 2 + l.varh::float8 ^ 2) / 250 / t.rated_kva AS share_of_rating,
        CASE WHEN l.expected_weight_s > 0 THEN l.covered_weight_s::float8 / l.expected_weight_s ELSE 0 END AS coverage,
-       l.transformer_id, t.rated_kva - sqrt(l.wh::float8 ^ 2 + l.varh::float8 ^ 2) / 250 AS headroom_kva
-FROM transformer_loads l JOIN transformers t USING (transformer_id);
+       l.transformer_id,
+       l.estimated_wh / 250.0 AS estimated_kw,
+       CASE WHEN l.expected_weight_s > 0 THEN l.estimated_weight_s::float8 / l.expected_weight_s ELSE 0 END AS estimated_share,
+       t.rated_kva - sqrt(l.wh::float8 ^ 2 + l.varh::float8 ^ 2) / 250 AS headroom_kva
+FROM (
+    SELECT m.window_end, m.transformer_id, m.wh, m.varh, m.covered_weight_s, m.expected_weight_s,
+           coalesce(e.wh, 0) AS estimated_wh, coalesce(e.estimated_weight_s, 0) AS estimated_weight_s
+    FROM transformer_loads m
+    LEFT JOIN transformer_load_estimates e ON e.transformer_id = m.transformer_id AND e.window_end = m.window_end
+    UNION ALL
+    SELECT e.window_end, e.transformer_id, 0, 0, 0, e.expected_weight_s, e.wh, e.estimated_weight_s
+    FROM transformer_load_estimates e
+    WHERE NOT EXISTS (
+        SELECT FROM transformer_loads m WHERE m.transformer_id = e.transformer_id AND m.window_end = e.window_end)
+) AS l JOIN transformers t USING (transformer_id);
 
 CREATE FUNCTION feeder_load_curve(p_from timestamptz, p_to timestamptz, p_nominal_kv float8 DEFAULT 10)
 RETURNS TABLE (feeder text, window_end timestamptz, rated_kva float8, kw float8, kva float8, share_of_rating float8,
