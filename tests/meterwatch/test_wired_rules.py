@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ ROWS = st.lists(st.tuples(st.integers(0, METERS - 1), st.integers(0, 40)), max_s
 class StoredRows:
     """A history that holds these reads and events, and gives reads in pages of three."""
 
+    pool = None
+
     def __init__(self, reads: list[Row], events: list[Row]) -> None:
         self.reads, self.events = reads, events
 
@@ -45,7 +48,12 @@ class StoredRows:
 
 
 class NothingLate:
-    """An overload rule that heard nothing older than its ring."""
+    """An overload rule that heard nothing older than its ring, and one of temperatures that wants to know nothing."""
+
+    members = SimpleNamespace(window_s=900)
+
+    def wanted(self, _now_us: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def late(self) -> tuple[list[int], list[int], list[int]]:
         return [], [], []
@@ -54,7 +62,7 @@ class NothingLate:
 class Asking:
     """An engine that wants these and keeps what it is given."""
 
-    overload = NothingLate()
+    overload = hot_spot = NothingLate()
 
     def __init__(self, wanted: list[Wanted]) -> None:
         self._wanted = wanted
