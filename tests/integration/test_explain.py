@@ -88,7 +88,8 @@ async def told(dsn: str) -> AsyncIterator[Told]:
         gasped = await asyncio.to_thread(send, service.address)
         with psycopg.connect(dsn) as connection:
             rows = connection.execute(
-                "SELECT asset, alarm_id FROM alarms WHERE asset = ANY(%s)", ([FEEDER, TRANSFORMER, CONCENTRATOR],)
+                "SELECT asset, alarm_id FROM alarms WHERE asset = ANY(%s) AND rule <> 'HOT_SPOT'",
+                ([FEEDER, TRANSFORMER, CONCENTRATOR],),
             ).fetchall()
         yield Told(service.address, dict(rows), gasped)
 
