@@ -49,7 +49,7 @@ OUTAGE_STEPS = range(5, 9)
 """Intervals whose end falls into the feeder outage: nothing is sent."""
 FAULT_STEPS = 18
 LAST_GASP_SHARE = 0.6
-EXPECTED = {("OUTAGE", FEEDER), ("OVERLOAD", TRANSFORMER), ("COMM_LOSS", CONCENTRATOR)}
+EXPECTED = {("OUTAGE", FEEDER), ("OVERLOAD", TRANSFORMER), ("HOT_SPOT", TRANSFORMER), ("COMM_LOSS", CONCENTRATOR)}
 
 
 @dataclass
