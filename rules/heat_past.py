@@ -2,8 +2,8 @@
 
 A Lookback folds the loads of some transformers from far enough before their first changed window: a calm before it, so
 that nothing of what was before is open, and the warm-up before that day. It asks for the loads that have left the ring
-(`wanted`) and goes twice as far back each time until everybody's calm is found, or no load is older. Memory: the loads
-of that time. Refuses to know: the database, alarms, the clock. Nothing here changes the rule.
+(`wanted`) and goes twice as far back each time until everybody's calm is found, or all there is was judged. Memory: the
+loads of that time. Refuses to know: the database, alarms, the clock. Nothing here changes the rule.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Lookback:
 
     @property
     def _begin(self) -> int:
+        """First window folded; the warm-up from here on says nothing of heat."""
         days = self._rule.days
         return days.begin_of(int(self._first.min())) - (self._days - 1) * days.windows
 
@@ -57,10 +58,10 @@ class Lookback:
         rule = self._rule
         ring = rule.loads(self.index, wanted[1], max(rule.at, wanted[1]))
         self._fold(wanted[0], np.concatenate([self._table(cells, *wanted), ring])[: rule.at - wanted[0]])
-        if (self._since < 0).any() and self._begin > self._oldest and self._days < DAYS_MAX:
+        begin = self._begin + rule.days.warm_windows
+        if (self._since < 0).any() and begin > self._oldest and self._days < DAYS_MAX:
             self._days *= 2
             return
-        begin = self._begin + rule.days.warm_windows
         self._since = np.where(self._since < 0, np.minimum(begin, self._first), self._since)
         self._done = True
 

@@ -276,7 +276,7 @@ FROM (SELECT h, count(*) FILTER (WHERE is_current) AS n
 """Each version is spelled out once, for both hashes: DISTINCT over the columns sorts millions of rows by text."""
 _ALARMS = """
 SELECT rule, asset_kind, asset, onset_at, raised_at, cleared_at, severity, level FROM alarms
-WHERE rule NOT IN ('COMM_LOSS', 'HOT_SPOT') AND state <> 'RETRACTED' AND parent_id IS NULL ORDER BY 1, 2, 3, 4, 5"""
+WHERE rule <> 'COMM_LOSS' AND state <> 'RETRACTED' AND parent_id IS NULL ORDER BY 1, 2, 3, 4, 5"""
 
 
 ALWAYS = {("OVERLOAD", "transformer"), *(("OUTAGE", kind) for kind in ("feeder", "transformer", "meter"))}

@@ -238,6 +238,47 @@ async def test_order_splits_corrections_and_restarts_say_what_the_scalar_twin_sa
         assert close(told, truth), (slot, told, truth)
 
 
+@settings(max_examples=6, deadline=None)
+@given(
+    begin=st.integers(0, DAY - 1),
+    runs=st.lists(st.tuples(st.sampled_from([0.4, 0.9, 1.3, 1.7]), st.integers(1, 150)), min_size=3, max_size=6),
+    seed=st.integers(0, 2**32),
+)
+async def test_heat_over_several_days_is_the_same_whichever_value_came_first(
+    begin: int, runs: list[tuple[float | None, int]], seed: int
+) -> None:
+    """Reads from the middle of a day on; a third comes with another value half a day before or after the right one.
+
+    The wrong one that comes later is of lower rank: no change.
+    """
+    loads: Loaded = [None] * begin + flat(runs)
+    truth = oracle(loads, [30.0] * len(loads))
+    for wrong_first in (True, False):
+        rng = np.random.default_rng(seed)
+        sent: list[tuple[float, list[Row]]] = []
+        for row in rows_of(loads):
+            at = row[1] / WINDOW_US
+            if rng.random() < 1 / 3:
+                wrong = (*row[:3], 3 * row[3] + 1)
+                if wrong_first:
+                    sent += [(at, [(*wrong, 1)]), (at + 48, [(*wrong, -1), row])]
+                else:
+                    sent += [(at, [row]), (at + 48, [])]
+            else:
+                sent.append((at, [row]))
+        sent.sort(key=lambda one: one[0])
+        plant, at_row = Plant(1), 0
+        while at_row < len(sent):
+            count = int(rng.choice([1, 3, 10, 50]))
+            if rows := [row for _, rows in sent[at_row : at_row + count] for row in rows]:
+                await plant.send(rows)
+            at_row += count
+            if rng.random() < 0.3:
+                plant.table.save(plant.overload)
+        told = said_of(plant.told.get(0, []))
+        assert close(told, truth), (wrong_first, told, truth)
+
+
 # Examples
 
 
@@ -274,6 +315,22 @@ async def test_a_load_not_known_neither_raises_nor_clears() -> None:
     assert await told_of(hot + [None] * 8 + [0.3] * 3) == [], "it went on at 1.25 for all we know; and nobody is called"
     [open_] = await told_of([0.6] * 40 + [1.7] * 4 + [None] * 20)
     assert open_.cleared_us is None
+
+
+@pytest.mark.parametrize("begin", [1, 23, 24, 40, 79])
+async def test_heat_that_began_on_the_first_day_of_all_reads_keeps_its_onset_when_a_later_day_is_corrected(
+    begin: int,
+) -> None:
+    """The run of the second day is warmed up by the first day's loads, which is no reason not to judge those."""
+    loads: Loaded = [None] * begin + [0.6] * (80 - begin) + [1.7] * 200
+    rows = rows_of(loads)
+    late = next(i for i, row in enumerate(rows) if row[1] == START_US + 131 * WINDOW_US)
+    plant = Plant(1)
+    for row in [*rows[:late], *rows[late + 1 :], rows[late]]:
+        await plant.send([row])
+    told, truth = said_of(plant.told[0]), oracle(loads, [30.0] * len(loads))
+    assert truth[0].onset == 80
+    assert close(told, truth), (told, truth)
 
 
 async def test_what_rests_on_a_guess_raises_no_level() -> None:
