@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -27,9 +29,21 @@ READY_EVERY_S: Final = 0.02
 INGEST: Final = "meterwatch.v1.Ingest"
 """The last to serve: alarms are served before the rules are rebuilt."""
 IMPORT_TIMEOUT_S: Final = 600.0
+DIRECTORIES: Final = Path("/tmp")
+PREFIX: Final = "meterwatch-bench-"
+LOCK: Final = "in-use"
+"""Locked as long as the run lives that made the directory."""
 VALID_FROM_US: Final = 946_684_800_000_000
 MESSAGE_BYTES_MAX: Final = 64 << 20
 """The registry of a million meters is one message."""
+
+
+def sweep() -> None:
+    """Remove what services of runs left that were killed: a minute at full rate is 5 GB."""
+    for lock in DIRECTORIES.glob(f"{PREFIX}*/{LOCK}"):
+        with suppress(OSError), lock.open() as file:  # somebody else's, or in use
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 class LocalService:
@@ -41,8 +55,11 @@ class LocalService:
     def __init__(
         self, clock_start_us: int, database: str | None = None, settings: dict[str, str] | None = None
     ) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="meterwatch-bench-", dir="/tmp"))
+        sweep()
+        self._directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=DIRECTORIES))
         self._directory.chmod(0o755)  # as root, PostgreSQL runs as another user
+        self._lock = (self._directory / LOCK).open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._database = database
         self._settings = settings or {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -112,6 +129,7 @@ class LocalService:
             self.stop()
         finally:
             shutil.rmtree(self._directory, ignore_errors=True)
+            self._lock.close()
 
     def log_tail(self) -> str:
         """What it said last."""

@@ -6,6 +6,7 @@ restored over anything. Refuses to know what the tables mean: whether the result
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from meterwatch.errors import ConfigError, StorageUnavailable
 
@@ -26,7 +28,7 @@ def backup(dsn: str, pg_dump: str, path: Path, say: Say) -> int:
         raise ConfigError([f"{path} exists; a new file was expected; name another"])
     part = path.with_name(path.name + ".part")
     try:
-        _run([pg_dump, "--format=custom", "--no-owner", f"--file={part}", dsn], "pg_dump", lambda: _grown(part, say))
+        _run(dsn, [pg_dump, "--format=custom", "--no-owner", f"--file={part}"], lambda: _grown(part, say))
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)
@@ -48,19 +50,22 @@ def restore(dsn: str, pg_restore: str, path: Path, say: Say) -> None:
         connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
         connection.execute("SELECT timescaledb_pre_restore()")
         try:
-            _run(
-                [pg_restore, "--no-owner", "--exit-on-error", f"--dbname={dsn}", str(path)],
-                "pg_restore",
-                lambda: _filled(connection, say),
-            )
+            _run(dsn, [pg_restore, "--no-owner", "--exit-on-error", str(path)], lambda: _filled(connection, say))
         finally:
             connection.execute("SELECT timescaledb_post_restore()")
         say("gathering statistics")
         connection.execute("ANALYZE")
 
 
-def _run(command: list[str], name: str, look: Callable[[], None]) -> None:
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+def _run(dsn: str, command: list[str], look: Callable[[], None]) -> None:
+    """Run a program of PostgreSQL on the database. The password goes by the environment: everybody sees a command."""
+    where = conninfo_to_dict(dsn)
+    password = where.pop("password", None)
+    environment = os.environ | ({"PGPASSWORD": str(password)} if password is not None else {})
+    command = [*command, f"--dbname={make_conninfo('', **where)}"]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             while True:
                 with suppress(subprocess.TimeoutExpired):
@@ -71,6 +76,7 @@ def _run(command: list[str], name: str, look: Callable[[], None]) -> None:
             process.terminate()
             raise
     if process.returncode != 0:
+        name = Path(command[0]).name
         raise StorageUnavailable(f"{name} failed: {said.strip().splitlines()[-1] if said.strip() else 'no message'}")
 
 

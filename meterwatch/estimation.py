@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
@@ -20,10 +19,10 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from meterwatch.background import in_background
 from meterwatch.batch import Batch, Reads, Rejects, Stored
 from meterwatch.clock import US, Clock
 from meterwatch.day_marks import DayMarks
-from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.estimated_days import DayOf, differing, ends_of, stored_of
 from meterwatch.estimated_loads import EstimatedLoads
 from meterwatch.local_days import LAST_DAY, day_of, day_starts_us
@@ -39,12 +38,6 @@ BY_SERVICE: Final = -1
 SLOTS_PER_STEP: Final = 200
 """Meters estimated at once: some 200,000 reads with their like days, 20 MB."""
 MARKS_PER_STEP: Final = 1_000
-EVERY_S: Final = 5.0
-REST_SHARE: Final = 1.0
-"""Rest after a step, as a share of the time it took: half of one core at most."""
-BUSY_REST_S: Final = 2.0
-BUSY_ROWS: Final = 20_000
-"""More reads than this wait for the database: rest at least BUSY_REST_S."""
 EVER: Final = (0, int(np.iinfo(np.int64).max))
 Slots = NDArray[np.int32]
 _log = structlog.get_logger(__name__)
@@ -81,18 +74,7 @@ class Estimation:
 
     async def run(self) -> None:
         """Estimate until cancelled."""
-        while True:
-            began_s = time.monotonic()
-            worked = False
-            try:
-                worked = await self.once()
-            except (StorageUnavailable, Overloaded) as error:
-                _log.info("estimating put off", error=error.message)
-            except Exception as error:  # the task's boundary: the service serves without it
-                self._metrics.estimation_steps_failed.inc()
-                _log.error("estimating failed", error=repr(error))
-            rest_s = (time.monotonic() - began_s) * REST_SHARE if worked else EVERY_S
-            await asyncio.sleep(max(rest_s, BUSY_REST_S) if self._waiting_rows() > BUSY_ROWS else rest_s)
+        await in_background("estimating", self.once, self._metrics.estimation_steps_failed.inc, self._waiting_rows)
 
     async def once(self) -> bool:
         """Pay the oldest marks of one day; False: none is due."""

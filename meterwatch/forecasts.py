@@ -10,7 +10,6 @@ Refuses to know: how reads become loads; it sees stored loads alone.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from alarm.desk import AlarmDesk
 from meterwatch.alarms import Alarm
+from meterwatch.background import in_background
 from meterwatch.clock import US, Clock
 from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.metrics import Metrics
@@ -40,13 +40,6 @@ TOGETHER: Final = 16
 """Transformers forecast at once: 70 MB while they learn."""
 EVERY_US: Final = 3600 * US
 DAY_US: Final = 86_400 * US
-LOOK_S: Final = 5.0
-"""How often it is asked whether the hour is over."""
-REST_SHARE: Final = 1.0
-"""Rest after a step, as a share of the time it took: half of one core at most."""
-BUSY_REST_S: Final = 2.0
-BUSY_ROWS: Final = 20_000
-"""More reads than this wait for the database: rest at least BUSY_REST_S."""
 DAYS_MAX: Final = 75
 """Loads of so many whole days are read."""
 KNOWN_SHARE: Final = 0.9
@@ -96,18 +89,7 @@ class Forecasts:
 
     async def run(self) -> None:
         """Forecast until cancelled."""
-        while True:
-            began_s = time.monotonic()
-            worked = False
-            try:
-                worked = await self.once()
-            except (StorageUnavailable, Overloaded) as error:
-                _log.info("forecasting put off", error=error.message)
-            except Exception as error:  # the task's boundary: the service serves without it
-                self._metrics.forecast_steps_failed.inc()
-                _log.error("forecasting failed", error=repr(error))
-            rest_s = (time.monotonic() - began_s) * REST_SHARE if worked else LOOK_S
-            await asyncio.sleep(max(rest_s, BUSY_REST_S) if self._waiting_rows() > BUSY_ROWS else rest_s)
+        await in_background("forecasting", self.once, self._metrics.forecast_steps_failed.inc, self._waiting_rows)
 
     async def once(self) -> bool:
         """One step of a pass; False: this hour's is done. A pass that takes longer than its hour is finished first."""

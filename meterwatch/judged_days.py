@@ -10,7 +10,6 @@ rests as long as the step took, and longer while reads wait for the database. An
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,10 +17,10 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from meterwatch.background import in_background
 from meterwatch.check_profile import CheckProfile
 from meterwatch.clock import US, Clock
 from meterwatch.day_marks import DayMarks
-from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.estimated_days import days_resting_on
 from meterwatch.estimated_loads import EstimatedLoads
 from meterwatch.local_days import LAST_DAY, day_of, day_starts_us
@@ -39,12 +38,6 @@ SLOTS_PER_STEP: Final = 1_000
 """Meters judged in one transaction: some 100,000 reads, 10 MB."""
 SETTLE_US: Final = 900 * US
 """A day is judged this long after its end; what comes later is judged again. (ours)"""
-EVERY_S: Final = 5.0
-REST_SHARE: Final = 1.0
-"""Rest after a step, as a share of the time it took: half of one core at most."""
-BUSY_REST_S: Final = 2.0
-"""And at least so long while more than BUSY_ROWS reads wait for the database: a tenth of one core."""
-BUSY_ROWS: Final = 20_000
 GUESSED: Final = [int(one) << ORIGIN_SHIFT for one in (Origin.SUBSTITUTED, Origin.ESTIMATED)]
 PEERS_AT_START: Final = 200_000
 """Meters whose newest lags are read after a start: all that is remembered of 100 ways of being reached."""
@@ -109,18 +102,7 @@ class JudgedDays:
 
     async def run(self) -> None:
         """Judge until cancelled."""
-        while True:
-            began_s = time.monotonic()
-            worked = False
-            try:
-                worked = await self.once()
-            except (StorageUnavailable, Overloaded) as error:
-                _log.info("judging days put off", error=error.message)
-            except Exception as error:  # the task's boundary: the service serves without it
-                self._metrics.day_steps_failed.inc()
-                _log.error("judging days failed", error=repr(error))
-            rest_s = (time.monotonic() - began_s) * REST_SHARE if worked else EVERY_S
-            await asyncio.sleep(max(rest_s, BUSY_REST_S) if self._waiting_rows() > BUSY_ROWS else rest_s)
+        await in_background("judging days", self.once, self._metrics.day_steps_failed.inc, self._waiting_rows)
 
     async def once(self) -> bool:
         """One step of a pass for every zone that owes one, and one of what changed; False: there was nothing to do."""

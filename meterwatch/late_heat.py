@@ -6,6 +6,7 @@ the database in between leaves everything as it was and the next try begins anew
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -27,11 +28,19 @@ class StoredLoads(Protocol):
     async def between(self, transformers: Ints, first: int, stop: int) -> Loads: ...
 
 
-async def looked_back(rule: HotSpot, stored: StoredLoads, now_us: int) -> None:
-    """Answer what the rule wants to know before it judges. Raises StorageUnavailable."""
+async def looked_back(
+    rule: HotSpot, stored: StoredLoads, now_us: int, go_on: Callable[[], bool] = lambda: True
+) -> None:
+    """Answer what the rule wants to know before it judges. Raises StorageUnavailable.
+
+    go_on: asked before each TRANSFORMERS_TOGETHER transformers; of the rest the rule says nothing until they are
+    answered. After a start all that may be hot is asked for anew, so what waits is not lost.
+    """
     index, first = rule.wanted(now_us)
     order = np.argsort(first, kind="stable")
     for at in range(0, len(order), TRANSFORMERS_TOGETHER):  # those of about the same time together
+        if not go_on():
+            return
         mine = np.sort(order[at : at + TRANSFORMERS_TOGETHER])
         oldest = await stored.oldest(index[mine])
         look = Lookback(rule, index[mine], first[mine], _oldest(rule.overload, oldest))

@@ -50,6 +50,8 @@ PAST_SHARE: Final = 0.25
 """Of the time, for judging windows that have left the ring, while more of them come. (ours)"""
 PAST_SAVED_S: Final = 0.5
 """So much of it at once: some thousand transformers are judged before the ack, more wait their turn. (ours)"""
+OWED_MAX: Final = 10_000
+"""Rounds whose batches wait to be judged; of more the past is judged before the next ack, which slows its senders."""
 HEAR_PAUSE_S: Final = 0.05
 HEAR_RETRY_S: Final = 5.0
 TOGETHER_METERS: Final = 5_000
@@ -122,15 +124,16 @@ class WiredRules:
             await self.user.judge()
         overload = self.engine.overload
         stored = PastLoads(self._history.pool, overload.members.window_s)
-        await looked_back(self.engine.hot_spot, stored, now_us)
+        self._past.start()
+        await looked_back(self.engine.hot_spot, stored, now_us, self._past.goes_on)
         if self.past_owed:
-            self._past.start()
+            whole = whole or len(self._owing) >= OWED_MAX
             found = await judged(
                 overload, stored, lambda: self.engine.evaluate(now_us), lambda: self._past.goes_on() or whole
             )
-            self._past.goes_on()
         else:
             found = self.engine.evaluate(now_us)
+        self._past.goes_on()
         return signed(found + (self.user.taken() if self.user is not None else []), self._version)
 
     async def _give(self, wanted: list[Wanted], to_us: int) -> None:

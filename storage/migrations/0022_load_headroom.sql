@@ -25,6 +25,7 @@ FROM (
     WHERE NOT EXISTS (
         SELECT FROM transformer_loads m WHERE m.transformer_id = e.transformer_id AND m.window_end = e.window_end)
 ) AS l JOIN transformers t USING (transformer_id);
+COMMENT ON VIEW transformer_load_curve IS 'Mean load of a transformer in each quarter-hour: kW, kVA, share of its rating; coverage: share of the expected reads that arrived; estimated_kw, estimated_share: what estimates add to it, in no other column.';
 
 CREATE FUNCTION feeder_load_curve(p_from timestamptz, p_to timestamptz, p_nominal_kv float8 DEFAULT 10)
 RETURNS TABLE (feeder text, window_end timestamptz, rated_kva float8, kw float8, kva float8, share_of_rating float8,

@@ -337,6 +337,20 @@ async def test_what_is_owed_of_the_past_survives_a_crash(
         assert made.sql("SELECT count(*) FROM transformer_loads_owed") == [(0,)]
 
 
+async def test_who_owes_too_much_is_judged_before_the_next_ack(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wired_rules, "OWED_MAX", 2)
+    monkeypatch.setattr(wired_rules.TimeShare, "goes_on", lambda share: False)
+    async with plant(dsn) as made:
+        await made.start()
+        await made.evaluate([made.write([(1, 0, 900, 1, False)])])
+        owed = []
+        for meter in (1, 2, 1, 2):
+            await made.evaluate([made.write([(meter, 480, 900, 1 + len(owed), False)])])
+            assert made.rules is not None
+            owed.append(made.rules.past_owed)
+        assert owed == [1, 2, 0, 1]
+
+
 async def test_a_batch_owes_nothing_once_its_past_is_judged(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with plant(dsn) as made:
         await made.start()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meterwatch import forecasts
+from meterwatch import background
 from meterwatch.clock import US, ReplayClock
 from meterwatch.errors import StorageUnavailable
 from meterwatch.forecasts import DAYS_MAX, KNOWN_SHARE, PROFILE, TOGETHER, Forecasts, usable_days
@@ -117,7 +117,7 @@ async def test_with_too_few_days_nobody_is_asked_for() -> None:
 async def test_a_step_waits_for_the_database_and_an_error_of_ours_stops_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(forecasts, "LOOK_S", 0.0)
+    monkeypatch.setattr(background, "EVERY_S", 0.0)
     store, metrics = Store(StorageUnavailable("away"), RuntimeError("ours")), Metrics()
     task = asyncio.create_task(job_of(store, ReplayClock(NOW_US), metrics).run())
     async with asyncio.timeout(60):
