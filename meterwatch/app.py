@@ -289,7 +289,7 @@ async def _serving(
             "streams_open": ("Streams of head-ends open.", lambda: ingest.streams),
             "queue_rows": ("Rows validated and waiting for the database.", lambda: pipeline.waiting_rows),
             "past_owed_transformers": (
-                "Transformers with changed loads of more than 48 h ago that wait to be judged.",
+                "Transformers with changed loads of some time ago that wait to be judged.",
                 lambda: rules_in_place().past_owed,
             ),
             "subscribers": ("Subscribers to alarms.", lambda: desk.hub.subscribers),

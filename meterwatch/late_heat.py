@@ -34,7 +34,7 @@ async def looked_back(
     """Answer what the rule wants to know before it judges. Raises StorageUnavailable.
 
     go_on: asked before each TRANSFORMERS_TOGETHER transformers; of the rest the rule says nothing until they are
-    answered. After a start all that may be hot is asked for anew, so what waits is not lost.
+    answered, and counts them as waiting.
     """
     index, first = rule.wanted(now_us)
     order = np.argsort(first, kind="stable")

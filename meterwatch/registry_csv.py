@@ -1,4 +1,4 @@
-"""Registry files: eight kinds of CSV into typed rows, with every error of every file in one list.
+"""Registry files: nine kinds of CSV into typed rows, with every error of every file in one list.
 
 A file is UTF-8 (a byte order mark and CRLF are fine), separated by commas, with a header row that names exactly the
 columns of its kind in any order. An optional value may be empty and then takes its default. A row with an error makes

@@ -84,7 +84,7 @@ class WiredRules:
         self._clock = clock
         self.user = user
         self._put_off_s: float | None = None
-        self._past = TimeShare(PAST_SHARE, PAST_SAVED_S)
+        self._past, self._heat = (TimeShare(PAST_SHARE, PAST_SAVED_S) for _ in range(2))
         self._owing: deque[tuple[int, list[int]]] = deque()
         """Batches evaluated and owed, and the turn of the overload rule in which their reads were observed."""
         self.counted: frozenset[int] = frozenset()
@@ -124,15 +124,14 @@ class WiredRules:
             await self.user.judge()
         overload = self.engine.overload
         stored = PastLoads(self._history.pool, overload.members.window_s)
+        whole = whole or len(self._owing) >= OWED_MAX
+        self._heat.start()
+        await looked_back(self.engine.hot_spot, stored, now_us, lambda: self._heat.goes_on() or whole)
+        self._heat.goes_on()
         self._past.start()
-        await looked_back(self.engine.hot_spot, stored, now_us, self._past.goes_on)
-        if self.past_owed:
-            whole = whole or len(self._owing) >= OWED_MAX
-            found = await judged(
-                overload, stored, lambda: self.engine.evaluate(now_us), lambda: self._past.goes_on() or whole
-            )
-        else:
-            found = self.engine.evaluate(now_us)
+        found = await judged(
+            overload, stored, lambda: self.engine.evaluate(now_us), lambda: self._past.goes_on() or whole
+        )
         self._past.goes_on()
         return signed(found + (self.user.taken() if self.user is not None else []), self._version)
 
@@ -181,7 +180,7 @@ class WiredRules:
     async def settle(self, desk: AlarmDesk, verdicts: Sequence[Verdict] = (), batch_ids: Sequence[int] = ()) -> None:
         """Commit all loads, with verdicts and batches."""
         overload = self.engine.overload
-        judged_turn = overload.judged_turn
+        judged_turn = self._judged_turn
         past_owed = judged_turn < overload.turn
         done = list(takewhile(lambda owing: owing[0] <= judged_turn, self._owing))
         batches = tuple(batch_id for _, some in done for batch_id in some)
@@ -207,7 +206,7 @@ class WiredRules:
         """Record, even if there is nothing else: loads were put off for long enough, or batches owe nothing more."""
         if self.puts_off:
             return self._loads_due
-        return bool(self._owing) and self._owing[0][0] <= self.engine.overload.judged_turn
+        return bool(self._owing) and self._owing[0][0] <= self._judged_turn
 
     @property
     def _loads_due(self) -> bool:
@@ -215,8 +214,13 @@ class WiredRules:
 
     @property
     def past_owed(self) -> int:
-        """Transformers with windows before the ring that wait to be judged."""
-        return len(self.engine.overload.late()[0])
+        """Transformers that wait to be judged: with windows before the ring, or temperatures before the newest ones."""
+        return len(self.engine.overload.late()[0]) + self.engine.hot_spot.waiting
+
+    @property
+    def _judged_turn(self) -> int:
+        """Up to this turn of the overload rule everything is judged; -1: nothing is known to be."""
+        return -1 if self.engine.hot_spot.waiting else self.engine.overload.judged_turn
 
     def deaf_to(self, head_ends: frozenset[int], now_us: int) -> None:
         """These head-ends could not be heard up to now, for reasons of ours."""

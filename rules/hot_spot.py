@@ -237,6 +237,11 @@ class HotSpot:
         return index, self._far_from[index]
 
     @property
+    def waiting(self) -> int:
+        """Transformers that are to be looked back at before anything is said of them."""
+        return int(np.count_nonzero(self._far_from < NEVER))
+
+    @property
     def at(self) -> int:
         """First of the near windows."""
         return self._at

@@ -337,6 +337,30 @@ async def test_what_is_owed_of_the_past_survives_a_crash(
         assert made.sql("SELECT count(*) FROM transformer_loads_owed") == [(0,)]
 
 
+async def test_temperatures_that_wait_are_owed_and_found_after_a_crash(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third above the rating for a day, until two hours ago; no time to look back before the crash."""
+    hot = [
+        (meter, back, 900, 3000 if meter == 1 and back >= 8 else 0, False) for meter in (1, 3, 5) for back in range(100)
+    ]
+    query = "SELECT count(*) FROM alarms WHERE rule = 'HOT_SPOT'"
+    async with plant(dsn) as made:
+        await made.start()
+        await made.evaluate([made.write([(1, 0, 900, 1, False)])])
+        with monkeypatch.context() as patch:
+            patch.setattr(wired_rules.TimeShare, "goes_on", lambda share: False)
+            await made.evaluate([made.write(hot)])
+            assert made.rules is not None
+            assert made.rules.past_owed == 1
+            assert not made.rules.due
+        assert made.sql("SELECT bool_and(counted) FROM transformer_loads_owed") == [(True,)]
+        assert made.sql(query) == [(0,)]
+        await made.start()
+        assert made.sql(query) == [(1,)]
+        assert made.sql("SELECT count(*) FROM transformer_loads_owed") == [(0,)]
+
+
 async def test_who_owes_too_much_is_judged_before_the_next_ack(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wired_rules, "OWED_MAX", 2)
     monkeypatch.setattr(wired_rules.TimeShare, "goes_on", lambda share: False)
@@ -357,11 +381,11 @@ async def test_a_batch_owes_nothing_once_its_past_is_judged(dsn: str, monkeypatc
         await made.evaluate([made.write([(1, 0, 900, 1, False)])])
         monkeypatch.setattr(late_loads, "TRANSFORMERS_TOGETHER", 1)
         pieces: list[bool] = []
-        monkeypatch.setattr(wired_rules.TimeShare, "goes_on", lambda share: pieces.pop() if pieces else False)
+        assert made.rules is not None
+        monkeypatch.setattr(made.rules._past, "goes_on", lambda: pieces.pop() if pieces else False)
         for meter in (1, 2):  # of two transformers
             await made.evaluate([made.write([(meter, 480, 900, 1, False)])])
         owed = "SELECT count(*) FROM transformer_loads_owed"
-        assert made.rules is not None
         for left in (1, 0):
             assert not made.rules.due
             pieces[:] = [False, True]
