@@ -64,9 +64,9 @@ def _options(
 @app.command()
 def serve(context: typer.Context) -> None:
     """Run the service until it is told to stop (Ctrl-C or SIGTERM)."""
-    from meterwatch.app import serve as run_service
     from meterwatch.config import load_config
     from meterwatch.logs import configure
+    from meterwatch.process import serve as run_service
 
     config = load_config(context.obj)
     configure(config.log)

@@ -1,0 +1,76 @@
+"""The doors of a service: every gRPC service it offers, and what each is given of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from psycopg_pool import AsyncConnectionPool
+
+from alarm.receipts_service import ReceiptService
+from alarm.routes.service import RouteService, add_routes
+from alarm.service import AlarmService
+from alarm.service import handlers as alarm_handlers
+from alarm.wire import no_departments
+from ingest.service import IngestService
+from meterwatch.clock import Clock
+from meterwatch.parts import Parts
+from meterwatch.service_gaps import GapsService
+from meterwatch.service_thermal import ThermalService
+from meterwatch.service_transformers import TransformersService
+from meterwatch.service_user_rules import UserRulesService
+from meterwatch.v1 import registry_pb2_grpc
+from meterwatch.v1.gaps_pb2_grpc import add_GapsServicer_to_server
+from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
+from meterwatch.v1.receipts_pb2_grpc import add_ReceiptsServicer_to_server
+from meterwatch.v1.reliability_pb2_grpc import add_ReliabilityServicer_to_server
+from meterwatch.v1.thermal_pb2_grpc import add_ThermalServicer_to_server
+from meterwatch.v1.transformers_pb2_grpc import add_TransformersServicer_to_server
+from meterwatch.v1.user_rules_pb2_grpc import add_UserRulesServicer_to_server
+from meterwatch.witness import Witness, deliveries_of
+from storage.arrivals import Arrivals
+from storage.flexibility import FlexibilityStore
+from storage.service_reads import ReadsService
+from storage.service_registry import RegistryService
+from storage.service_reliability import ReliabilityService
+
+
+def add_services(
+    server: grpc.aio.Server,
+    parts: Parts,
+    ingest: IngestService,
+    pool: AsyncConnectionPool[Any],
+    clock: Clock,
+    ready: Callable[[], bool],
+) -> None:
+    """Open every door of `parts` on a server that does not listen yet."""
+    recipe, in_force, pipeline, overload = parts.recipe, parts.in_force, parts.pipeline, parts.recipe.profile.overload
+    witness = Witness(
+        recipe.history, Arrivals(pool), pipeline.topology, recipe.profile, clock, recipe.version,
+        deliveries=deliveries_of(parts.outbox),
+    )  # fmt: skip
+    concerns = no_departments if parts.routes is None else parts.routes.concerns
+    alarms = AlarmService(
+        parts.desk, parts.alarms, clock, ready, witness=witness.see, concerns=concerns, receipts=parts.receipts
+    )
+    server.add_generic_rpc_handlers((ingest.handler(), alarm_handlers(alarms)))
+    add_ReceiptsServicer_to_server(ReceiptService(parts.receipts), server)
+    add_routes(RouteService(parts.routes, parts.outbox, parts.desk.hub.log_id), server)
+    registry_pb2_grpc.add_RegistryServicer_to_server(
+        RegistryService(parts.registry, clock, in_force.reregister, recipe.planned, in_force.replan), server
+    )
+    add_ReadsServicer_to_server(ReadsService(pool), server)
+    add_ReliabilityServicer_to_server(
+        ReliabilityService(parts.indices, clock, lambda: parts.interruptions.waiting), server
+    )
+    flexibility = FlexibilityStore(pool)
+    add_TransformersServicer_to_server(
+        TransformersService(parts.forecast_store, flexibility, parts.alarms.within, pipeline.topology, clock, overload),
+        server,
+    )
+    add_ThermalServicer_to_server(
+        ThermalService(recipe.ambient, pipeline, lambda: in_force.rules.engine.hot_spot, in_force.reweather), server
+    )
+    add_GapsServicer_to_server(GapsService(parts.gaps, parts.estimation, pipeline), server)
+    add_UserRulesServicer_to_server(UserRulesService(recipe.user, in_force.reread_user_rules), server)

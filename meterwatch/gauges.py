@@ -1,0 +1,54 @@
+"""What `/metrics` shows of a running service that is read at the moment of asking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ingest.service import IngestService
+from meterwatch.parts import Parts
+
+
+def watch(parts: Parts, ingest: IngestService, not_ready: Callable[[], str]) -> None:
+    """Have the metrics of `parts` read it and `ingest`."""
+    parts.metrics.watch(
+        gauges={
+            "ready": ("1: reads are taken; 0: /readyz says why not.", lambda: not not_ready()),
+            "streams_open": ("Streams of head-ends open.", lambda: ingest.streams),
+            "queue_rows": ("Rows validated and waiting for the database.", lambda: parts.pipeline.waiting_rows),
+            "past_owed_transformers": (
+                "Transformers with changed loads of some time ago that wait to be judged.",
+                lambda: parts.in_force.rules.past_owed,
+            ),
+            "subscribers": ("Subscribers to alarms.", lambda: parts.desk.hub.subscribers),
+            "interruptions_behind_groups": (
+                "Feeders (transformers, meters) whose interruptions are to be written.",
+                lambda: parts.interruptions.waiting,
+            ),
+            "hot_transformers": (
+                "Transformers with an alarm of their hot spot, of any level.",
+                lambda: parts.in_force.rules.engine.hot_spot.hot,
+            ),
+            "hottest_transformer_celsius": (
+                "Hot spot of the hottest transformer with a rating; NaN: no load is known.",
+                lambda: parts.in_force.rules.engine.hot_spot.hottest_c,
+            ),
+            "judged_days_behind_seconds": (
+                "How long ago the oldest local day ended that is not yet judged for all its meters; 0: none is owed.",
+                lambda: parts.days.behind_s,
+            ),
+            "forecasts_behind_seconds": (
+                "How long ago the hour began whose forecasts are under way; 0: all are made.",
+                lambda: parts.forecasts.behind_s,
+            ),
+        },
+        counters={
+            "receipts_forgotten": (
+                "Messages to named subscribers that were not confirmed before there were too many.",
+                lambda: parts.receipts.forgotten,
+            ),
+            "careful_batches": (
+                "Batches written a second time, with every read looked up, because the hint was wrong.",
+                lambda: sum(writer.careful_batches for writer in parts.writers),
+            ),
+        },
+    )

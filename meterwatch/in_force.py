@@ -1,0 +1,132 @@
+"""The rules in force: how they are made of what is known, and how they are changed while reads flow.
+
+A change (registry, planned work, weather, a lesson, a file of user rules) is made ready beside the running rules and
+takes effect between two groups of reads. This module does not know how rules judge, nor who asks for a change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from alarm.desk import AlarmDesk
+from meterwatch.clock import Clock
+from meterwatch.day_marks import DayMarks
+from meterwatch.delivery import Learnt
+from meterwatch.interruptions import Interruptions
+from meterwatch.judged_days import JudgedDays
+from meterwatch.memory import give_back
+from meterwatch.pipeline import Pipeline
+from meterwatch.planned import Works
+from meterwatch.topology import Topology
+from meterwatch.weather import Weather
+from meterwatch.wired_rules import WiredRules, rebuild
+from meterwatch.wired_user_rules import UserRules
+from rules.engine import Engine
+from rules.profile import RuleProfile
+from storage.ambient import AmbientStore
+from storage.arrived import Arrived
+from storage.delivery import DeliveryStore
+from storage.history import History
+from storage.planned import PlannedStore
+from storage.registry import RegistryStore
+
+PLANNED_US = 45 * 86_400 * 1_000_000
+"""Planned work that ended longer ago explains nothing that is still judged: the late window."""
+WEATHER_US = 40 * 86_400 * 1_000_000
+"""Air of so long ago is known to the rules: the days a Lookback goes back, and its warm-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What rules are made of: their profile, and the stores of all that they must know before they judge."""
+
+    profile: RuleProfile
+    version: str
+    clock: Clock
+    marks: DayMarks
+    interruptions: Interruptions
+    history: History
+    planned: PlannedStore
+    delivery: DeliveryStore
+    ambient: AmbientStore
+    arrived: Arrived
+    user: UserRules
+
+    async def rules(self, topology: Topology) -> WiredRules:
+        """Rules over these meters that know all but the reads."""
+        engine = Engine(topology, self.profile)
+        engine.replan(await self.works())
+        engine.learn(await self.delivery.learnt())
+        engine.hot_spot.reweather(await self.weather())
+        engine.judged = self.interruptions.judged
+        return WiredRules(engine, self.history, self.clock, self.marks, self.version, self.arrived, self.user)
+
+    async def works(self) -> Works:
+        """Planned work that can still explain something."""
+        return await self.planned.works(self.clock.now_us() - PLANNED_US)
+
+    async def weather(self) -> Weather:
+        """The air as far as the rules look back."""
+        return Weather(await self.ambient.readings(self.clock.now_us() - WEATHER_US))
+
+
+class InForce:
+    """The rules that judge now, and every way to change them."""
+
+    def __init__(
+        self, recipe: Recipe, registry: RegistryStore, pipeline: Pipeline, desk: AlarmDesk, days: JudgedDays
+    ) -> None:
+        self._recipe = recipe
+        self._registry = registry
+        self._pipeline = pipeline
+        self._desk = desk
+        self._days = days
+
+    @property
+    def rules(self) -> WiredRules:
+        """Those that judge now."""
+        rules = self._pipeline.rules
+        assert isinstance(rules, WiredRules)
+        return rules
+
+    async def learn(self, learnt: list[Learnt]) -> None:
+        """How often last gasps arrive by each mode was learnt anew."""
+        async with self._pipeline.paused():
+            self.rules.engine.learn(learnt)
+
+    async def replan(self) -> None:
+        """Planned work was entered or withdrawn."""
+        async with self._pipeline.paused():
+            self.rules.engine.replan(await self._recipe.works())
+
+    async def reweather(self) -> None:
+        """Temperatures of the air came in."""
+        weather = await self._recipe.weather()
+        async with self._pipeline.paused():
+            self.rules.engine.hot_spot.reweather(weather)
+
+    async def reregister(self) -> None:
+        """Meters, transformers or their places changed: new rules, which know what the old ones had heard."""
+        recipe = self._recipe
+        fresh = await self._registry.load_topology(recipe.clock.now_us())
+        rebuilt = await recipe.rules(fresh)
+        async with self._pipeline.paused():
+            rebuilt.engine.replan(await recipe.works())
+            rebuilt.engine.hot_spot.reweather(await recipe.weather())
+            verdicts, _ = await rebuild(rebuilt, fresh, recipe.history, self._desk, recipe.clock)
+            rebuilt.engine.silence.heard(*self.rules.engine.silence.last_heard())
+            await self._days.replace(fresh)
+            self._pipeline.replace(fresh, rebuilt, verdicts)
+            self._desk.book.names = fresh
+            await self._pipeline.settle()
+        await asyncio.to_thread(give_back)
+
+    async def reread_user_rules(self) -> list[str]:
+        """Read the files of user rules again. Returns what is wrong with them; then the old ones stay."""
+        user = self._recipe.user
+        async with self._pipeline.paused():
+            problems = await asyncio.to_thread(user.read)
+            if not problems:
+                await user.begin(self._pipeline.topology(), self.rules.engine.overload, list(self._desk.book))
+        return problems
