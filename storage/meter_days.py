@@ -23,11 +23,14 @@ from storage.arrays import bigints, fetch_columns, integers, moment, moments
 from storage.balance import energy_of_day, store_balances
 from storage.clocks import store_clocks
 from storage.faults import storage_faults
-from storage.probe import PLAN
 from storage.registers import registers_of_days, store_register_days
 from storage.stamps import AMONG
 
 LOCK_TIMEOUT: Final = "2s"
+_PLAN: Final = "; ".join(
+    f"SET LOCAL {way} = off" for way in ("enable_hashjoin", "enable_mergejoin", "enable_material", "enable_seqscan")
+)
+"""Meters' reads are looked up by the index, whatever statistics of a young day say."""
 Columns = list[NDArray[Any]]
 TAIL: Final = (
     "tail_end", "tail_interval_s", "tail_import_wh", "tail_export_wh", "tail_same_s", "tail_loaded",
@@ -236,8 +239,7 @@ class DayStore:
         with storage_faults():
             async with self._pool.connection() as connection, connection.transaction():
                 await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-                for setting in (*PLAN, "SET LOCAL enable_seqscan = off"):
-                    await connection.execute(setting)
+                await connection.execute(_PLAN)
                 yield DayStep(connection)
 
     async def passes(self) -> dict[str, Pass]:

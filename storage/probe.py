@@ -29,22 +29,17 @@ SELECT array_agg(n), array_agg(interval_s), array_agg(quality), array_agg(mask),
        {", ".join(f"array_agg({name})" for name in CHANNEL_NAMES)}
 FROM (SELECT k.n, r.interval_s, r.quality, {_MASK} AS mask, {_VALUES}
       FROM unnest(%s::integer[], %s::timestamptz[]) WITH ORDINALITY AS k (slot, at, n)"""
+LOOKED_UP: Final = (
+    "SELECT * FROM reads r WHERE r.slot = {slot} AND r.end_at = {at} AND r.end_at BETWEEN {first} AND {last}"
+)
+"""One read by its key, to stand behind LATERAL with LIMIT or FOR UPDATE, which keep it from becoming a join. As a join
+it gets another plan where statistics were taken after a chunk's first interval: they say that newer reads are not
+there, so every key is compared with all of them. The span leaves out the chunks of other days."""
 BY_KEY: Final = f"""{_FOUND}
-      LEFT JOIN reads r ON r.slot = k.slot AND r.end_at = k.at AND r.end_at BETWEEN %s AND %s
-      WHERE coalesce(r.interval_s, 0) > 0) AS found"""
+      CROSS JOIN LATERAL ({LOOKED_UP.format(slot="k.slot", at="k.at", first="%s", last="%s")} LIMIT 1) AS r) AS found"""
 BY_BOX: Final = f"""{_FOUND}
       JOIN reads r ON r.slot = k.slot AND r.end_at = k.at
       WHERE r.end_at BETWEEN %s AND %s AND r.slot BETWEEN %s AND %s) AS found"""
-
-PLAN: Final = (
-    "SET LOCAL enable_hashjoin = off",
-    "SET LOCAL enable_mergejoin = off",
-    "SET LOCAL enable_material = off",
-)
-"""With the LEFT JOIN they leave one plan: an index lookup per key. Statistics taken after a chunk's first interval say
-that the newer reads are not there; any other plan then compares every read with every key, which took minutes.
-coalesce() keeps PostgreSQL from seeing that an inner join would do."""
-
 
 HASH_PLAN: Final = ("SET LOCAL enable_nestloop = off", "SET LOCAL enable_mergejoin = off")
 """One scan of the box, whatever the statistics say."""
@@ -53,29 +48,28 @@ Look = Callable[[psycopg.Cursor[Any], NDArray[np.int32], NDArray[np.int64]], lis
 
 def by_key(cursor: psycopg.Cursor[Any], slot: NDArray[np.int32], end_us: NDArray[np.int64]) -> list[NDArray[Any]]:
     """The stored reads with these keys, each by an index lookup."""
-    return _ask(cursor, PLAN, BY_KEY, slot, end_us, ())
+    return _ask(cursor, BY_KEY, slot, end_us, ())
 
 
 def by_box(cursor: psycopg.Cursor[Any], slot: NDArray[np.int32], end_us: NDArray[np.int64]) -> list[NDArray[Any]]:
     """The same out of the box around them."""
-    return _ask(cursor, HASH_PLAN, BY_BOX, slot, end_us, (int(slot.min()), int(slot.max())))
+    cursor.execute("; ".join(HASH_PLAN))
+    found = _ask(cursor, BY_BOX, slot, end_us, (int(slot.min()), int(slot.max())))
+    cursor.execute("; ".join(setting.replace(" = off", " = on") for setting in HASH_PLAN))
+    return found
 
 
 def _ask(
     cursor: psycopg.Cursor[Any],
-    plan: tuple[str, ...],
     query: str,
     slot: NDArray[np.int32],
     end_us: NDArray[np.int64],
     span: tuple[int, ...],
 ) -> list[NDArray[Any]]:
-    cursor.execute("; ".join(plan))
     with cursor.connection.cursor(binary=True) as binary:
         box = (moment(int(end_us.min())), moment(int(end_us.max())), *span)
         binary.execute(query, (integers(slot), moments(end_us), *box), prepare=False)
-        found = columns_of(binary)
-    cursor.execute("; ".join(setting.replace(" = off", " = on") for setting in plan))
-    return found
+        return columns_of(binary)
 
 
 def probe(cursor: psycopg.Cursor[Any], reads: Reads, rows: NDArray[np.intp], look: Look) -> NDArray[np.uint8]:

@@ -19,6 +19,7 @@ from meterwatch.batch import ReadChange, Reads
 from meterwatch.channels import CHANNEL_NAMES, ENERGY
 from meterwatch.quality import SOURCE_MASK, rank
 from storage.arrays import moment
+from storage.probe import LOOKED_UP
 from storage.rows import COLUMNS, HEADER, TRAILER, encode
 
 _COPY: Final = f"COPY staging (row_no, {', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
@@ -34,40 +35,60 @@ _WITHIN: Final = "r.end_at BETWEEN %(first)s AND %(last)s"
 
 
 class _Statements(NamedTuple):
-    find: str
-    """Plan under which the stored reads are found."""
+    plans: tuple[str, str] | None
+    """Settings under which stored reads are found, and changed; None: the statements leave one plan."""
     current: str
     keep_old: str
     set_new: str
 
 
-def _statements(find: str, span: str, lock: str) -> _Statements:
-    joined = f"r.slot = s.slot AND r.end_at = s.end_at AND s.row_no = ANY(%(rows)s) AND {_WITHIN}{span}"
+def _statements(plans: tuple[str, str] | None, found: str, lock: str, order: str, target: str) -> _Statements:
+    """found: staged rows `s` with the stored read `r` of each; target: the same for an update of `reads r`."""
     return _Statements(
-        find,
+        plans,
         f"""
 SELECT s.row_no,
        {_SAME} OR (%(again)s AND EXISTS (SELECT FROM read_versions r WHERE r.slot = s.slot AND r.end_at = s.end_at
                                            AND {_WITHIN} AND {_SAME})) AS same,
        s.quality, r.quality, r.interval_s, {", ".join(f"r.{name}" for name in ENERGY)}
-FROM staging s JOIN reads r ON {joined} ORDER BY s.slot, s.end_at {lock}
+FROM {found.format(lock=lock)} {order}
 """,
         f"""
 INSERT INTO read_versions (superseded_at, {", ".join(COLUMNS)})
-SELECT s.received_at, {", ".join(f"r.{name}" for name in COLUMNS)} FROM staging s JOIN reads r ON {joined}
+SELECT s.received_at, {", ".join(f"r.{name}" for name in COLUMNS)} FROM {found.format(lock="LIMIT 1")}
 """,
         f"""
 UPDATE reads r SET received_at = s.received_at, interval_s = s.interval_s, quality = s.quality, version = r.version + 1,
     {", ".join(f"{name} = s.{name}" for name in CHANNEL_NAMES)}
-FROM staging s WHERE {joined}
+FROM {target} AND {_WITHIN}
 """,
     )
 
 
+_STAGED: Final = "(SELECT * FROM staging WHERE row_no = ANY(%(rows)s) ORDER BY slot, end_at) AS s"
+"""In the order in which all writers lock."""
+_ONE: Final = LOOKED_UP.format(slot="s.slot", at="s.end_at", first="%(first)s", last="%(last)s")
+_BY_KEY: Final = f"{_STAGED} CROSS JOIN LATERAL ({_ONE} {{lock}}) AS r"
+_PLACES: Final = _ONE.replace("SELECT *", "SELECT r.ctid AS tid, r.tableoid AS chunk")
+BY_KEY: Final = _statements(
+    None,
+    _BY_KEY,
+    lock="FOR UPDATE",
+    order="",
+    target=f"(SELECT * FROM {_STAGED} CROSS JOIN LATERAL ({_PLACES} LIMIT 1) AS place) AS s"
+    " WHERE r.ctid = s.tid AND r.tableoid = s.chunk",
+)
+_JOINED: Final = "r.slot = s.slot AND r.end_at = s.end_at AND s.row_no = ANY(%(rows)s)"
+_BOX: Final = "r.slot BETWEEN %(low)s AND %(high)s"
 _LOOKED_UP: Final = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_nestloop = on"
 _SCANNED: Final = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = off; SET LOCAL enable_nestloop = off"
-BY_KEY: Final = _statements(_LOOKED_UP, span="", lock="FOR UPDATE OF r")
-BY_BOX: Final = _statements(_SCANNED, span=" AND r.slot BETWEEN %(low)s AND %(high)s", lock="")
+BY_BOX: Final = _statements(
+    (_SCANNED, _LOOKED_UP),
+    f"staging s JOIN reads r ON {_JOINED} AND {_WITHIN} AND {_BOX}",
+    lock="",
+    order="ORDER BY s.slot, s.end_at",
+    target=f"staging s WHERE {_JOINED} AND {_BOX}",
+)
 _KEEP_LOSER: Final = f"""
 INSERT INTO read_versions (superseded_at, {", ".join(COLUMNS)})
 SELECT s.received_at, {", ".join("0" if name == "version" else f"s.{name}" for name in COLUMNS)}
@@ -137,7 +158,8 @@ def _settle(
         "high": int(slot.max()),
         "again": not insist,
     }
-    cursor.execute(statements.find)
+    if statements.plans:
+        cursor.execute(statements.plans[0])
     current = cursor.execute(statements.current, {**box, "rows": part.tolist()}, prepare=False).fetchall()
     if len(current) != len(part):
         raise Race
@@ -147,7 +169,8 @@ def _settle(
     if winners:
         rows = {**box, "rows": [row[0] for row in winners]}
         cursor.execute(statements.keep_old, rows, prepare=False)
-        cursor.execute(_LOOKED_UP)
+        if statements.plans:
+            cursor.execute(statements.plans[1])
         cursor.execute(statements.set_new, rows, prepare=False)
         if cursor.rowcount != len(winners):
             raise Race
