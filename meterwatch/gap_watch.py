@@ -121,7 +121,7 @@ class GapWatch:
             number: Overdue(int(reads[number]), int(meters[number])) for number in np.flatnonzero(reads[:-1]).tolist()
         }
         names = topology.head_end
-        self._metrics.overdue([(names[number], told.reads) for number, told in self._overdue.items()])
+        self._metrics.overdue(largest([(names[number], told.reads) for number, told in self._overdue.items()]))
         hour_us = (now_us - self.longest_grace_us()) // HOUR_US * HOUR_US - HOUR_US
         for kind, dimensions in (("link", ("comm_mode", "terminal_type")), ("district", ("district",))):
             groups = bounded(groups_of(topology, dimensions))
@@ -248,3 +248,12 @@ def bounded(groups: Groups, most: int = GROUPS_MAX) -> Groups:
     number[kept] = np.arange(most - 1)
     labels = [groups.labels[at] for at in kept.tolist()]
     return Groups(number[groups.of], [*labels, (OTHER,) * len(labels[0])])
+
+
+def largest(counts: list[tuple[str, int]], most: int = GROUPS_MAX) -> list[tuple[str, int]]:
+    """The same with at most so many labels: the greatest counts, by label, and the sum of all others as one."""
+    if len(counts) <= most:
+        return counts
+    ranked = sorted(counts, key=lambda one: (-one[1], one[0]))
+    kept = sorted(one for one in ranked[: most - 1] if one[0] != OTHER)
+    return [*kept, (OTHER, sum(count for _, count in counts) - sum(count for _, count in kept))]
