@@ -33,7 +33,7 @@ from meterwatch.registers import RegisterBatch, RegisterChange
 from meterwatch.tasks import ending
 from meterwatch.topology import Topology
 from meterwatch.turns import Turns
-from meterwatch.unheard import Unheard
+from meterwatch.unheard import Unheard, stands_us
 
 GROUP_ROWS_MAX = 60_000
 """Rows coalesced into one COPY: beyond this a COPY gets no cheaper."""
@@ -249,7 +249,7 @@ class Pipeline:
     async def submit_events(self, batch: EventBatch) -> Stored:
         self._refuse_if_ended()
         key = batch.head_end_id, batch.epoch, batch.seq
-        self._unheard.arrived(key, self.clock.now_us())
+        self._unheard.arrived(key, stands_us(batch.events, self.clock.now_us()))
         if self._waiting_events.full():
             self._unheard.failed(key, time.monotonic())
             raise Overloaded(

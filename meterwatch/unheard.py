@@ -10,40 +10,60 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+
+from meterwatch.batch import EventCode, Events
+from meterwatch.clock import US
+
 AGAIN_S: Final = 35.0
 """A sender that was told to come again does so by then, or has gone: our client pauses 30 s at most. (ours)"""
 KEYS_MAX: Final = 4_096
 """Requests waited for at once: the queue of events holds far fewer, the rest are those told to come again."""
+REACH_US: Final = 180 * US
+"""An event that stops timers counts by its own time if it came at most so much later: the longest hold of an outage of
+a transformer or feeder. So a head-end that tells of yesterday holds nobody up. (ours)"""
+STOPS: Final = (EventCode.POWER_RESTORED, EventCode.PHASE_RETURN, EventCode.RELAY_OPEN)
+"""Events that stop the timer of an outage."""
 
 Key = tuple[int, int, int]
 """Head-end, epoch, seq."""
 
 
+def stands_us(events: Events, now_us: int) -> int:
+    """Where the rules' time stands for events that arrive now: just before the first that stops a timer, else now.
+
+    The arrival alone will not do. The rules are asked twice a second of the machine's; on a clock that runs fast, or
+    while the machine is busy, a timer may have run out between the event and its arrival and nobody have asked yet.
+    """
+    stops_us = events.at_us[np.isin(events.code, STOPS)]
+    return min(now_us, int(stops_us[stops_us >= now_us - REACH_US].min(initial=now_us + 1)) - 1)
+
+
 class Unheard:
-    """When requests of events arrived first, by key. Times of arrival in us of the service, now_s monotonic."""
+    """Where the time of the rules stands for each request of events, by key: us of the service; now_s monotonic."""
 
     def __init__(self) -> None:
-        self._arrived_us: dict[Key, int] = {}
+        self._stands_us: dict[Key, int] = {}
         self._until_s: dict[Key, float] = {}
 
     def arrived(self, key: Key, at_us: int) -> None:
         """It is here, for the first time or again."""
-        if len(self._arrived_us) < KEYS_MAX:
-            self._arrived_us.setdefault(key, at_us)
+        if len(self._stands_us) < KEYS_MAX:
+            self._stands_us.setdefault(key, at_us)
         self._until_s.pop(key, None)
 
     def heard(self, key: Key) -> None:
         """The rules have seen it, or it is refused for good."""
-        self._arrived_us.pop(key, None)
+        self._stands_us.pop(key, None)
         self._until_s.pop(key, None)
 
     def failed(self, key: Key, now_s: float) -> None:
         """It was not stored; its sender was told to come again, or no longer waits."""
-        if key in self._arrived_us:
+        if key in self._stands_us:
             self._until_s[key] = now_s + AGAIN_S
 
     def oldest_us(self, now_s: float) -> int | None:
-        """When the oldest that is waited for arrived; None: nothing is."""
+        """The oldest that is waited for; None: nothing is."""
         for key in [key for key, until_s in self._until_s.items() if until_s < now_s]:
             self.heard(key)
-        return min(self._arrived_us.values(), default=None)
+        return min(self._stands_us.values(), default=None)
