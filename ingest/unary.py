@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import orjson
 from numpy.typing import NDArray
@@ -11,10 +13,12 @@ from meterwatch.batch import EventCode, Events, Rejects
 from meterwatch.channels import CHANNEL_BIT, CHANNELS
 from meterwatch.check_profile import Limits
 from meterwatch.errors import Rejected
-from meterwatch.topology import Topology
+from meterwatch.topology import PHASE_A, PHASE_B, PHASE_C, Topology
 from meterwatch.v1 import ingest_pb2 as pb
 
 READS_MAX = 1000
+ALL_PHASES: Final = PHASE_A | PHASE_B | PHASE_C
+OF_PHASES: Final = (EventCode.POWER_FAIL, EventCode.POWER_RESTORED, EventCode.PHASE_LOSS, EventCode.PHASE_RETURN)
 
 
 def batch_of_rows(request: pb.SendReadsRequest) -> tuple[pb.Dictionary, pb.ReadBatch]:
@@ -55,7 +59,8 @@ def events_of(
     rows = len(at_us)
     if rows == 0:
         raise Rejected("EMPTY_BATCH", "empty request: 0 events; expected at least 1; skip it")
-    for name, length in (("meter_index", len(index)), ("code", len(code))):
+    phases = np.array(request.phases, np.int64) if request.phases else np.zeros(rows, np.int64)
+    for name, length in (("meter_index", len(index)), ("code", len(code)), ("phases", len(phases))):
         if length != rows:
             raise Rejected("COLUMN_LENGTH", f"{name} {length}, at_us {rows}; expected columns of one length")
     for meter in request.meter:
@@ -70,6 +75,9 @@ def events_of(
     if not known_code.all():
         row = int(np.argmax(~known_code))
         raise Rejected("UNKNOWN_ENUM", f"row {row}: code {int(code[row])} unknown; known {1}..{max(EventCode)}")
+    if (phases > ALL_PHASES).any():
+        row = int(np.argmax(phases > ALL_PHASES))
+        raise Rejected("UNKNOWN_ENUM", f"row {row}: phases {int(phases[row])} unknown; known bits 1 A, 2 B, 4 C")
     slots = topology.slots_of(request.meter)[index]
     reason = screened(slots, at_us, head_end_id, topology, now_us, limits)
     good = np.flatnonzero(reason == 0)
@@ -78,8 +86,13 @@ def events_of(
         orjson.dumps({"meter": request.meter[int(index[row])], "at_us": int(at_us[row]), "code": int(code[row])})
         for row in bad
     ]
-    events = Events(slots[good], at_us[good], code[good].astype(np.int16))
+    events = Events(slots[good], at_us[good], code[good].astype(np.int16), named(code, phases)[good])
     return events, Rejects(bad.astype(np.uint32), reason[bad], detail), rows
+
+
+def named(code: NDArray[np.int64], phases: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Phases by event; 0 for codes that are not about any, so that what says the same is the same."""
+    return np.where(np.isin(code, OF_PHASES), phases, 0).astype(np.uint8)
 
 
 def screened(

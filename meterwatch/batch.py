@@ -160,10 +160,20 @@ class Events:
     slot: NDArray[np.int32]
     at_us: NDArray[np.int64]
     code: NDArray[np.int16]
+    phases: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    """Which phases it is about, bits as in meterwatch.topology; 0: not told. Left out: of none."""
+
+    def __post_init__(self) -> None:
+        if not len(self.phases):
+            object.__setattr__(self, "phases", np.zeros(len(self.slot), np.uint8))
 
     @property
     def rows(self) -> int:
         return len(self.slot)
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Events:
+        """Some of the events, by number or by mask."""
+        return Events(self.slot[rows], self.at_us[rows], self.code[rows], self.phases[rows])
 
 
 @dataclass(frozen=True, slots=True)

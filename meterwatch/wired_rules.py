@@ -154,7 +154,7 @@ class WiredRules:
                 mine.append(change.take(rows))
         events = await self._history.events_between(from_us, to_us, slots[order])
         for one, mine, rows in zip(wanted, reads, dealt(events.slot, events.at_us), strict=True):
-            self.engine.given(one, mine, Events(events.slot[rows], events.at_us[rows], events.code[rows]))
+            self.engine.given(one, mine, events.take(rows))
 
     async def record(self, desk: AlarmDesk, verdicts: Sequence[Verdict], batch_ids: Sequence[int]) -> None:
         """Commit verdicts, batches and the loads they made; scattered loads at most PUT_OFF_S later.

@@ -25,8 +25,9 @@ from rules.account import Account, Heard, Said, Span, account, load_account, win
 from rules.feeders import feeder_kva
 from rules.forecast_overload import ForecastLimits
 from rules.ladder import OverloadProfile
+from rules.phase_votes import heard_of, on_phase
 from rules.profile import RuleProfile
-from rules.supply import NEVER, Evidence, evidence_of_events, evidence_of_reads, join
+from rules.supply import NEVER, Evidence, evidence_of_reads, join
 from storage.arrivals import Arrivals
 from storage.history import History
 from storage.outbox import Outbox
@@ -153,6 +154,8 @@ class Witness:
             slack_us=outage.clock_slack_s * US,
         )
         votes = join([one.votes for one in stretches] if is_outage else [])
+        if "phase" in alarm.evidence:
+            votes = on_phase(votes, str(alarm.evidence["phase"]))
         slot, at_us, arrived_us, event = (
             np.concatenate(parts) for parts in zip(*(s.stamps for s in stretches), strict=True)
         )
@@ -164,10 +167,11 @@ class Witness:
         changes = [change async for change in self._history.reads_between(from_us, to_us, slots)]
         ends_us = np.unique(np.concatenate([np.zeros(0, np.int64), *(change.end_us for change in changes)]))
         slot, end_us, read_came = await self._arrivals.reads(slots, ends_us)
-        at, at_us, event_came, code = await self._arrivals.events(slots, from_us, to_us)
-        events = Events(at.astype(np.int32), at_us, code.astype(np.int16))
+        at, at_us, event_came, code, phases = await self._arrivals.events(slots, from_us, to_us)
+        events = Events(at.astype(np.int32), at_us, code.astype(np.int16), phases.astype(np.uint8))
+        told = heard_of(events, self._topology().phases)
         return _Stretch(
-            join([evidence_of_events(events), *(evidence_of_reads(change) for change in changes)]),
+            join([told, *(evidence_of_reads(change) for change in changes)]),
             (
                 np.concatenate([slot, at]).astype(np.int32),
                 np.concatenate([end_us, at_us]),

@@ -28,17 +28,16 @@ from rules.hot_spot import HotSpot
 from rules.interruptions import Heard
 from rules.overdue import SPOKE_BEFORE_US, Paths
 from rules.overload import Overload
+from rules.phase_votes import begins, heard_of, lost_runs, returns
 from rules.profile import RuleProfile
 from rules.silence import Silence
 from rules.supply import (
     HEARD,
     NEVER,
-    OFF,
-    ON,
     Evidence,
     Members,
+    Runs,
     Tree,
-    evidence_of_events,
     evidence_of_reads,
     groups_of,
     join,
@@ -143,7 +142,7 @@ class Engine:
     def observe_events(self, events: Events, now_us: int) -> None:
         """Take committed events."""
         self.silence.heard(events.slot, events.at_us)
-        self._votes(evidence_of_events(events), now_us)
+        self._votes(heard_of(events, self._topology.phases), now_us)
 
     def activate(self, slots: NDArray[np.int32], from_us: int, now_us: int) -> None:
         """Judge the groups of these meters from from_us on, where that is within reach (after a restart)."""
@@ -175,7 +174,8 @@ class Engine:
         """Answer to wanted(): everything committed for its slots from its from_us on."""
         state = self._active.get(wanted.group)
         if state is not None and state.from_us == wanted.from_us:
-            state.evidence = [evidence_of_events(events), *(evidence_of_reads(change) for change in reads)]
+            told = heard_of(events, self._topology.phases)
+            state.evidence = [told, *(evidence_of_reads(change) for change in reads)]
             state.loaded = True
             state.touched = True
 
@@ -197,7 +197,7 @@ class Engine:
         return self._tree.members(*group) if state is None else state.members
 
     def _votes(self, votes: Evidence, now_us: int) -> None:
-        off = votes.vote == OFF
+        off = begins(votes.vote)
         if off.any():
             for group in groups_of(self._topology, votes.slot[off]):
                 members = self._members(group)
@@ -215,7 +215,7 @@ class Engine:
                 state = self._numbered[int(number[here[0]])]
                 mine = Evidence(votes.slot[here], votes.at_us[here], votes.vote[here])
                 state.evidence.append(mine)
-                calm = (mine.vote == ON) | (mine.vote == HEARD)
+                calm = returns(mine.vote) | (mine.vote == HEARD)
                 state.touched |= bool((~calm | (mine.at_us <= state.settled_us)).any())
 
     def _activate(self, group: Group, members: Members, from_us: int) -> None:
@@ -250,19 +250,25 @@ class Engine:
         state.open = {(v.asset_kind, v.asset_id) for v in verdicts if any(e.cleared_us is None for e in v.episodes)}
         state.settled_us = NEVER
         if not state.open and state.due_us is None:
-            latest = int(evidence.at_us[evidence.vote == OFF].max(initial=0))
+            latest = int(evidence.at_us[begins(evidence.vote)].max(initial=0))
             if latest < now_us - LOOKBACK_S * US:
                 del self._active[group], self._numbered[int(self._number_of[members.slot[0]])]
                 self._number_of[members.slot] = -1
             else:
-                state.settled_us = int(off_runs(evidence).end_us.max(initial=0))
+                state.settled_us = int(self._spells(evidence).end_us.max(initial=0))
                 state.due_us = latest + LOOKBACK_S * US + 1
         return verdicts
+
+    def _spells(self, evidence: Evidence) -> Runs:
+        """When meters were without supply, or said that they were without a phase."""
+        lost = lost_runs(evidence, self.profile.outage.phase_lost_s_max * US)
+        slot, start_us, end_us = map(np.concatenate, zip(off_runs(evidence), *lost.values(), strict=True))
+        return Runs(slot, start_us, end_us)
 
     def _prune(self, state: _Active, evidence: Evidence, now_us: int) -> Evidence:
         cutoff_us = now_us - LOOKBACK_S * US
         if cutoff_us > state.from_us:
-            runs = off_runs(evidence)
+            runs = self._spells(evidence)
             still_off = np.unique(runs.slot[(runs.start_us < cutoff_us) & (runs.end_us >= cutoff_us)])
             keep = (evidence.at_us >= cutoff_us) | np.isin(evidence.slot, still_off)
             keep |= self._around(evidence.at_us, runs.start_us[np.isin(runs.slot, still_off)])

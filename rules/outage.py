@@ -10,8 +10,8 @@ become outages: rules.supply.
 
 from __future__ import annotations
 
-from collections.abc import Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,9 @@ from meterwatch.clock import US
 from meterwatch.episodes import Episode, Severity, Verdict
 from meterwatch.topology import PHASE_NAMES, Topology
 from rules.by_design import Plans, said
+from rules.lost_phase import lost_phases
 from rules.overdue import Paths, Spoken, overdue_outages
+from rules.phase_votes import lost_runs, named_phases
 from rules.profile import OutageProfile, SilenceProfile
 from rules.supply import (
     NEVER,
@@ -31,6 +33,7 @@ from rules.supply import (
     Members,
     Outage,
     Runs,
+    apart,
     disconnected,
     evidence_of_events,
     evidence_of_reads,
@@ -100,6 +103,8 @@ class _Scene:
     plans: Plans
     due: _Due
     from_us: int
+    phases: NDArray[np.uint8]
+    """By slot, as registered or named by the meter."""
 
     def span(self, raised_us: int, cleared_us: int) -> tuple[bool, int | None]:
         """Whether the episode is to be told now, and its end as far as known now."""
@@ -147,10 +152,14 @@ def judge(
     runs = until_retired(off_runs(heard), topology, now_us)
     cut_off = disconnected(runs, heard, RELAY_SLACK_US)
     by_start = _telling(runs.where(~cut_off), profile)
+    witnesses = replace(witnesses, phases=named_phases(heard, witnesses.phases))
+    spans = lost_runs(heard, profile.phase_lost_s_max * US)
+    lost = {phase: _telling(until_retired(one, topology, now_us), profile) for phase, one in spans.items()}
 
     ids, sizes = np.unique(tree[tree >= 0], return_counts=True)
-    scene = _Scene(topology, slots, dict(zip(ids.tolist(), sizes.tolist(), strict=True)), profile, plans, due, from_us)
-    below, denied = _of_transformers(scene, by_start, heard, witnesses)
+    size = dict(zip(ids.tolist(), sizes.tolist(), strict=True))
+    scene = _Scene(topology, slots, size, profile, plans, due, from_us, witnesses.phases)
+    below, denied = _of_transformers(scene, by_start, lost, heard, witnesses)
     above = _of_feeder(scene, members.asset_id, below, by_start, witnesses) if members.kind == "feeder" else []
     spoken = Spoken.of(heard, slots, tree, paths or Paths.of(topology, SilenceProfile()))
     below += _overdue(scene, by_start, below, spoken, witnesses)
@@ -181,9 +190,9 @@ def judge(
 
 
 def _of_transformers(
-    scene: _Scene, runs: Runs, heard: Evidence, witnesses: Witnesses
+    scene: _Scene, runs: Runs, lost: Mapping[int, Runs], heard: Evidence, witnesses: Witnesses
 ) -> tuple[list[Outage], list[Outage]]:
-    """(outages of transformers, what others contradict), from OFF runs by start."""
+    """(outages of transformers, what others contradict), from OFF runs and those of single phases, by start."""
     topology = scene.topology
     where, inside = topology.transformer_of[runs.slot], topology.transformer_of[scene.slots]
     on = heard.vote == ON
@@ -191,12 +200,18 @@ def _of_transformers(
     on_where = topology.transformer_of[on_slot]
     found: list[Outage] = []
     denied: list[Outage] = []
-    for transformer in np.unique(where[where >= 0]).tolist():
+    told = np.unique(np.concatenate([where, *(topology.transformer_of[one.slot] for one in lost.values())]))
+    for transformer in told[told >= 0].tolist():
         here, own = on_where == transformer, runs.where(where == transformer)
         members = scene.slots[inside == transformer]
-        found += transformer_outages(
-            transformer, members, own, on_slot[here], on_us[here], scene.profile, witnesses, denied
-        )
+        its = {phase: one.where(topology.transformer_of[one.slot] == transformer) for phase, one in lost.items()}
+        speak = on_slot[here], on_us[here]
+        phased = lost_phases(transformer, members, own, its, *speak, scene.profile, witnesses, denied)
+        sure = [one for one in phased if one.sustained(scene.profile)]
+        found += [one for one in phased if not one.sustained(scene.profile)]
+        for one in sure:
+            own = apart(own, one, witnesses)
+        found += transformer_outages(transformer, members, own, *speak, scene.profile, witnesses, denied, sure)
     return found, denied
 
 
@@ -377,7 +392,7 @@ def _single_meters(scene: _Scene, runs: Runs, heard: Evidence, roots: list[Outag
         if root.kind == "transformer":
             mask &= where == root.asset_id
         if root.phase:
-            mask &= scene.topology.phases[runs.slot] == root.phase
+            mask &= scene.phases[runs.slot] == root.phase
         mask &= ~cut_off
         until_us = min(root.cleared_us, NEVER - nested_us) + nested_us
         nested |= mask

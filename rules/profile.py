@@ -51,6 +51,8 @@ class OutageProfile:
     """Ordinary meters that a bellwether counts for. (ours)"""
     phase_share: float = 0.90
     """Of the meters off, this share on one phase, and the others ON: a lost phase. (ours)"""
+    phase_lost_s_max: int = 86_400
+    """A phase counts as back when its meter has said nothing of it for so long. (ours)"""
     planned_late_s: int = 900
     """Planned work explains what begins so much earlier than it, or lasts so much longer. (ours)"""
     p_on_in_outage: float = 1e-3

@@ -10,7 +10,7 @@ no `now`; rules.outage does. Limits: rules.profile.OutageProfile.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
@@ -48,7 +48,7 @@ class Evidence:
     slot: Ids
     at_us: Stamps
     vote: NDArray[np.int8]
-    """OFF or ON; OPENED or CLOSED of the relay; HEARD."""
+    """OFF or ON; OPENED or CLOSED of the relay; HEARD; of phases those of rules.phase_votes."""
 
 
 class Runs(NamedTuple):
@@ -297,32 +297,38 @@ def transformer_outages(
     profile: OutageProfile,
     witnesses: Witnesses,
     denied: list[Outage] | None = None,
+    lost: Sequence[Outage] = (),
 ) -> Iterator[Outage]:
     """Outages of one transformer from its meters' OFF runs (by start) and ON votes, momentary ones included.
 
     A lost phase is one of them, with its phase. It ends where the rest of the transformer goes, and while it lasts its
     meters are no evidence of that. `denied` takes what enough meters reported and others contradicted.
+    lost: phases known to be lost (rules.lost_phase), whose meters are not in the runs any more.
     """
-    scene = _Transformer(transformer, members, on_slot, on_us, profile, witnesses)
+    scene = Reports(transformer, members, on_slot, on_us, profile, witnesses)
     whole: list[Outage] = []
-    phased: list[Outage] = []
+    phased = list(lost)
     while True:
-        whole, lost = [], None
+        whole, one_phase = [], None
         refused: list[Outage] = []
         for found in scene.outages(runs, refused):
             if found.phase:
-                lost = found
+                one_phase = found
                 break
             whole.append(found)
-        if lost is None:
+        if one_phase is None:
             break
-        phased.append(lost)
-        on_it = witnesses.phases[runs.slot] == lost.phase
-        its = on_it & (runs.start_us >= lost.onset_us) & (runs.start_us < lost.cleared_us)
-        runs = runs.where(~its)
+        phased.append(one_phase)
+        runs = apart(runs, one_phase, witnesses)
     if denied is not None:
         denied += refused
     yield from sorted(whole + _clipped(phased, whole), key=lambda one: one.onset_us)
+
+
+def apart(runs: Runs, lost: Outage, witnesses: Witnesses) -> Runs:
+    """The OFF runs that this lost phase does not explain."""
+    on_it = witnesses.phases[runs.slot] == lost.phase
+    return runs.where(~(on_it & (runs.start_us >= lost.onset_us) & (runs.start_us < lost.cleared_us)))
 
 
 def _clipped(phased: list[Outage], whole: list[Outage]) -> list[Outage]:
@@ -339,7 +345,7 @@ def _clipped(phased: list[Outage], whole: list[Outage]) -> list[Outage]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Transformer:
+class Reports:
     """One transformer and who of it said what."""
 
     transformer: int
@@ -366,14 +372,14 @@ class _Transformer:
             last = int(np.searchsorted(runs.start_us, onset_us + window_us, side="right"))
             ahead = np.arange(np.searchsorted(row, i), np.searchsorted(row, last))
             hold_s = profile.root_hold_s
-            if self._thin(runs.slot[i:last], onset_us):
+            if self.thin(runs.slot[i:last], onset_us):
                 hold_s = profile.thin_hold_s
                 steady = runs.end_us[row[ahead]] - hold_s * US >= runs.start_us[row[ahead]]
                 ahead = ahead[steady]
                 if len(np.unique(key[ahead])) < need:
                     continue
             decided_us = _time_of_distinct(key[ahead], runs.start_us[row[ahead]], need)
-            found = self._judged(runs.where(np.arange(i, len(runs.slot))), last - i, onset_us, decided_us)
+            found = self.judged(runs.where(np.arange(i, len(runs.slot))), last - i, onset_us, decided_us)
             found = replace(found, hold_s=hold_s)
             if found.denied:
                 denied.append(found)
@@ -381,32 +387,40 @@ class _Transformer:
             yield found
             free_us = found.cleared_us
 
-    def _thin(self, off: Ids, onset_us: int) -> bool:
+    def thin(self, off: Ids, onset_us: int) -> bool:
         """So few of the reports that an outage would make that a few restless meters would look the same."""
-        expected = float(self.witnesses.delivery.at(onset_us)[self.witnesses.mode[self.members]].sum())
+        return self.few(off, self.members, onset_us)
+
+    def few(self, off: Ids, asked: Ids, onset_us: int) -> bool:
+        """Few meters are off of those that should have said so, and the transformer's own terminal is none of them."""
+        expected = float(self.witnesses.delivery.at(onset_us)[self.witnesses.mode[asked]].sum())
         few = len(np.unique(off)) < self.profile.thin_share * expected
         return few and not bool(self.witnesses.terminal[off].any())
 
-    def _judged(self, rest: Runs, early: int, onset_us: int, decided_us: int) -> Outage:
-        """What the runs from an onset on come to; the first `early` of them are within the window."""
-        profile, slack_us = self.profile, self.profile.clock_slack_s * US
+    def for_and_against(self, rest: Runs, early: int, onset_us: int) -> tuple[Ids, Ids]:
+        """Who went off within the window (the first `early` runs), and who else said ON before they were back."""
+        slack_us = self.profile.clock_slack_s * US
         # A meter's last run of the onset decides when it came back: flicker at the onset is no restoration.
         core, last = np.unique(rest.slot[:early][::-1], return_index=True)
         first_back_us = int(rest.end_us[:early][::-1][last].min())
         meant = (self.on_us >= onset_us + slack_us) & (self.on_us < first_back_us - slack_us)
-        against = np.setdiff1d(np.unique(self.on_slot[meant]), core, assume_unique=True)
-        phase, sure = self.witnesses.phase_of(core, self.members, profile)
-        whole = self._outage(rest, against, onset_us, decided_us, 0)
+        return core, np.setdiff1d(np.unique(self.on_slot[meant]), core, assume_unique=True)
+
+    def judged(self, rest: Runs, early: int, onset_us: int, decided_us: int) -> Outage:
+        """What the runs from an onset on come to; the first `early` of them are within the window."""
+        core, against = self.for_and_against(rest, early, onset_us)
+        phase, sure = self.witnesses.phase_of(core, self.members, self.profile)
+        whole = self.outage(rest, against, onset_us, decided_us, 0)
         if not whole.denied and not sure:
             return whole
         if phase:
             mine = rest.where(self.witnesses.phases[rest.slot] == phase)
-            lost = self._outage(mine, against[self.witnesses.phases[against] == phase], onset_us, decided_us, phase)
+            lost = self.outage(mine, against[self.witnesses.phases[against] == phase], onset_us, decided_us, phase)
             if not lost.denied:
                 return lost
         return whole
 
-    def _outage(self, rest: Runs, against: Ids, onset_us: int, decided_us: int, phase: int) -> Outage:
+    def outage(self, rest: Runs, against: Ids, onset_us: int, decided_us: int, phase: int) -> Outage:
         profile = self.profile
         restored_us = restored_since(rest, decided_us, profile)
         cleared_us = restored_us + profile.restore_hold_s * US if restored_us < NEVER else NEVER

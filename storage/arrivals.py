@@ -18,7 +18,7 @@ _READS: Final = """
 SELECT array_agg(slot), array_agg(end_at), array_agg(received_at) FROM reads
 WHERE end_at = ANY(%(ends)s) AND slot = ANY(%(slots)s) AND end_at BETWEEN %(first)s AND %(last)s"""
 _EVENTS: Final = """
-SELECT array_agg(slot), array_agg(at), array_agg(received_at), array_agg(code) FROM events
+SELECT array_agg(slot), array_agg(at), array_agg(received_at), array_agg(code), array_agg(phases) FROM events
 WHERE at >= %(first)s AND at < %(last)s AND slot = ANY(%(slots)s)"""
 _LOADS: Final = """
 SELECT array_agg(window_end), array_agg(wh), array_agg(varh), array_agg(covered_weight_s), array_agg(expected_weight_s)
@@ -45,7 +45,7 @@ class Arrivals:
         return await self._columns(_READS, {"slots": integers(slots), "ends": moments(ends_us)} | span)
 
     async def events(self, slots: NDArray[np.int32], from_us: int, to_us: int) -> Columns:
-        """slot, at_us, arrived_us, code of the events of these meters with from_us <= at < to_us, in no order."""
+        """slot, at_us, arrived_us, code, phases of these meters' events with from_us <= at < to_us, in no order."""
         span = {"first": moment(from_us), "last": moment(to_us)}
         return await self._columns(_EVENTS, {"slots": integers(slots)} | span)
 

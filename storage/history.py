@@ -62,18 +62,19 @@ SELECT array_agg(slot), array_agg(end_at), array_agg(interval_s), array_agg(qual
 FROM reads WHERE slot = ANY(%(slots)s) AND {AMONG.format(first="%(first)s", last="%(last)s")}"""
 
 _EVENTS = """
-SELECT array_agg(slot), array_agg(at), array_agg(code)
-FROM (SELECT slot, at, code FROM events WHERE at >= %(first)s AND at < %(last)s ORDER BY at, slot, code) AS found"""
+SELECT array_agg(slot), array_agg(at), array_agg(code), array_agg(phases)
+FROM (SELECT slot, at, code, phases FROM events WHERE at >= %(first)s AND at < %(last)s
+      ORDER BY at, slot, code, phases) AS found"""
 _EVENTS_OF_SLOTS = """
-SELECT array_agg(slot), array_agg(at), array_agg(code)
-FROM (SELECT slot, at, code FROM events WHERE at >= %(first)s AND at < %(last)s AND slot = ANY(%(slots)s)
-      ORDER BY at, slot, code) AS found"""
+SELECT array_agg(slot), array_agg(at), array_agg(code), array_agg(phases)
+FROM (SELECT slot, at, code, phases FROM events WHERE at >= %(first)s AND at < %(last)s AND slot = ANY(%(slots)s)
+      ORDER BY at, slot, code, phases) AS found"""
 """No look-up per meter: PostgreSQL may then go through all events of that time for each of them."""
 
 _SUPPLY_OFF = """
 SELECT array_agg(slot) FROM (
     (SELECT slot FROM reads WHERE end_at >= %(first)s AND quality & 64 <> 0 ORDER BY end_at)
-    UNION ALL SELECT slot FROM events WHERE at >= %(first)s AND code = 1) AS off"""
+    UNION ALL SELECT slot FROM events WHERE at >= %(first)s AND code IN (1, 3)) AS off"""
 """In the order of the partial index reads_supply_off, or PostgreSQL, which takes nearly every read for one that is off,
 reads the whole day by meter: 1 s for 4 million reads."""
 assert int(Quality.SUPPLY_OFF) == 64  # the partial index reads_supply_off says it in the same words
@@ -104,7 +105,7 @@ FROM (SELECT r.slot, min(r.end_at) AS at FROM batches b JOIN reads r ON r.end_at
       WHERE NOT b.evaluated AND r.quality & 64 <> 0 GROUP BY r.slot
       UNION ALL
       SELECT e.slot, min(e.at) FROM batches b JOIN events e ON e.received_at = b.received_at
-      WHERE NOT b.evaluated AND b.kind = 2 AND e.code = 1 GROUP BY e.slot) AS owed"""
+      WHERE NOT b.evaluated AND b.kind = 2 AND e.code IN (1, 3) GROUP BY e.slot) AS owed"""
 
 
 class History:
@@ -140,16 +141,18 @@ class History:
         query = _EVENTS
         if slots is not None:
             query, parameters["slots"] = _EVENTS_OF_SLOTS, integers(slots)
-        slot, at_us, code = await self._columns(query, parameters)
-        return Events(_frozen(slot, np.int32), _frozen(at_us, np.int64), _frozen(code, np.int16))
+        slot, at_us, code, phases = await self._columns(query, parameters)
+        return Events(
+            _frozen(slot, np.int32), _frozen(at_us, np.int64), _frozen(code, np.int16), _frozen(phases, np.uint8)
+        )
 
     async def supply_off_slots(self, from_us: int) -> NDArray[np.int32]:
-        """Ascending slots with a SUPPLY_OFF read or a POWER_FAIL event since from_us: who may be in an outage."""
+        """Ascending slots with a SUPPLY_OFF read, POWER_FAIL or PHASE_LOSS since from_us: who may be in an outage."""
         [slot] = await self._columns(_SUPPLY_OFF, {"first": moment(from_us)})
         return _frozen(np.unique(slot), np.int32)
 
     async def owed_off(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Slots with a SUPPLY_OFF read or a POWER_FAIL event in batches not evaluated, and since when, us.
+        """Slots with a SUPPLY_OFF read, a POWER_FAIL or a PHASE_LOSS in batches not evaluated, and since when, us.
 
         However old they are. A slot may occur twice, and one of an evaluated batch of the same span may be among them.
         """

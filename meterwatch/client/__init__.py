@@ -16,7 +16,7 @@ from meterwatch.client.headend import HeadEnd
 from meterwatch.client.registry import RegistryFile, import_registry
 from meterwatch.client.retry import Backoff
 from meterwatch.client.totals import Totals
-from meterwatch.client.vocabulary import event_codes
+from meterwatch.client.vocabulary import event_codes, event_phases
 
 __all__ = [
     "AlarmFeed",
@@ -31,6 +31,7 @@ __all__ = [
     "Totals",
     "Unreachable",
     "event_codes",
+    "event_phases",
     "import_registry",
     "missing_reads",
 ]

@@ -24,6 +24,7 @@ NAME: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 _US_LEAST: Final = 10**14
 """1973 in microseconds; what is below was meant as seconds or milliseconds."""
 _ORIGIN_MAX: Final = 4
+PHASES_MAX: Final = 7
 DAYS_MAX: Final = 60
 """Days in one batch; the service takes 64 (TOO_SPREAD) and may cut days elsewhere."""
 DAY_US: Final = 86_400_000_000
@@ -264,11 +265,12 @@ def _channel(name: str, values: ArrayLike, rows: int) -> NDArray[Any]:
 
 
 def checked_events(
-    meters: Sequence[str], at_us: ArrayLike, codes: ArrayLike, code_max: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Check events, one meter number, time and code each; ValueError says what to change."""
+    meters: Sequence[str], at_us: ArrayLike, codes: ArrayLike, code_max: int, phases: ArrayLike = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """Check events, one meter number, time, code and phases (bits) each; ValueError says what to change."""
     stamps = _named_stamps(meters, at_us, "event")
-    return stamps, _codes("codes", codes, len(stamps), code_max, "event")
+    kinds = _codes("codes", codes, len(stamps), code_max, "event")
+    return stamps, kinds, _codes("phases", phases, len(stamps), PHASES_MAX, "event", least=0)
 
 
 def checked_registers(
@@ -288,11 +290,11 @@ def _named_stamps(meters: Sequence[str], at_us: ArrayLike, what: str) -> NDArray
     return stamps
 
 
-def _codes(name: str, codes: ArrayLike, rows: int, most: int, what: str) -> NDArray[np.int32]:
+def _codes(name: str, codes: ArrayLike, rows: int, most: int, what: str, least: int = 1) -> NDArray[np.int32]:
     array = np.asarray(codes)
     if array.ndim == 0:
         array = np.full(rows, array)
     if len(array) != rows:
         raise ValueError(f"{name} has {len(array)} values, at_us has {rows}; give one value per {what}")
-    checked: NDArray[np.int32] = _whole(name, array, "<i4", rows, 1, most)
+    checked: NDArray[np.int32] = _whole(name, array, "<i4", rows, least, most)
     return checked

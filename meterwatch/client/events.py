@@ -32,9 +32,9 @@ class EventSender:
         self._calls, self._head_end, self._epoch = calls, head_end, epoch
         self._events_seq = self._registers_seq = 0
 
-    def send(self, meters: Sequence[str], at_us: ArrayLike, codes: ArrayLike) -> Totals:
+    def send(self, meters: Sequence[str], at_us: ArrayLike, codes: ArrayLike, phases: ArrayLike = 0) -> Totals:
         """Send events and wait for the answers; ValueError, Refused or Unreachable if that cannot be."""
-        stamps, kinds = checked_events(meters, at_us, codes, max(EventCode.values()))
+        stamps, kinds, bits = checked_events(meters, at_us, codes, max(EventCode.values()), phases)
         totals = Totals()
         for part, index, rows in _parts(meters):
             self._events_seq += 1
@@ -43,6 +43,8 @@ class EventSender:
             )
             request.at_us.extend(stamps[part].tolist())
             request.code.extend(kinds[part].tolist())
+            if bits[part].any():
+                request.phases.extend(bits[part].tolist())
             totals.add(self._calls.answer(SEND_EVENTS, request, SendEventsResponse))
             totals.sent += len(rows)
             totals.batches += 1

@@ -159,9 +159,10 @@ class HeadEnd:
         for columns in row_columns(rows, self._batch_rows):
             self._send(columns)
 
-    def send_events(self, meters: Sequence[str], at_us: ArrayLike, codes: ArrayLike) -> Totals:
-        """Send events, one meter number, time and EventCode each; returns when they are stored and evaluated."""
-        return self._events.send(meters, at_us, codes)
+    def send_events(self, meters: Sequence[str], at_us: ArrayLike, codes: ArrayLike, phases: ArrayLike = 0) -> Totals:
+        """Send events, one meter number, time and EventCode each; returns when they are stored and evaluated. phases:
+        which they are about, bits 1 A, 2 B, 4 C, or 0 (event_phases makes them of other vocabularies' names)."""
+        return self._events.send(meters, at_us, codes, phases)
 
     def send_registers(
         self, meters: Sequence[str], at_us: ArrayLike, value_wh: ArrayLike, registers: ArrayLike = 1

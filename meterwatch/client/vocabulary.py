@@ -41,3 +41,15 @@ def event_codes(names: Sequence[str], more: Mapping[str, EventCode] | None = Non
     if unknown:
         raise ValueError(f"event {unknown[0]!r} arrived; expected one of {', '.join(known)}; give others in `more`")
     return [int(known[name]) for name in names]
+
+
+NAMED_PHASES: Final[Mapping[str, int]] = {
+    f"dlms:{first + number}": 1 << number for first in (86, 90) for number in range(3)
+}
+"""Names that say which phase they are about: bits 1 A (L1), 2 B (L2), 4 C (L3)."""
+
+
+def event_phases(names: Sequence[str], more: Mapping[str, int] | None = None) -> list[int]:
+    """The phases these names are about, for send_events; 0: it does not say. `more`: your own names, before these."""
+    known = {**NAMED_PHASES, **(more or {})}
+    return [known.get(name, 0) for name in names]

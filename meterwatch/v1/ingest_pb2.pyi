@@ -715,6 +715,7 @@ class SendEventsRequest(_message.Message):
     METER_INDEX_FIELD_NUMBER: _builtins.int
     AT_US_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
+    PHASES_FIELD_NUMBER: _builtins.int
     head_end: _builtins.str
     """Registered name of the head-end."""
     epoch: _builtins.int
@@ -737,6 +738,12 @@ class SendEventsRequest(_message.Message):
     def code(self) -> _containers.RepeatedScalarFieldContainer[Global___EventCode.ValueType]:
         """What happened, one per event."""
 
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which phases it is about, one per event, or none at all: bits 1 A, 2 B, 4 C; 0 does not say. Read for PHASE_LOSS and
+        PHASE_RETURN, and for POWER_FAIL and POWER_RESTORED of a meter with one phase. Unit: bits.
+        """
+
     def __init__(
         self,
         *,
@@ -747,10 +754,11 @@ class SendEventsRequest(_message.Message):
         meter_index: _abc.Iterable[_builtins.int] | None = ...,
         at_us: _abc.Iterable[_builtins.int] | None = ...,
         code: _abc.Iterable[Global___EventCode.ValueType] | None = ...,
+        phases: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_us", b"at_us", "code", b"code", "epoch", b"epoch", "head_end", b"head_end", "meter", b"meter", "meter_index", b"meter_index", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_us", b"at_us", "code", b"code", "epoch", b"epoch", "head_end", b"head_end", "meter", b"meter", "meter_index", b"meter_index", "phases", b"phases", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

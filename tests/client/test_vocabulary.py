@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meterwatch.batch import EventCode
-from meterwatch.client.vocabulary import NORMALISED, event_codes
+from meterwatch.client.vocabulary import NORMALISED, event_codes, event_phases
 
 
 def test_every_last_gasp_is_a_power_failure_whoever_says_it() -> None:
@@ -19,3 +19,16 @@ def test_own_names_come_first_and_unknown_ones_are_named() -> None:
     assert event_codes(["dlms:1"], {"dlms:1": EventCode.TAMPER}) == [EventCode.TAMPER]
     with pytest.raises(ValueError, match="dlms:100"):
         event_codes([*NORMALISED, "dlms:100"])
+
+
+def test_names_of_lost_and_returned_phases_say_which() -> None:
+    assert event_phases(["dlms:86", "dlms:87", "dlms:88", "dlms:90", "dlms:91", "dlms:92", "dlms:1"]) == [
+        1,
+        2,
+        4,
+        1,
+        2,
+        4,
+        0,
+    ]
+    assert event_phases(["mine:L2"], {"mine:L2": 2}) == [2]

@@ -157,3 +157,29 @@ def test_events_and_reads_agree_on_who_is_in_service():
     for (meter, at_us), reason in SCREENED:
         found = checked([Row(meter, at_us, {"import_wh": 1})], 60).rejects.reason.tolist()
         assert found in ([[reason]] if reason else [[], [pb.ROW_REASON_UNALIGNED]])
+
+
+def with_phases(*rows):
+    """Screen events of meter THREE, (code, phases) each."""
+    request = pb.SendEventsRequest(head_end="H", epoch=1, seq=1, meter=["THREE"], meter_index=[0] * len(rows))
+    request.at_us.extend([NOW_US] * len(rows))
+    request.code.extend(code for code, _ in rows)
+    request.phases.extend(phases for _, phases in rows)
+    return events_of(request, HOME, WORLD, NOW_US, Limits())[0].phases.tolist()
+
+
+def test_phases_are_kept_where_a_code_is_about_phases_and_dropped_where_it_is_not():
+    rows = [(code, 2) for code in EventCode]
+    about = {EventCode.POWER_FAIL, EventCode.POWER_RESTORED, EventCode.PHASE_LOSS, EventCode.PHASE_RETURN}
+    assert with_phases(*rows) == [2 if code in about else 0 for code, _ in rows]
+    assert with_phases((3, 0), (3, 7)) == [0, 7]
+
+
+def test_phases_of_another_number_of_rows_or_beyond_three_refuse_the_request():
+    with pytest.raises(Rejected, match="phases 8"):
+        with_phases((3, 8))
+    request = pb.SendEventsRequest(
+        head_end="H", epoch=1, seq=1, meter=["THREE"], meter_index=[0, 0], at_us=[NOW_US] * 2, code=[3, 3], phases=[1]
+    )
+    with pytest.raises(Rejected, match="phases 1, at_us 2"):
+        events_of(request, HOME, WORLD, NOW_US, Limits())

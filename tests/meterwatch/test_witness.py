@@ -84,7 +84,7 @@ class Stored:
 
     async def events(self, slots: NDArray[np.int32], from_us: int, to_us: int) -> list[NDArray[Any]]:
         mine = [e for e in self.events_ if from_us <= e[1] < to_us and e[0] in slots]
-        return [np.array([e[i] for e in mine], np.int64) for i in range(4)]
+        return [np.array([e[i] for e in mine], np.int64) for i in range(4)] + [np.zeros(len(mine), np.int64)]
 
     async def loads(self, transformer: int, from_us: int, to_us: int) -> list[NDArray[Any]]:
         ends = np.arange(from_us // (900 * US) + 1, to_us // (900 * US) + 1) * 900 * US

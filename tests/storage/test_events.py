@@ -81,3 +81,16 @@ def test_a_key_twice_in_a_group_is_answered_once_for_all(writer: Writer, dsn: st
     assert (first.accepted, first.replayed, again.replayed, again.batch_id) == (1, False, True, first.batch_id)
     assert news.rows == 0
     assert reused.reused
+
+
+def test_two_phases_lost_in_the_same_moment_are_two_events_and_the_same_again_is_none(writer: Writer, dsn: str) -> None:
+    empty(dsn)
+    slot, at_us, code = np.zeros(3, np.int32), np.full(3, NOW_US, np.int64), np.full(3, 3, np.int16)
+    lost = Events(slot, at_us, code, np.array([1, 2, 1], np.uint8))
+    requests = [EventBatch(1, 7, seq, bytes([seq]), lost, NO_REJECTS, 3) for seq in (1, 2)]
+    (first, news), (again, nothing) = writer.write_events(requests, NOW_US)
+    assert (first.accepted, first.duplicates, news.phases.tolist()) == (2, 1, [1, 2])
+    assert (again.accepted, again.duplicates, nothing.rows) == (0, 3, 0)
+    with psycopg.connect(dsn) as connection:
+        rows = connection.execute("SELECT phases FROM events WHERE code = 3 ORDER BY phases").fetchall()
+    assert rows == [(1,), (2,)]
