@@ -13,7 +13,7 @@ committed. It knows no clock, no database and no event loop.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -65,6 +65,8 @@ class Book:
         self.names = names
         """Registry names for new alarms; replaced after a registry change."""
         self.profile = profile or AlarmProfile()
+        self.aside: Callable[[Alarm], bool] = lambda _: False
+        """Who stands aside in a storm (alarm.storm): not announced again before it is over."""
         self.horizon_us = 0
         """Finished alarms that ended before this may be missing here; see `adopt`."""
         self._pruned_us = 0
@@ -139,7 +141,7 @@ class Book:
         """Propose to announce again what has stood for too long. Cost: linear in the alarms, if the profile does so."""
         if not self.profile.re_alarms:
             return []
-        standing = (alarm for alarm in self if alarm.cleared_us is None and alarm.pages)
+        standing = (alarm for alarm in self if alarm.cleared_us is None and alarm.pages and not self.aside(alarm))
         return [announced_again(alarm, now_us) for alarm in standing if self._too_long(alarm, now_us)]
 
     def _too_long(self, alarm: Alarm, now_us: int) -> bool:

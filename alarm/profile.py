@@ -41,11 +41,26 @@ class AlarmClass:
 
 
 @dataclass(frozen=True, slots=True)
+class StormLimits:
+    """When a district is in a storm (alarm.storm)."""
+
+    enter_share: float = 0.05
+    """More than this share of its meters is off. (ours)"""
+    leave_share: float = 0.025
+    """It ends below this share... (ours)"""
+    calm_s: int = 600
+    """... for so long. (ours)"""
+    meters_min: int = 100
+    """Districts with fewer meters have none: there one transformer is a twentieth. (ours)"""
+
+
+@dataclass(frozen=True, slots=True)
 class AlarmProfile:
     """One named set of classes; the first that matches counts."""
 
     name: str = "default"
     classes: tuple[AlarmClass, ...] = (AlarmClass(rule="OUTAGE", chatter_raises=3),)
+    storm: StormLimits = field(default_factory=StormLimits)
 
     def of(self, rule: str, asset_kind: str) -> AlarmClass:
         """The class of these alarms."""

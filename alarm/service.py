@@ -24,6 +24,7 @@ from alarm.hub import Coalesced, Subscription
 from alarm.kpi import CHATTER_COUNT, CHATTERING_MAX, TOP, WINDOW_US, Kpis, kpis
 from alarm.receipts import Ledger, Receipts
 from alarm.receipts_service import NAME_CHARS_MAX, receipts_to_wire
+from alarm.storm import Storms, no_storms, roots_first
 from alarm.wire import (
     ID_CHARS_MAX,
     RESPONSE_BYTES_MAX,
@@ -38,6 +39,7 @@ from alarm.wire import (
     result_of,
     shelf_of,
     shelf_to_wire,
+    storms_to_wire,
     targets_of,
     transition_to_wire,
 )
@@ -115,6 +117,7 @@ class AlarmService:
         witness: Callable[[Alarm], Awaitable[Seen]] = nothing_seen,
         concerns: Concerns = no_departments,
         receipts: Receipts | None = None,
+        storms: Callable[[], Storms] = no_storms,
     ) -> None:
         self._desk = desk
         self._hub = desk.hub
@@ -127,6 +130,7 @@ class AlarmService:
         self._witness = witness
         self._concerns = concerns
         self._receipts = receipts
+        self._storms = storms
 
     async def subscribe(self, request: pb.SubscribeRequest, context: Any) -> None:
         """Write the stream of one subscriber until it leaves, is too old, or the service drains."""
@@ -141,6 +145,8 @@ class AlarmService:
             seq, alarms, subscription = self._hub.subscribe_now(wanted.wants)
             with closing(subscription):
                 alarms = [alarm for alarm in alarms if wanted.matches(alarm)]
+                if self._storms().lasting():
+                    alarms.sort(key=roots_first)
                 for part in self._snapshot(seq, alarms):
                     if ledger is not None:
                         of_part, alarms = alarms[: len(part.alarm)], alarms[len(part.alarm) :]
@@ -238,7 +244,10 @@ class AlarmService:
         now_us = self._clock.now_us()
         from_us = now_us - hours * 3_600_000_000
         found = await read_kpis(self._reader, from_us, now_us, operators)
-        return kpis_to_wire(found, [alarm for alarm in self._desk.book if alarm.pages], now_us)
+        paging = self._desk.paging()
+        answer = kpis_to_wire(found, paging, now_us)
+        answer.storm.extend(storms_to_wire(self._storms(), paging))
+        return answer
 
     async def shelve_asset(self, request: pb.ShelveAssetRequest, context: Any) -> pb.ShelveAssetResponse:
         """Commit a shelf over an asset, or its end."""

@@ -13,6 +13,7 @@ import orjson
 from alarm.hub import Coalesced
 from alarm.kpi import STALE_US, Kpis
 from alarm.shaping import CHATTERING, REPEATS
+from alarm.storm import Storms
 from meterwatch.alarms import (
     Action,
     Alarm,
@@ -303,3 +304,23 @@ def action_of(message: pb.ActRequest) -> Action:
         once=message.until_normal,
         assignee=message.assignee,
     )
+
+
+def storms_to_wire(storms: Storms, paging: Sequence[Alarm]) -> list[pb.Storm]:
+    """Storms that last, with what pages in them now."""
+    found = []
+    for storm in storms.lasting():
+        there = [alarm for alarm in paging if storm.covers(alarm.district)]
+        found.append(
+            pb.Storm(
+                reason=pb.StormReason.Value(f"STORM_REASON_{storm.reason.value}"),
+                district=storm.district,
+                since_us=storm.since_us,
+                meters=storm.now.meters,
+                meters_off=storm.now.off,
+                roots=storm.now.roots,
+                paging=len(there),
+                aside=sum(storms.stands_aside(alarm) for alarm in there),
+            )
+        )
+    return found

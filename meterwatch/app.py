@@ -196,6 +196,7 @@ async def _recall(parts: Parts, clock: Clock) -> list[int]:
     """
     rules = parts.in_force.rules
     await parts.days.start()
+    await parts.storms.start()
     unwritten = await parts.interruptions.restore(rules.engine)
     verdicts, owed = await rebuild(rules, parts.topology, parts.recipe.history, parts.desk, clock)
     await parts.record(verdicts, owed)
@@ -212,6 +213,7 @@ def _jobs(config: Config, clock: Clock, parts: Parts) -> list[Coroutine[Any, Any
         parts.interruptions.run(),
         parts.gaps.run(),
         parts.learning.run(),
+        parts.storms.run(),
     ]
     if config.estimation.automatic:
         jobs.append(parts.estimation.run())

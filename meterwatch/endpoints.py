@@ -52,7 +52,14 @@ def add_services(
     )  # fmt: skip
     concerns = no_departments if parts.routes is None else parts.routes.concerns
     alarms = AlarmService(
-        parts.desk, parts.alarms, clock, ready, witness=witness.see, concerns=concerns, receipts=parts.receipts
+        parts.desk,
+        parts.alarms,
+        clock,
+        ready,
+        witness=witness.see,
+        concerns=concerns,
+        receipts=parts.receipts,
+        storms=lambda: parts.storms.storms,
     )
     server.add_generic_rpc_handlers((ingest.handler(), alarm_handlers(alarms)))
     add_ReceiptsServicer_to_server(ReceiptService(parts.receipts), server)

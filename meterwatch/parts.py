@@ -35,6 +35,7 @@ from meterwatch.judged_days import JudgedDays
 from meterwatch.learning import Learning
 from meterwatch.metrics import Metrics
 from meterwatch.pipeline import Pipeline
+from meterwatch.storm_watch import StormWatch
 from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2
 from meterwatch.wired_user_rules import UserRules, user_rules_figures
@@ -58,6 +59,7 @@ from storage.reads_table import ReadsTable
 from storage.receipts import ReceiptStore
 from storage.registry import RegistryStore
 from storage.service_reliability import Indices
+from storage.storms import StormStore
 from storage.writer import Writer
 
 
@@ -75,6 +77,7 @@ class Parts:
     metrics: Metrics
     writers: list[Writer]
     desk: AlarmDesk
+    storms: StormWatch
     routes: Dispatch | None
     receipts: Receipts
     checks: CheckProfile
@@ -99,13 +102,21 @@ async def put_together(
     registry, history, alarms = RegistryStore(pool), History(pool, columnar=columnar), AlarmStore(pool)
     clock.resume(await history.newest_stored_us())
     topology = await registry.load_topology(clock.now_us())
-    desk = await AlarmDesk.open(
-        alarms, topology, clock, config.server.subscribers_max, ALARM_PROFILES[config.alarms.profile]
-    )
+    alarm_profile = ALARM_PROFILES[config.alarms.profile]
+    desk = await AlarmDesk.open(alarms, topology, clock, config.server.subscribers_max, alarm_profile)
     profile, checks = PROFILES[config.rules.profile], chosen(config.checks.profile, config.checks.changes)
     metrics, marks, day_store, arrived = Metrics(), DayMarks(topology), DayStore(pool), Arrived(pool)
+
+    def registry_in_place() -> Topology:
+        return pipeline.topology()
+
+    storms = StormWatch(
+        StormStore(pool), alarms, desk, registry_in_place, clock, config.alarms.operators, alarm_profile.storm
+    )
+    storms.watch(metrics)
+    desk.book.aside = storms.stands_aside
     outbox = Outbox(pool)
-    routes = _routes(config, outbox, desk, clock, metrics)
+    routes = _routes(config, outbox, desk, clock, metrics, storms)
 
     def published(transitions: Sequence[Transition]) -> None:
         metrics.published(transitions)
@@ -166,6 +177,7 @@ async def put_together(
         metrics=metrics,
         writers=writers,
         desk=desk,
+        storms=storms,
         routes=routes,
         receipts=await Receipts.open(ReceiptStore(pool), clock, metrics.told),
         checks=checks,
@@ -182,13 +194,16 @@ async def put_together(
     )
 
 
-def _routes(config: Config, outbox: Outbox, desk: AlarmDesk, clock: Clock, metrics: Metrics) -> Dispatch | None:
+def _routes(
+    config: Config, outbox: Outbox, desk: AlarmDesk, clock: Clock, metrics: Metrics, storms: StormWatch
+) -> Dispatch | None:
     """The routes, where a file of them is configured."""
     if config.alarms.routes_file is None:
         return None
     routes = Dispatch(
         config.alarms.routes_file, outbox, desk.hub.log_id, desk, clock,
         counted=lambda target, what: metrics.route_messages.labels(target, what).inc(),
+        aside=storms.stands_aside,
     )  # fmt: skip
     metrics.watch_targets(
         {

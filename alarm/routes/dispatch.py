@@ -22,7 +22,7 @@ from alarm.routes.courier import BACKOFF_S, Courier, Mailbox
 from alarm.routes.file import read_routes
 from alarm.routes.model import Routes, Target
 from alarm.routes.outcome import Outcome
-from alarm.routes.plan import TIMERS_MAX, Planner
+from alarm.routes.plan import TIMERS_MAX, Planner, none_stands_aside
 from alarm.routes.targets import Sender, sender_of
 from meterwatch.alarms import Alarm, AlarmFilter, Transition
 from meterwatch.clock import Clock
@@ -98,8 +98,9 @@ class Dispatch:
         make_sender: Callable[[Target, str, str], Sender] = sender_of,
         machine_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         backoff_s: float = BACKOFF_S,
+        aside: Callable[[Alarm], bool] = none_stands_aside,
     ) -> None:
-        """counted is told of (target, what happened)."""
+        """counted is told of (target, what happened). aside: who stands aside in a storm (alarm.storm)."""
         self.routes = read_routes(path)
         self.file = FileState(path, machine_us())
         self._stamp = _stamp(path)
@@ -111,6 +112,7 @@ class Dispatch:
         self._make_sender = make_sender
         self._machine_us = machine_us
         self._backoff_s = backoff_s
+        self._aside = aside
         self._planner: Planner | None = None
         self._employed: dict[str, _Employed] = {}
         self._books = asyncio.Lock()
@@ -208,7 +210,7 @@ class Dispatch:
         longest_us = max((target.per_s for target in routes.targets.values()), default=0) * 1_000_000
         async with self._books:
             kept = await self._outbox.load(self._clock.now_us() - longest_us)
-            planner = self._planner = Planner(routes, kept)
+            planner = self._planner = Planner(routes, kept, self._aside)
         seq, alarms = self._log.newest_seq(), self._log.paging()
         planner.replace(routes, self._clock.now_us())
         planner.begin(seq)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -29,6 +29,8 @@ WAITING_MAX: Final = 8
 
 TIMERS_MAX: Final = 500
 """Steps of time before others have their turn."""
+ASIDE_AGAIN_US: Final = 60_000_000
+"""What stands aside in a storm is not urged; it is looked at again after so long."""
 
 GroupKey = tuple[str, str, int, str]
 """target, route, step, group."""
@@ -45,14 +47,20 @@ class _Group:
     members: int = 0
 
 
+def none_stands_aside(_: Alarm) -> bool:
+    """No storm."""
+    return False
+
+
 class Planner:
     """The notices that are not over, in memory."""
 
-    def __init__(self, routes: Routes, kept: Kept) -> None:
+    def __init__(self, routes: Routes, kept: Kept, aside: Callable[[Alarm], bool] = none_stands_aside) -> None:
         self.routes = routes
         self._by_name = {route.name: route for route in routes.routes}
         self.cursor = kept.cursor
         self.changes = Changes()
+        self._aside = aside
         self._next_number = kept.next_number
         self._notices: dict[tuple[str, str], Notice] = {}
         self._targets_of: dict[str, set[str]] = {}
@@ -246,6 +254,9 @@ class Planner:
         if claim is None or route is None or at_us is None or at_us > now_us or not targets:
             return
         alarm = self._notices[min(targets), key[1]].alarm
+        if self._aside(alarm):
+            heapq.heappush(self._timers, (now_us + ASIDE_AGAIN_US, _CLAIM, key))
+            return
         claim = replace(claim, step=claim.step + 1)
         known = [self._notices.get((t, key[1])) for t in self._department_targets(route, claim.step)]
         self._notify(route, claim.step, alarm, now_us)
@@ -257,7 +268,11 @@ class Planner:
     def _repeat(self, key: tuple[str, str], now_us: int) -> None:
         notice = self._notices.get(key)
         at_us = None if notice is None else self._repeats_us(notice)
-        if notice is not None and at_us is not None and at_us <= now_us:
+        if notice is None or at_us is None or at_us > now_us:
+            return
+        if self._aside(notice.alarm):
+            heapq.heappush(self._timers, (now_us + ASIDE_AGAIN_US, _REPEAT, key))
+        else:
             self._update(replace(notice, urged=Change.REPEATED), now_us)
 
     def _repeats_us(self, notice: Notice) -> int | None:
@@ -308,7 +323,7 @@ class Planner:
         for notice in found:
             if notice.told is None and not notice.alarm.pages:
                 self._close(notice, NoticeState.WITHDRAWN)
-        due.sort(key=lambda n: (-n.alarm.severity, n.alarm.onset_us, n.alarm.alarm_id))
+        due.sort(key=lambda n: (self._only_counted(target, n), -n.alarm.severity, n.alarm.onset_us, n.alarm.alarm_id))
         covered = due[:COVERED_MAX]
         if covered:
             self._add_delivery(target, covered, len(due) - len(covered), now_us)
@@ -323,7 +338,7 @@ class Planner:
                 seq=notice.alarm.seq,
                 change=change_of(notice),
                 was_severity=None if notice.told is None else notice.told.severity,
-                shown=i < target.shown_max,
+                shown=i < target.shown_max and (i == 0 or not self._only_counted(target, notice)),
             )
             for i, notice in enumerate(covered)
         )
@@ -336,6 +351,10 @@ class Planner:
         )
         self._next_number += 1
         self.changes.next_number = self._next_number
+
+    def _only_counted(self, target: Target, notice: Notice) -> bool:
+        """True: the message has it among those it counts, because it stands aside and is new."""
+        return not target.batches and notice.told is None and self._aside(notice.alarm)
 
     def _tell(self, notice: Notice, now_us: int) -> None:
         alarm = notice.alarm

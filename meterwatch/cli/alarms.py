@@ -176,4 +176,14 @@ def kpi(
         rows += [
             {"what": what, "value": s.pages, "type": s.type, "asset": f"{s.asset_kind} {s.asset}"} for s in sources
         ]
+    rows += [
+        {
+            "what": "storm",
+            "value": one.meters_off,
+            "type": alarms_pb2.StormReason.Name(one.reason).removeprefix("STORM_REASON_"),
+            "asset": f"{one.district or 'everywhere'}: {one.meters_off} of {one.meters} meters off, {one.roots} "
+            f"outages, {one.paging} alarms, {one.aside} aside, since {utc(one.since_us)}",
+        }
+        for one in found.storm
+    ]
     listing(rows, ("what", "value", "type", "asset"), output)

@@ -26,6 +26,7 @@ from meterwatch.console.link import Health, Link
 from meterwatch.console.order import TOP, Frozen, Order
 from meterwatch.console.rows import Row
 from meterwatch.console.screens import Answer, Explanation, Help, Prompt
+from meterwatch.console.storms import FAIR, Where, stands_aside, where, words
 from meterwatch.console.table import AlarmTable
 from meterwatch.errors import MeterwatchError
 from meterwatch.texts import visible
@@ -83,7 +84,8 @@ class Console(App[None]):
         self._operator = operator
         self._operators = operators
         self._zone = zone
-        self._order = Order()
+        self._stormy: Where = FAIR
+        self._order = Order(self._aside)
         self._filter = ""
         self._paused_with = 0
         """Changes that came while the display stands still."""
@@ -118,7 +120,7 @@ class Console(App[None]):
         news = self._link.take()
         group = self._order.group
         if news.begun:
-            self._order = Order.of(news.rows)
+            self._order = Order.of(news.rows, self._aside)
         else:
             self._order.apply(news.rows)
         self._folded += news.folded
@@ -322,14 +324,17 @@ class Console(App[None]):
         message.tell()
 
     def _told_kpis(self, found: pb.GetKpisResponse) -> None:
-        self._flood_line.display = found.flood_now
-        self._flood_line.update(
-            Text(
-                f" FLOOD: more than 10 alarms an operator in 10 minutes; {found.paging} call for somebody now,"
-                f" {found.pages} began to in the last hour ",
-                "bold white on red",
-            )
-        )
+        line = words(found, self._zone)
+        self._flood_line.display = bool(line)
+        self._flood_line.update(Text(visible(line), "bold white on red"))
+        stormy = where(found.storm)
+        if stormy != self._stormy:
+            self._stormy = stormy
+            self._order.put_aside(self._aside)
+            self._show(self._order.group)
+
+    def _aside(self, row: Row) -> bool:
+        return stands_aside(row, self._stormy)
 
 
 def _link_words(health: Health) -> tuple[str, str]:

@@ -56,7 +56,8 @@ class Frozen:
 class Order:
     """The alarms that are not finished, and the part of them that is looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, aside: Callable[[Row], bool] = lambda _: False) -> None:
+        self._aside = aside
         self._rows: dict[str, Row] = {}
         self._over: dict[str, int] = {}
         self._children: dict[str, set[str]] = {}
@@ -67,9 +68,9 @@ class Order:
         self._shown = self._groups[TOP]
 
     @classmethod
-    def of(cls, rows: Iterable[Row]) -> Order:
-        """As apply on an empty one, for a whole snapshot: the one place where something is sorted."""
-        order = cls()
+    def of(cls, rows: Iterable[Row], aside: Callable[[Row], bool] = lambda _: False) -> Order:
+        """As apply on an empty one, for a whole snapshot. aside: who is shown after the others."""
+        order = cls(aside)
         newest: dict[str, Row] = {}
         for row in rows:
             known = newest.get(row.alarm_id)
@@ -81,11 +82,21 @@ class Order:
                 order._remember(row)
             elif row.parent_id:
                 order._children.setdefault(row.parent_id, set()).add(row.alarm_id)
-        for row in order._rows.values():
-            order._groups.setdefault(order._group_of(row), []).append(order._key(row))
-        for keys in order._groups.values():
-            keys.sort()
+        order._sort()
         return order
+
+    def put_aside(self, aside: Callable[[Row], bool]) -> None:
+        """Others are shown after the rest now. Cost: everything is sorted."""
+        self._aside = aside
+        self._groups = {TOP: []}
+        self._sort()
+        self.show(self._group, self._wanted)
+
+    def _sort(self) -> None:
+        for row in self._rows.values():
+            self._groups.setdefault(self._group_of(row), []).append(self._key(row))
+        for keys in self._groups.values():
+            keys.sort()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -219,7 +230,7 @@ class Order:
         return row.parent_id if row.parent_id in self._rows else TOP
 
     def _key(self, row: Row) -> Key:
-        return row.key(root=row.alarm_id in self._children)
+        return row.key(root=row.alarm_id in self._children, aside=self._aside(row))
 
     def _put(self, group: str, key: Key) -> None:
         keys = self._groups.setdefault(group, [])

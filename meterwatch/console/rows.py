@@ -20,8 +20,9 @@ ORDER: Final[dict[int, int]] = {
 }
 """Who nobody has taken note of comes first."""
 
-Key = tuple[bool, int, int, bool, int, str]
-"""Overlaid, priority (most urgent first), state, no root, onset (newest first), alarm_id: ascending, never equal."""
+Key = tuple[bool, bool, int, int, bool, int, str]
+"""Overlaid, aside in a storm, priority (most urgent first), state, no root, onset (newest first), alarm_id: ascending,
+never equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Row:
         """Shelved or out of service: it pages nobody."""
         return bool(self.shelved_until_us) or self.out_of_service
 
-    def key(self, *, root: bool) -> Key:
-        """Its place among others; root: alarms are folded into it."""
+    def key(self, *, root: bool, aside: bool = False) -> Key:
+        """Its place among others; root: alarms are folded into it; aside: a storm shows it last."""
         urgency = self.priority or self.severity
-        return (self.overlaid, -urgency, ORDER.get(self.state, 3), not root, -self.onset_us, self.alarm_id)
+        return (self.overlaid, aside, -urgency, ORDER.get(self.state, 3), not root, -self.onset_us, self.alarm_id)

@@ -174,6 +174,30 @@ PRIORITY_CRITICAL: Priority.ValueType  # 4
 """Now."""
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
+class _StormReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StormReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StormReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STORM_REASON_UNSPECIFIED: _StormReason.ValueType  # 0
+    """None."""
+    STORM_REASON_OFF: _StormReason.ValueType  # 1
+    """More than 5 % of the meters of a district are below open outages."""
+    STORM_REASON_FLOOD: _StormReason.ValueType  # 2
+    """Alarms are a flood, wherever they are."""
+
+class StormReason(_StormReason, metaclass=_StormReasonEnumTypeWrapper):
+    """Why there is a storm."""
+
+STORM_REASON_UNSPECIFIED: StormReason.ValueType  # 0
+"""None."""
+STORM_REASON_OFF: StormReason.ValueType  # 1
+"""More than 5 % of the meters of a district are below open outages."""
+STORM_REASON_FLOOD: StormReason.ValueType  # 2
+"""Alarms are a flood, wherever they are."""
+Global___StormReason: _TypeAlias = StormReason  # noqa: Y015
+
 @_typing.final
 class Alarm(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -1026,6 +1050,7 @@ class GetKpisResponse(_message.Message):
     STALE_FIELD_NUMBER: _builtins.int
     CHATTERING_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
+    STORM_FIELD_NUMBER: _builtins.int
     windows: _builtins.int
     """Windows in the span. Unit: windows."""
     pages: _builtins.int
@@ -1048,6 +1073,10 @@ class GetKpisResponse(_message.Message):
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___AlarmSource]:
         """The ten that began to page most often."""
 
+    @_builtins.property
+    def storm(self) -> _containers.RepeatedCompositeFieldContainer[Global___Storm]:
+        """Storms that last: districts in which much is off, and floods. docs/alarms.md says what changes in one."""
+
     def __init__(
         self,
         *,
@@ -1060,10 +1089,11 @@ class GetKpisResponse(_message.Message):
         stale: _builtins.int = ...,
         chattering: _abc.Iterable[Global___AlarmSource] | None = ...,
         top: _abc.Iterable[Global___AlarmSource] | None = ...,
+        storm: _abc.Iterable[Global___Storm] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chattering", b"chattering", "flood_now", b"flood_now", "flood_windows", b"flood_windows", "pages", b"pages", "pages_max", b"pages_max", "paging", b"paging", "stale", b"stale", "top", b"top", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chattering", b"chattering", "flood_now", b"flood_now", "flood_windows", b"flood_windows", "pages", b"pages", "pages_max", b"pages_max", "paging", b"paging", "stale", b"stale", "storm", b"storm", "top", b"top", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1695,3 +1725,53 @@ class ListShelvesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListShelvesResponse: _TypeAlias = ListShelvesResponse  # noqa: Y015
+
+@_typing.final
+class Storm(_message.Message):
+    """Where roots and counts come first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    DISTRICT_FIELD_NUMBER: _builtins.int
+    SINCE_US_FIELD_NUMBER: _builtins.int
+    METERS_FIELD_NUMBER: _builtins.int
+    METERS_OFF_FIELD_NUMBER: _builtins.int
+    ROOTS_FIELD_NUMBER: _builtins.int
+    PAGING_FIELD_NUMBER: _builtins.int
+    ASIDE_FIELD_NUMBER: _builtins.int
+    reason: Global___StormReason.ValueType
+    """Why."""
+    district: _builtins.str
+    """Which district; empty of a flood."""
+    since_us: _builtins.int
+    """Since when, by the service's clock. Unit: microseconds since 1970-01-01 UTC."""
+    meters: _builtins.int
+    """Meters in service there. Unit: meters."""
+    meters_off: _builtins.int
+    """Of these, below open outages. Unit: meters."""
+    roots: _builtins.int
+    """Such outages. Unit: alarms."""
+    paging: _builtins.int
+    """Alarms there that call for somebody. Unit: alarms."""
+    aside: _builtins.int
+    """Of these, of single meters, which stand aside. Unit: alarms."""
+    def __init__(
+        self,
+        *,
+        reason: Global___StormReason.ValueType = ...,
+        district: _builtins.str = ...,
+        since_us: _builtins.int = ...,
+        meters: _builtins.int = ...,
+        meters_off: _builtins.int = ...,
+        roots: _builtins.int = ...,
+        paging: _builtins.int = ...,
+        aside: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "district", b"district", "meters", b"meters", "meters_off", b"meters_off", "paging", b"paging", "reason", b"reason", "roots", b"roots", "since_us", b"since_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Storm: _TypeAlias = Storm  # noqa: Y015

@@ -202,6 +202,25 @@ async def test_a_flood_is_shown_by_a_banner() -> None:
         assert "42" in world.text("flood")
 
 
+async def test_a_storm_is_shown_by_a_banner_and_its_single_meters_stand_last() -> None:
+    storm = pb.Storm(
+        reason=pb.STORM_REASON_OFF, district="North", since_us=1_700_000_000_000_000, meters=5210, meters_off=412,
+        roots=14, paging=31, aside=9,
+    )  # fmt: skip
+    rows = [row("M", asset_kind="meter", asset="M-1", onset_us=9, severity=pb.SEVERITY_MEDIUM), row("C", severity=1)]
+    figures = pb.GetKpisResponse(storm=[storm])
+    async with console(*rows, figures=figures) as world:
+        assert world.app.query_one("#flood").display
+        for words in ("STORM: North since 22:13", "412 of 5,210 meters off (7.9%)", "14 outages", "9 of single meters"):
+            assert words in world.text("flood")
+        assert "FLOOD" not in world.text("flood")
+        assert world.shown() == ["T-1", "M-1"]
+        world.app._told_kpis(pb.GetKpisResponse())
+        await world.press("home")
+        assert not world.app.query_one("#flood").display
+        assert world.shown() == ["M-1", "T-1"]
+
+
 async def test_explain_shows_the_page_or_why_there_is_none() -> None:
     found = pb.ExplainResponse(alarm=pb.Alarm(alarm_id="A", summary="because", evidence_json="{}"))
     async with console(row("A"), explained=found) as world:

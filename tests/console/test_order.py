@@ -164,3 +164,32 @@ def test_every_filter_is_tried_here() -> None:
         "severity",
         "shelved",
     }
+
+
+@given(rows_, st.sampled_from([TOP, "A"]), st.booleans())
+def test_who_stands_aside_comes_last_and_the_rest_stays_in_its_order(rows: list[Row], group: str, before: bool) -> None:
+    rows = unique(rows)
+
+    def aside(one: Row) -> bool:
+        return one.district == "South"
+
+    order = Order.of(rows, aside) if before else Order.of(rows)
+    order.show(group, None)
+    fair = plain(rows, group, None)
+    if not before:
+        assert shown(order) == fair
+        order.put_aside(aside)
+    lines = [order.row(i) for i in range(order.rows)]
+    overlaid = [bool(one.shelved_until_us) for one in lines]
+    assert overlaid == sorted(overlaid)
+    for part in (False, True):
+        mine = [aside(one) for one in lines if bool(one.shelved_until_us) is part]
+        assert mine == sorted(mine)
+    for south in (False, True):
+        assert [one.alarm_id for one in lines if aside(one) is south] == [
+            one
+            for one in fair
+            if aside(order.get(one)) is south  # type: ignore[arg-type]
+        ]
+    order.apply(rows)
+    assert [order.row(i) for i in range(order.rows)] == lines
