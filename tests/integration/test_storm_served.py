@@ -59,7 +59,7 @@ class Sender:
     """A head-end whose events move the clock of the service."""
 
     def __init__(self, address: str, epoch: int) -> None:
-        self._head_end = HeadEnd(address, "HES-1", epoch=epoch, give_up_after_s=30)
+        self._head_end = HeadEnd(address, "HES-1", epoch=epoch, give_up_after_s=30).__enter__()
 
     def tell(self, at_s: int, meters: list[str], names: list[str]) -> None:
         stamps = [START_US + at_s * US] * len(meters)

@@ -382,3 +382,8 @@ def test_asked_on_the_way_or_only_in_the_end_the_rules_know_the_same(told: list[
             engine.given(wanted, [], events([e for e in heard if e[0] in wanted.slots]))
         known |= {(one.asset_kind, one.asset_id): one.episodes for one in engine.evaluate(T0 + now_s * US)}
     assert {asset: found for asset, found in known.items() if found} == known_in_the_end([told] if told else [], 2400)
+
+
+def test_a_lost_phase_alone_begins_a_judgement() -> None:
+    assert known_in_the_end([lost([0, 2, 4])], 200) == episodes(lost([0, 2, 4]), 200)
+    assert ("transformer", 0) in known_in_the_end([lost([0, 2, 4])], 200)
