@@ -23,6 +23,8 @@ SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 """Bounds of the latency histograms, seconds: around the promised 0.25 and 1 s, up to the deadline of a batch."""
 TOLD_SECONDS: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """The same for telling people, who may be behind a slow line."""
+DELAY_SECONDS: Final = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 180.0, 300.0, 900.0, 3600.0)
+"""The same for events on their way: around the holds of outages, 60, 180 and 300 s."""
 _REASON: Final = {
     number: name.removeprefix("ROW_REASON_").lower()
     for name, number in ingest_pb2.RowReason.items()
@@ -114,6 +116,11 @@ class Metrics:
         self.evaluation_seconds = self._histogram(
             "evaluation_seconds", "From a batch in the queue to its alarm transitions committed, that is to its ack."
         )
+        self.restored_delay_seconds = Histogram(
+            "meterwatch_restored_delay_seconds",
+            "From the oldest event of a request that stops the timer of an outage to its arrival, service's clock.",
+            registry=self.registry, buckets=DELAY_SECONDS,
+        )  # fmt: skip
         self._counted = _Counted()
         self.registry.register(self._counted)
         for label in _REASON.values():

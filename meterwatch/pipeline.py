@@ -24,7 +24,7 @@ import structlog
 
 from meterwatch import failpoints
 from meterwatch.batch import Batch, EventBatch, Events, Stored
-from meterwatch.clock import Clock
+from meterwatch.clock import US, Clock
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, Rejected, Stale, StorageUnavailable
 from meterwatch.hearing import Hearing
@@ -33,7 +33,7 @@ from meterwatch.registers import RegisterBatch, RegisterChange
 from meterwatch.tasks import ending
 from meterwatch.topology import Topology
 from meterwatch.turns import Turns
-from meterwatch.unheard import Unheard, stands_us
+from meterwatch.unheard import Unheard, stands_us, stops_of
 
 GROUP_ROWS_MAX = 60_000
 """Rows coalesced into one COPY: beyond this a COPY gets no cheaper."""
@@ -249,7 +249,10 @@ class Pipeline:
     async def submit_events(self, batch: EventBatch) -> Stored:
         self._refuse_if_ended()
         key = batch.head_end_id, batch.epoch, batch.seq
-        self._unheard.arrived(key, stands_us(batch.events, self.clock.now_us()))
+        now_us = self.clock.now_us()
+        self._unheard.arrived(key, stands_us(batch.events, now_us))
+        if len(stops_us := stops_of(batch.events)):
+            self.metrics.restored_delay_seconds.observe((now_us - int(stops_us.min())) / US)
         if self._waiting_events.full():
             self._unheard.failed(key, time.monotonic())
             raise Overloaded(

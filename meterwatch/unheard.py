@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meterwatch.batch import EventCode, Events
 from meterwatch.clock import US
@@ -35,8 +36,14 @@ def stands_us(events: Events, now_us: int) -> int:
     The arrival alone will not do. The rules are asked twice a second of the machine's; on a clock that runs fast, or
     while the machine is busy, a timer may have run out between the event and its arrival and nobody have asked yet.
     """
-    stops_us = events.at_us[np.isin(events.code, STOPS)]
+    stops_us = stops_of(events)
     return min(now_us, int(stops_us[stops_us >= now_us - REACH_US].min(initial=now_us + 1)) - 1)
+
+
+def stops_of(events: Events) -> NDArray[np.int64]:
+    """Times of the events that stop timers."""
+    times: NDArray[np.int64] = events.at_us[np.isin(events.code, STOPS)]
+    return times
 
 
 class Unheard:

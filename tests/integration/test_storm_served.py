@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 from test_metrics import START_US, config, free_port, scrape
+from typer.testing import CliRunner
 
 from meterwatch import storm_watch
 from meterwatch.app import Service, running
 from meterwatch.batch import EventCode
+from meterwatch.cli import app
 from meterwatch.cli.calls import alarm_kpis, explain_alarm, list_alarms
 from meterwatch.client import HeadEnd, RegistryFile, event_codes, event_phases, import_registry
 from meterwatch.clock import US
@@ -93,6 +96,9 @@ async def test_a_storm_and_a_lost_phase_are_told_outlive_a_restart_and_end(
         )  # fmt: skip
         assert (storm.roots, storm.paging, storm.aside) == (2, 2, 0)
         assert (await asked(scrape, port))["storms{}"] == 1
+        shown = await asked(CliRunner().invoke, app, ["alarms", "kpi", "--address", service.address, "-o", "json"])
+        [line] = [row for row in json.loads(shown.output) if row["what"] == "storm"]
+        assert line["asset"].startswith("North: 40 of 120 meters off, 2 outages, 2 alarms, 0 aside, since 2026-03-02T")
         await asked(sender.leave)
 
     async with running(config(dsn, free_port())) as service:

@@ -122,7 +122,9 @@ async def service(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
         await made.submit(Batch(0, 2, next(seq), b"d", reads, NO_REJECTS, 0, 1))
 
     try:
-        yield SimpleNamespace(clock=clock, events=writers[-1], rules=rules, tell=tell, judged=judged)
+        yield SimpleNamespace(
+            clock=clock, events=writers[-1], rules=rules, tell=tell, judged=judged, metrics=made.metrics
+        )
     finally:
         writers[-1].let.set()
         core.cancel()
@@ -148,6 +150,8 @@ async def test_a_momentary_interruption_is_no_root_though_its_end_arrives_after_
         s.events.let.set()
         if back is not None:
             await back
+        delays = s.metrics.registry.get_sample_value("meterwatch_restored_delay_seconds_sum")
+        assert delays == (SLOW_S - BACK_S if comes_back else 0)
         s.clock.at_us += 3600 * US
         await s.judged()
         assert (("transformer", 0) in s.rules.told) is not comes_back
