@@ -34,7 +34,7 @@ class Storms:
 
     def lasting(self) -> list[Storm]:
         """Floods first, then by district."""
-        return [self._lasting[key] for key in sorted(self._lasting)]
+        return [storm for _, storm in sorted(self._lasting.copy().items())]  # a scrape asks in another thread
 
     def step(self, districts: Mapping[str, Census], flood: bool, now_us: int) -> list[Storm]:
         """Take what is off by district, and whether alarms are a flood; storms that began, grew or ended by that."""
