@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from alarm_cases import at, names
+from alarm_cases import at, episode, names, verdict
 from hypothesis import given
 from hypothesis import strategies as st
 from routes_world import NOW_US, US, alarm, change, made, routes
@@ -14,6 +14,7 @@ from alarm.routes.plan import ASIDE_AGAIN_US, Planner
 from alarm.storm import Storms, no_storms, roots_first
 from alarm.wire import storms_to_wire
 from meterwatch.alarms import Alarm, Priority
+from meterwatch.episodes import Severity
 from meterwatch.notices import Change, Kept
 from meterwatch.storms import EVERYWHERE, Census, Storm, StormReason
 from meterwatch.v1 import alarms_pb2 as pb
@@ -199,3 +200,21 @@ def test_what_stands_aside_is_not_announced_again() -> None:
     assert [draft.alarm.alarm_id for draft in book.announce_again(long_after)] == ["M"]
     book.aside = stormy("North").stands_aside
     assert book.announce_again(long_after) == []
+
+
+def test_a_storm_changes_no_alarm() -> None:
+    fair, in_storm = Book([], names()), Book([], names())
+    in_storm.aside = lambda _: True
+    said = [
+        (episode(1),),
+        (episode(1, severity=Severity.CRITICAL),),
+        (episode(1, 9), episode(20)),
+        (episode(20, 22),),
+        (),
+    ]
+    for book in (fair, in_storm):
+        for minute, episodes in enumerate(said):
+            drafts = book.reconcile([verdict(*episodes, kind="meter")], at(10 * minute + 2))
+            assert drafts
+            book.apply([draft.alarm for draft in drafts])
+    assert list(fair) == list(in_storm)
