@@ -36,6 +36,7 @@ TYPES_MAX: Final = 64
 PLACES_MAX: Final = 1000
 """Districts or feeders in one filter; both limits as in alarms.proto."""
 DEPARTMENTS_MAX: Final = 64
+LABELS_MAX, LABEL_VALUES_MAX = 20, 100
 NAME_CHARS_MAX: Final = 256
 RESPONSE_BYTES_MAX: Final = 1 << 20
 """Per message of a subscription: well below the 4 MiB at which clients refuse one."""
@@ -93,6 +94,7 @@ def alarm_to_wire(alarm: Alarm) -> pb.Alarm:
         announced_us=alarm.announced_us or alarm.recorded_us,
         repeats=alarm.evidence.get(REPEATS, 0),
         chattering=alarm.evidence.get(CHATTERING, False),
+        label=alarm.labels,
     )
 
 
@@ -200,6 +202,7 @@ def filter_of(message: pb.AlarmFilter, concerns: Concerns = no_departments) -> A
         ("feeder", message.feeder, PLACES_MAX),
         ("state", message.state, len(STATE_OF_WIRE)),
         ("department", message.department, DEPARTMENTS_MAX),
+        ("label", message.label, LABELS_MAX),
     ):
         if len(names) > limit:
             raise Rejected(
@@ -211,6 +214,14 @@ def filter_of(message: pb.AlarmFilter, concerns: Concerns = no_departments) -> A
             raise Rejected(
                 "FILTER_INVALID", f"filter.type has {name[:40]!r}; expected {', '.join(AlarmType)}; use one of them"
             )
+    for one in message.label:
+        if not 1 <= len(one.value) <= LABEL_VALUES_MAX:
+            raise Rejected(
+                "FILTER_INVALID",
+                f"filter.label {one.name[:40]!r} has {len(one.value)} values; expected 1 to {LABEL_VALUES_MAX}",
+            )
+        for text in (one.name, *one.value):
+            check_text("filter.label", text, 1, NAME_CHARS_MAX)
     for name in (*message.district, *message.feeder):
         check_text("filter entry", name, 1, NAME_CHARS_MAX)
     for field, least in (("severity_min", message.severity_min), ("priority_min", message.priority_min)):
@@ -228,6 +239,7 @@ def filter_of(message: pb.AlarmFilter, concerns: Concerns = no_departments) -> A
         paging_only=message.paging_only,
         priority_min=Priority(message.priority_min or Priority.LOW),
         any_of=concerns(list(message.department)),
+        labels=tuple((one.name, frozenset(one.value)) for one in message.label),
     )
 
 

@@ -22,6 +22,7 @@ class AlarmType(StrEnum):
     REVERSE = "REVERSE"
     PHASE = "PHASE"
     UNBALANCE = "UNBALANCE"
+    CONTRACT = "CONTRACT"
     COMM_LOSS = "COMM_LOSS"
     HOT_SPOT = "HOT_SPOT"
     FORECAST_OVERLOAD = "FORECAST_OVERLOAD"
@@ -29,6 +30,10 @@ class AlarmType(StrEnum):
 
 
 USER_PREFIX: Final = "USER/"
+LABELS: Final = "labels"
+"""Key of the labels of a user rule, in the evidence of its alarms."""
+DEPARTMENT: Final = "department"
+"""A label that names the department an alarm concerns."""
 
 
 def type_of(rule: str) -> str:
@@ -167,6 +172,12 @@ class Alarm:
         return self.state in PAGED and self.shelved_until_us is None and self.out_of_service_by is None
 
     @property
+    def labels(self) -> Mapping[str, str]:
+        """Those of the user rule that made it; of other rules none."""
+        found: Mapping[str, str] = self.evidence.get(LABELS, {})
+        return found
+
+    @property
     def lasts(self) -> bool:
         """True: nothing that was measured ended it. One told first as history lasts too, and is finished (NORMAL)."""
         return self.cleared_us is None and self.state is not AlarmState.RETRACTED
@@ -301,6 +312,8 @@ class AlarmFilter:
     priority_min: Priority = Priority.LOW
     any_of: tuple[AlarmFilter, ...] = ()
     """And at least one of these; none: no matter. What concerns a department is a filter of this kind."""
+    labels: tuple[tuple[str, frozenset[str]], ...] = ()
+    """Names of labels, and of each the values wanted."""
 
     def matches(self, alarm: Alarm) -> bool:
         """True: the alarm, as it is, is wanted."""
@@ -325,5 +338,6 @@ class AlarmFilter:
             (not self.rules or alarm.rule in self.rules or type_of(alarm.rule) in self.rules)
             and (not self.districts or alarm.district in self.districts)
             and (not self.feeders or alarm.feeder in self.feeders)
+            and all(alarm.labels.get(name) in values for name, values in self.labels)
             and (not self.any_of or any(one._place(alarm) for one in self.any_of))
         )

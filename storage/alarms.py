@@ -280,6 +280,9 @@ def _where(wanted: AlarmFilter, paging: bool = False) -> tuple[list[sql.Composab
         elif chosen:
             where.append(sql.SQL("{} = ANY(%s)").format(sql.Identifier(column)))
             values.append(sorted(chosen))
+    for name, labelled in wanted.labels:
+        where.append(sql.SQL("evidence -> 'labels' ->> %s::text = ANY(%s)"))
+        values += [name, sorted(labelled)]
     if wanted.any_of:
         several: list[sql.Composable] = []
         for one in wanted.any_of:

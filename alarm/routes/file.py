@@ -22,7 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from alarm.routes.apprised import apprise_problem
 from alarm.routes.hours import Hours, span_of
-from alarm.routes.model import GROUP_FIELDS, Department, Escalation, Route, Routes, Target, TargetKind
+from alarm.routes.model import GROUP_FIELDS, LABEL_FIELD, Department, Escalation, Route, Routes, Target, TargetKind
 from meterwatch.alarms import AlarmFilter, AlarmState, AlarmType, Priority, names_a_type
 from meterwatch.episodes import Severity
 from meterwatch.errors import ConfigError
@@ -30,6 +30,8 @@ from meterwatch.errors import ConfigError
 BYTES_MAX: Final = 1 << 20
 SECRET_BYTES_MAX: Final = 4096
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LABEL: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+"""As in a file of user rules."""
 _US: Final = 1_000_000
 _STRICT: Final = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,8 +59,19 @@ def _type(name: str) -> str:
 
 
 def _field(name: str) -> str:
-    if name not in GROUP_FIELDS:
-        raise ValueError(f"{name!r} cannot be grouped by; expected {', '.join(GROUP_FIELDS)}")
+    label = name.removeprefix(LABEL_FIELD) if name.startswith(LABEL_FIELD) else ""
+    if name not in GROUP_FIELDS and not LABEL.fullmatch(label):
+        raise ValueError(
+            f"{name!r} cannot be grouped by; expected {', '.join(GROUP_FIELDS)} or {LABEL_FIELD}NAME of a user rule"
+        )
+    return name
+
+
+def _label(name: str) -> str:
+    if name == "severity":
+        raise ValueError("'severity' is no label of an alarm; match severity_min")
+    if not LABEL.fullmatch(name):
+        raise ValueError(f"{name!r} is no label; expected small letters, digits and _, a letter first")
     return name
 
 
@@ -109,6 +122,7 @@ class _Match(BaseModel):
     type: list[Annotated[str, AfterValidator(_type)]] = []
     district: list[str] = Field(default=[], max_length=1000)
     feeder: list[str] = Field(default=[], max_length=1000)
+    labels: dict[Annotated[str, AfterValidator(_label)], Texts] = Field(default={}, max_length=20)
     severity_min: SeverityName = "LOW"
     priority_min: SeverityName = "LOW"
     state: list[AlarmState] = []
@@ -349,6 +363,7 @@ def _filter(match: _Match) -> AlarmFilter:
         severity_min=Severity[match.severity_min],
         priority_min=Priority[match.priority_min],
         states=frozenset(match.state),
+        labels=tuple((name, frozenset(values)) for name, values in match.labels.items()),
     )
 
 

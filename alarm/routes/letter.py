@@ -143,7 +143,7 @@ def _alarm(item: Item, alarm: Alarm) -> dict[str, Any]:
 
 
 def _alert(alarm: Alarm, severity: Severity, link: str, ends_us: int, now_us: int) -> dict[str, Any]:
-    labels = {
+    own = {
         "alertname": alarm.rule,
         "alarm_id": alarm.alarm_id,
         "asset_kind": alarm.asset_kind,
@@ -152,6 +152,7 @@ def _alert(alarm: Alarm, severity: Severity, link: str, ends_us: int, now_us: in
         "district": alarm.district,
         "severity": Severity(severity).name.lower(),
     }
+    labels = {**alarm.labels, **{name: value for name, value in own.items() if value}}
     annotations = {
         "summary": alarm.summary,
         "level": alarm.level,
@@ -159,7 +160,7 @@ def _alert(alarm: Alarm, severity: Severity, link: str, ends_us: int, now_us: in
         "acknowledged_by": alarm.acknowledged_by or "",
     }
     alert: dict[str, Any] = {
-        "labels": {name: value for name, value in labels.items() if value},
+        "labels": labels,
         "annotations": {name: value for name, value in annotations.items() if value},
         "startsAt": rfc3339(min(alarm.onset_us, ends_us, now_us)),  # a later one than the end is refused
         "endsAt": rfc3339(ends_us),

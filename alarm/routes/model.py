@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from alarm.routes.hours import Hours
-from meterwatch.alarms import Alarm, AlarmFilter
+from meterwatch.alarms import DEPARTMENT, Alarm, AlarmFilter
 from meterwatch.episodes import Severity
 
 TargetKind = Literal["alertmanager", "webhook", "apprise"]
 GROUP_FIELDS: Final = ("type", "district", "feeder", "severity", "asset_kind", "asset", "level")
+LABEL_FIELD: Final = "labels."
+"""And a label by its name after this."""
 COVERED_MAX: Final = 1000
 """Alarms one message stands for."""
 
@@ -108,18 +110,19 @@ class Routes:
     """Where people see the rest."""
 
     def concerns(self, department: str) -> AlarmFilter:
-        """The alarms of a department: what a route to it matches, in whatever state. KeyError if there is none."""
+        """The alarms of a department: what a route to it matches, in whatever state, or whose label names it.
+
+        KeyError if there is no such department.
+        """
         name = self.departments[department].name
         matches = (replace(r.match, states=frozenset()) for r in self.routes if name in r.departments)
-        return AlarmFilter(any_of=tuple(matches) or (NOTHING,))
-
-
-NOTHING: Final = AlarmFilter(rules=frozenset({""}))
-"""Matches no alarm."""
+        return AlarmFilter(any_of=(*matches, AlarmFilter(labels=((DEPARTMENT, frozenset({name})),))))
 
 
 def group_value(alarm: Alarm, name: str) -> str:
     """Field of an alarm by its name in group_by."""
+    if name.startswith(LABEL_FIELD):
+        return alarm.labels.get(name.removeprefix(LABEL_FIELD), "")
     match name:
         case "type":
             return alarm.rule

@@ -29,6 +29,10 @@ DepartmentOption = Annotated[
     list[str] | None, typer.Option("--department", help="Only of this department of the routes file; repeatable.")
 ]
 
+LabelOption = Annotated[
+    list[str] | None, typer.Option("--label", help="Only with this label of a user rule: NAME=VALUE; repeatable.")
+]
+
 
 def alarm_row(alarm: Any) -> dict[str, Any]:
     """An alarm as the commands show it."""
@@ -58,6 +62,7 @@ def alarm_row(alarm: Any) -> dict[str, Any]:
         "out_of_service_by": alarm.out_of_service_by,
         "out_of_service_reason": alarm.out_of_service_reason,
         "assigned_to": alarm.assigned_to,
+        "label": dict(alarm.label),
         "summary": alarm.summary,
         "evidence_json": alarm.evidence_json,
     }
@@ -71,12 +76,13 @@ def list_(
     district: DistrictOption = None,
     feeder: FeederOption = None,
     department: DepartmentOption = None,
+    label: LabelOption = None,
     limit: Annotated[int, typer.Option(min=1, help="At most this many.")] = 100,
     address: AddressOption = None,
     output: OutputOption = Output.table,
 ) -> None:
     """List alarms, newest first."""
-    wanted = _filter(type_, district, feeder, department)
+    wanted = wanted_of(type_, district, feeder, department, label)
     found = list_alarms(address_of(context, address), wanted, active_only=active, most=limit)
     listing((alarm_row(alarm) for alarm in found), COLUMNS, output)
 
@@ -89,6 +95,7 @@ def follow(
     district: DistrictOption = None,
     feeder: FeederOption = None,
     department: DepartmentOption = None,
+    label: LabelOption = None,
     subscriber: Annotated[str, typer.Option(help="Name under which the service keeps receipts; else none.")] = "",
     address: AddressOption = None,
     output: OutputOption = Output.table,
@@ -96,7 +103,7 @@ def follow(
     """Print alarms as they change, over breaks of the connection, until Ctrl-C. JSON is one line each in any case."""
     where = address_of(context, address)
     reach(where)
-    wanted = _filter(type_, district, feeder, department)
+    wanted = wanted_of(type_, district, feeder, department, label)
     feed = AlarmFeed(where, from_seq, wanted, give_up_after_s=300.0, subscriber=subscriber)
     with feed, _closed_by_ctrl_c(feed):
         for message in feed:
@@ -108,11 +115,26 @@ def follow(
                 _print({"seq": change.seq, "kind": change.kind, **alarm_row(change.alarm)}, output)
 
 
-def _filter(
-    type_: list[AlarmType] | None, district: list[str] | None, feeder: list[str] | None, department: list[str] | None
+def wanted_of(
+    type_: list[AlarmType] | None,
+    district: list[str] | None,
+    feeder: list[str] | None,
+    department: list[str] | None,
+    label: list[str] | None,
 ) -> alarms_pb2.AlarmFilter:
+    """The filter that options name; several values of one label: any of them."""
+    labels: dict[str, list[str]] = {}
+    for given in label or []:
+        name, equals, value = given.partition("=")
+        if not (name and equals and value):
+            raise typer.BadParameter(f"{given!r} is no label; write NAME=VALUE", param_hint="--label")
+        labels.setdefault(name, []).append(value)
     return alarms_pb2.AlarmFilter(
-        type=type_ or [], district=district or [], feeder=feeder or [], department=department or []
+        type=type_ or [],
+        district=district or [],
+        feeder=feeder or [],
+        department=department or [],
+        label=[alarms_pb2.WantedLabel(name=name, value=values) for name, values in labels.items()],
     )
 
 

@@ -10,11 +10,10 @@ from typing import Annotated
 
 import typer
 
-from meterwatch.cli.alarms import DepartmentOption, DistrictOption, FeederOption, TypeOption
+from meterwatch.cli.alarms import DepartmentOption, DistrictOption, FeederOption, LabelOption, TypeOption, wanted_of
 from meterwatch.cli.calls import reach
 from meterwatch.cli.explain import ZoneOption, app, zone_of
 from meterwatch.cli.output import AddressOption, address_of
-from meterwatch.v1 import alarms_pb2
 
 __all__ = ["app"]
 
@@ -31,6 +30,7 @@ def watch(
     district: DistrictOption = None,
     feeder: FeederOption = None,
     department: DepartmentOption = None,
+    label: LabelOption = None,
     address: AddressOption = None,
 ) -> None:
     """Full-screen list of the alarms for a control room, the gravest first; ? shows the keys."""
@@ -41,9 +41,7 @@ def watch(
 
     where = address_of(context, address)
     reach(where)
-    wanted = alarms_pb2.AlarmFilter(
-        type=type_ or [], district=district or [], feeder=feeder or [], department=department or []
-    )
+    wanted = wanted_of(type_, district, feeder, department, label)
     who = operator or getpass.getuser()
     link = ServiceLink(where, wanted, subscriber=f"{who}@{socket.gethostname()}:{os.getpid()}"[-128:])
     Console(link, who, operators, zone_of(zone)).run()

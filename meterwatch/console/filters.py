@@ -24,7 +24,8 @@ _TEXT: Final[dict[str, Callable[[Row], str]]] = {
 }
 _SHORT: Final = {"UNACK": "UNACK_ACTIVE", "ACK": "ACK_ACTIVE", "RTN": "RTN_UNACK"}
 _OVER: Final = ("no", "yes", "only")
-KEYS: Final = (*_TEXT, "state", "severity", "shelved")
+LABEL: Final = "label."
+KEYS: Final = (*_TEXT, "state", "severity", "shelved", f"{LABEL}NAME")
 
 
 def wanted(line: str) -> Wanted | None:
@@ -50,6 +51,9 @@ def _test(token: str) -> Wanted:
     if name in _TEXT:
         of = _TEXT[name]
         return lambda row: of(row).casefold() in chosen
+    if name.startswith(LABEL):
+        label = name.removeprefix(LABEL)
+        return lambda row: dict(row.labels).get(label, "").casefold() in chosen
     match name:
         case "state":
             states = _states(chosen)

@@ -49,6 +49,8 @@ class Row:
     assigned_to: str
     priority: int = 0
     """0: not said; then that of its severity."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Of the user rule that made it."""
 
     @classmethod
     def of(cls, alarm: pb.Alarm) -> Row:
@@ -56,7 +58,7 @@ class Row:
             alarm.alarm_id, alarm.type, alarm.asset_kind, alarm.asset, alarm.feeder, alarm.district, alarm.state,
             alarm.severity, alarm.level, alarm.onset_us, alarm.cleared_us, alarm.version, alarm.parent_id,
             alarm.summary, alarm.acknowledged_by, alarm.shelved_until_us, bool(alarm.out_of_service_by),
-            alarm.assigned_to, alarm.priority,
+            alarm.assigned_to, alarm.priority, tuple(alarm.label.items()),
         )  # fmt: skip
 
     @property

@@ -202,6 +202,26 @@ Global___StormReason: _TypeAlias = StormReason  # noqa: Y015
 class Alarm(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ALARM_ID_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     ASSET_KIND_FIELD_NUMBER: _builtins.int
@@ -233,10 +253,11 @@ class Alarm(_message.Message):
     ANNOUNCED_US_FIELD_NUMBER: _builtins.int
     REPEATS_FIELD_NUMBER: _builtins.int
     CHATTERING_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
     alarm_id: _builtins.str
     """Stable handle."""
     type: _builtins.str
-    """OUTAGE, OVERLOAD, REVERSE, PHASE, UNBALANCE, HOT_SPOT, FORECAST_OVERLOAD, COMM_LOSS, or USER/NAME of a user rule."""
+    """OUTAGE, OVERLOAD, REVERSE, PHASE, UNBALANCE, CONTRACT, HOT_SPOT, FORECAST_OVERLOAD, COMM_LOSS, or USER/NAME of a user rule."""
     asset_kind: _builtins.str
     """feeder, transformer, meter, concentrator or head_end."""
     asset: _builtins.str
@@ -297,6 +318,10 @@ class Alarm(_message.Message):
     """How often it began again and was counted here instead of making another alarm. Unit: times."""
     chattering: _builtins.bool
     """It began so often in so short a time that what follows is counted in repeats until it is quiet."""
+    @_builtins.property
+    def label(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels of the user rule that made it, without severity; of other rules none."""
+
     def __init__(
         self,
         *,
@@ -331,10 +356,11 @@ class Alarm(_message.Message):
         announced_us: _builtins.int = ...,
         repeats: _builtins.int = ...,
         chattering: _builtins.bool = ...,
+        label: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_by", b"acknowledged_by", "acknowledged_us", b"acknowledged_us", "alarm_id", b"alarm_id", "announced_us", b"announced_us", "asset", b"asset", "asset_kind", b"asset_kind", "assigned_to", b"assigned_to", "chattering", b"chattering", "cleared_us", b"cleared_us", "district", b"district", "evidence_json", b"evidence_json", "feeder", b"feeder", "level", b"level", "note", b"note", "onset_us", b"onset_us", "out_of_service_by", b"out_of_service_by", "out_of_service_reason", b"out_of_service_reason", "parent_id", b"parent_id", "priority", b"priority", "raised_us", b"raised_us", "recorded_us", b"recorded_us", "repeats", b"repeats", "severity", b"severity", "shelved_by", b"shelved_by", "shelved_reason", b"shelved_reason", "shelved_until_normal", b"shelved_until_normal", "shelved_until_us", b"shelved_until_us", "state", b"state", "summary", b"summary", "type", b"type", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_by", b"acknowledged_by", "acknowledged_us", b"acknowledged_us", "alarm_id", b"alarm_id", "announced_us", b"announced_us", "asset", b"asset", "asset_kind", b"asset_kind", "assigned_to", b"assigned_to", "chattering", b"chattering", "cleared_us", b"cleared_us", "district", b"district", "evidence_json", b"evidence_json", "feeder", b"feeder", "label", b"label", "level", b"level", "note", b"note", "onset_us", b"onset_us", "out_of_service_by", b"out_of_service_by", "out_of_service_reason", b"out_of_service_reason", "parent_id", b"parent_id", "priority", b"priority", "raised_us", b"raised_us", "recorded_us", b"recorded_us", "repeats", b"repeats", "severity", b"severity", "shelved_by", b"shelved_by", "shelved_reason", b"shelved_reason", "shelved_until_normal", b"shelved_until_normal", "shelved_until_us", b"shelved_until_us", "state", b"state", "summary", b"summary", "type", b"type", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -398,6 +424,7 @@ class AlarmFilter(_message.Message):
     PAGING_ONLY_FIELD_NUMBER: _builtins.int
     DEPARTMENT_FIELD_NUMBER: _builtins.int
     PRIORITY_MIN_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
     severity_min: Global___Severity.ValueType
     """Least severity."""
     paging_only: _builtins.bool
@@ -425,8 +452,13 @@ class AlarmFilter(_message.Message):
     @_builtins.property
     def department(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Departments wanted, as the routes file names them; empty: all. An alarm is a department's if a route or an escalation
-        to it matches, in whatever state the alarm is. A subscription keeps the meaning it began with. At most 64.
+        to it matches, in whatever state the alarm is, or if its label `department` names it. A subscription keeps the meaning it
+        began with. At most 64.
         """
+
+    @_builtins.property
+    def label(self) -> _containers.RepeatedCompositeFieldContainer[Global___WantedLabel]:
+        """Labels wanted, all of them; empty: no matter. At most 20."""
 
     def __init__(
         self,
@@ -439,14 +471,41 @@ class AlarmFilter(_message.Message):
         paging_only: _builtins.bool = ...,
         department: _abc.Iterable[_builtins.str] | None = ...,
         priority_min: Global___Priority.ValueType = ...,
+        label: _abc.Iterable[Global___WantedLabel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["department", b"department", "district", b"district", "feeder", b"feeder", "paging_only", b"paging_only", "priority_min", b"priority_min", "severity_min", b"severity_min", "state", b"state", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["department", b"department", "district", b"district", "feeder", b"feeder", "label", b"label", "paging_only", b"paging_only", "priority_min", b"priority_min", "severity_min", b"severity_min", "state", b"state", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AlarmFilter: _TypeAlias = AlarmFilter  # noqa: Y015
+
+@_typing.final
+class WantedLabel(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the label."""
+    @_builtins.property
+    def value(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One of these values. 1 to 100."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WantedLabel: _TypeAlias = WantedLabel  # noqa: Y015
 
 @_typing.final
 class SubscribeRequest(_message.Message):

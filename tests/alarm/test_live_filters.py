@@ -56,6 +56,10 @@ def _pages(alarm: Alarm) -> bool:
     return alarm.state in PAGED and alarm.shelved_until_us is None and alarm.out_of_service_by is None
 
 
+def _label(alarm: Alarm, name: str) -> str:
+    return str(alarm.evidence.get("labels", {}).get(name, ""))
+
+
 CASES: dict[str, tuple[pb.AlarmFilter, Mine]] = {
     "all": (pb.AlarmFilter(), lambda a: True),
     "district": (pb.AlarmFilter(district=["South", "West"]), lambda a: a.district == "South"),
@@ -71,7 +75,21 @@ CASES: dict[str, tuple[pb.AlarmFilter, Mine]] = {
     "paging": (pb.AlarmFilter(paging_only=True), _pages),
     "department": (pb.AlarmFilter(department=["planners"]), _of_planners),
     "departments": (pb.AlarmFilter(department=["crews", "planners"]), lambda a: _of_crews(a) or _of_planners(a)),
-    "escalation": (pb.AlarmFilter(department=["chiefs"]), _of_crews),
+    "escalation, label": (
+        pb.AlarmFilter(department=["chiefs"]), lambda a: _of_crews(a) or _label(a, "department") == "chiefs"
+    ),
+    "label": (
+        pb.AlarmFilter(label=[pb.WantedLabel(name="network", value=["lv", "hv"])]),
+        lambda a: _label(a, "network") == "lv",
+    ),
+    "labels": (
+        pb.AlarmFilter(
+            label=[pb.WantedLabel(name=n, value=[v]) for n, v in (("network", "mv"), ("department", "chiefs"))],
+            type=["USER"],
+        ),
+        lambda a: _label(a, "network") == "mv",
+    ),
+    "no such label": (pb.AlarmFilter(label=[pb.WantedLabel(name="crew", value=["x"])]), lambda a: False),
     "several": (
         pb.AlarmFilter(
             department=["planners"], district=["North"], state=[pb.ALARM_STATE_UNACK_ACTIVE],
@@ -110,8 +128,11 @@ class History:
     def fault(self, asset: int) -> Verdict:
         dice = self.dice
         level = dice.choice(list(Severity))
-        found = episode(10, dice.choice([None, None, 20]), severity=level, evidence={"affected": dice.randint(1, 500)})
-        return replace(verdict(found, asset_id=asset, retract=True), rule=dice.choice(["OUTAGE", "OVERLOAD"]))
+        rule, evidence = dice.choice(["OUTAGE", "OVERLOAD", "USER/hot"]), {"affected": dice.randint(1, 500)}
+        if rule == "USER/hot":
+            evidence |= {"labels": {"network": "lv" if asset % 2 else "mv", "department": "chiefs"}}
+        found = episode(10, dice.choice([None, None, 20]), severity=level, evidence=evidence)
+        return replace(verdict(found, asset_id=asset, retract=True), rule=rule)
 
 
 class Subscriber:
@@ -198,8 +219,8 @@ async def test_every_filter_is_kept_live_over_breaks_and_from_the_cut_of_the_sna
         for one in subscribers:
             one.check(history.log)
         told = {name: len(one.seqs) for name, one in zip(CASES, subscribers, strict=True)}
-        assert told["no such feeder"] == 0
-        assert all(count for name, count in told.items() if name != "no such feeder"), told
+        assert told["no such feeder"] == told["no such label"] == 0
+        assert all(count for name, count in told.items() if not name.startswith("no such")), told
 
 
 async def test_a_subscription_keeps_the_meaning_of_a_department_it_began_with(dsn: str) -> None:

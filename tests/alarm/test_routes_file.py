@@ -90,6 +90,44 @@ def test_a_problem_is_told_with_its_line(old: str, new: str, line: int, says: st
     assert any(p.startswith(f"f.yaml:{line}: ") and says in p for p in found), found
 
 
+LABELLED = """[North], labels: {department: [grid, noc], network: [lv]}"""
+
+
+def test_labels_of_user_rules_choose_alarms_and_make_groups() -> None:
+    grouped = "schedule: office\n    group_by: [district, labels.network]"
+    sound = SOUND.replace("[North]", LABELLED).replace("schedule: office", grouped)
+    [route] = parse_routes(sound.encode(), "f.yaml", Path()).routes
+    for labels, wanted in (
+        ({"department": "noc", "network": "lv"}, True),
+        ({"department": "noc", "network": "mv"}, False),
+        ({"network": "lv"}, False),
+        ({}, False),
+    ):
+        assert route.match.matches(alarm(evidence={"labels": labels})) is wanted
+    assert "labels.network=lv" in route.group_of(alarm(evidence={"labels": {"network": "lv"}}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("department: [", "severity: [", "match severity_min"),
+        ("network: [", "Network: [", "no label"),
+        ("[lv]", "[]", "at least 1"),
+        ("[lv]", "lv", "list"),
+    ],
+)
+def test_a_label_that_is_none_is_refused(old: str, new: str, says: str) -> None:
+    found = problems(SOUND.replace("[North]", LABELLED).replace(old, new, 1))
+    assert any(p.startswith("f.yaml:14: ") and says in p for p in found), found
+
+
+def test_a_department_also_has_what_a_label_says_is_its_own() -> None:
+    found = simple("match: {type: [OUTAGE]}", departments="lone: {targets: [hook]}")
+    mine = alarm(rule="USER/hot", evidence={"labels": {"department": "lone"}})
+    assert found.concerns("lone").matches(mine)
+    assert not found.concerns("noc").matches(mine)
+
+
 def test_all_problems_are_told_at_once() -> None:
     bad = SOUND.replace("alertmanager,", "x,").replace("HIGH", "High").replace("after_s: 60", "after_s: 0")
     assert len(problems(bad)) == 3

@@ -104,9 +104,12 @@ def test_an_alarm_that_leaves_a_department_is_told_as_leaving() -> None:
         ({"department": ["noc"]}, "FILTER_INVALID"),
         ({"department": ["noc"] * 65}, "FILTER_TOO_LARGE"),
         ({"priority_min": 5}, "FILTER_INVALID"),
+        ({"label": [pb.WantedLabel(name="crew")]}, "FILTER_INVALID"),
+        ({"label": [pb.WantedLabel(name="crew", value=["x"] * 101)]}, "FILTER_INVALID"),
+        ({"label": [pb.WantedLabel(name="crew", value=["x"])] * 21}, "FILTER_TOO_LARGE"),
     ],
 )
-def test_a_department_that_does_not_exist_is_refused(changes: dict[str, Any], reason: str) -> None:
+def test_a_filter_that_names_what_does_not_exist_or_too_much_is_refused(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(Rejected) as raised:
         wire.filter_of(pb.AlarmFilter(**changes))
     assert raised.value.reason == reason

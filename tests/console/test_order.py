@@ -136,6 +136,7 @@ def test_the_gravest_unacknowledged_root_is_on_top_and_what_is_shelved_below() -
         ("shelved=only", False),
         ("shelved=yes", True),
         ("assigned=Kim", False),
+        ("label.network=lv", False),
         ("nothing", False),
         ('"OU" T-1', True),
     ],
@@ -163,6 +164,7 @@ def test_every_filter_is_tried_here() -> None:
         "state",
         "severity",
         "shelved",
+        "label.NAME",
     }
 
 
