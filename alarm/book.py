@@ -51,6 +51,7 @@ PREFIX: Final = {
     "REVERSE": "REV",
     "PHASE": "PHA",
     "UNBALANCE": "UNB",
+    "CONTRACT": "CON",
     "HOT_SPOT": "HOT",
     "FORECAST_OVERLOAD": "FOV",
     "COMM_LOSS": "COM",

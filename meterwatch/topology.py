@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.check_profile import MeterClass
+from meterwatch.dated import Contracts
 from meterwatch.moves import Moves
 from meterwatch.multipliers import Multipliers
 from meterwatch.names import Numbers
@@ -44,7 +45,7 @@ class Topology:
     nominal_v: NDArray[np.float32]
     rated_a: NDArray[np.float32]
     contract_kw: NDArray[np.float32]
-    """NaN where unknown."""
+    """As last imported; NaN where unknown."""
     interval_s: NDArray[np.int32]
     installed_us: NDArray[np.int64]
     """Installation; INT64_MAX for a gap in the ids: such a slot accepts nothing."""
@@ -72,6 +73,8 @@ class Topology:
     """Of the instrument transformers, per slot, as last imported; left out: 1."""
     multipliers: Multipliers | None = None
     """The same over time; left out: as last imported, always."""
+    contracts: Contracts | None = None
+    """Contracted power over time; left out: contract_kw, always."""
     moves: Moves = field(default_factory=Moves.none)
     """Where meters hung that did not always hang where they do now; left out: nobody ever moved."""
     head_end_zone: Sequence[str] = ()
@@ -125,6 +128,10 @@ class Topology:
     def multiplier_at(self, slot: NDArray[np.intp], end_us: NDArray[np.int64]) -> NDArray[np.float32]:
         """Multiplier for intervals of these meters that end then."""
         return self.multiplier.take(slot) if self.multipliers is None else self.multipliers.at(slot, end_us)
+
+    def contract_kw_at(self, slot: NDArray[np.int32], end_us: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Contracted power of these meters for intervals that end then, kW; NaN: none."""
+        return self.contract_kw.take(slot) if self.contracts is None else self.contracts.at(slot, end_us)
 
     def slots_of(self, meters: Sequence[str]) -> NDArray[np.int32]:
         """Slot of each of these meter numbers; -1 where it is unknown."""

@@ -1,4 +1,4 @@
-"""User rules and what late data touched: the stored rows around it, asked for in widening pieces of time.
+"""Rules on stored rows and what late data touched: the stored rows around it, asked for in widening pieces of time.
 
 Promise: a failure of the database in between leaves everything as it was, and the next try begins anew. Memory is
 CELLS_TOGETHER rows, however many assets were touched and however old that is. Refuses to know the database.
@@ -7,13 +7,13 @@ CELLS_TOGETHER rows, however many assets were touched and however old that is. R
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.clock import US
-from rules.user.kernel import Kernel, Rows, Span
+from rules.user.kernel import Span
 
 PIECE_US: Final = 6 * 3600 * US
 """Looked at around what was touched at first; then four times as much, and so on, until a calm read is found."""
@@ -22,17 +22,35 @@ QUARTER_US: Final = 900 * US
 ASSETS_TOGETHER: Final = 2_000
 
 
-class StoredRows(Protocol):
+R = TypeVar("R")
+R_contra = TypeVar("R_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Judge(Protocol[R_contra]):
+    """Rules that find anew what was touched: rules.user.kernel.Kernel, rules.contract.Contract."""
+
+    newest_us: int
+    keep_us_max: int
+
+    def wanted(self) -> Span | None: ...
+    def judge(
+        self, span: Span, rows: Sequence[R_contra], from_us: int, to_us: int, *, whole: bool
+    ) -> NDArray[np.bool_]: ...
+    def judged(self) -> None: ...
+
+
+class StoredRows(Protocol[R_co]):
     """Where rows of one kind of asset are read again."""
 
     async def oldest_us(self) -> int:
         """No row ends before it."""
 
-    async def rows(self, assets: NDArray[np.int32], from_us: int, to_us: int) -> Sequence[Rows]:
+    async def rows(self, assets: NDArray[np.int32], from_us: int, to_us: int) -> Sequence[R_co]:
         """All evidence of these assets, ascending, with from_us < end <= to_us."""
 
 
-async def judged(kernel: Kernel, stored: StoredRows) -> None:
+async def judged(kernel: Judge[R], stored: StoredRows[R]) -> None:
     """Judge all that was touched. Raises StorageUnavailable."""
     span = kernel.wanted()
     if span is None:

@@ -21,6 +21,8 @@ from alarm.desk import AlarmDesk
 from meterwatch.alarms import Alarm, AlarmState
 from meterwatch.batch import Events, ReadChange, Stored
 from meterwatch.clock import US, Clock
+from meterwatch.contract_reads import begin as begin_contract
+from meterwatch.contract_reads import judge_touched
 from meterwatch.day_marks import DayMarks
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, StorageUnavailable
@@ -122,6 +124,7 @@ class WiredRules:
             await self._give(together, now_us + AHEAD_US)
         if self.user is not None:
             await self.user.judge()
+        await judge_touched(self.engine.contract, self._history)
         overload = self.engine.overload
         stored = PastLoads(self._history.pool, overload.members.window_s)
         whole = whole or len(self._owing) >= OWED_MAX
@@ -313,6 +316,7 @@ async def rebuild(
     first_us = now_us - (LOOKBACK_S + MARGIN_S) * US
     slots = await history.supply_off_slots(first_us)
     engine.activate(slots[slots < topology.slots], first_us, now_us)
+    await begin_contract(engine.contract, history, topology, list(desk.book))
     if rules.user is not None:
         await rules.user.begin(topology, engine.overload, list(desk.book))
     return await rules.evaluate(now_us, whole=True), [owed.batch_id for owed in owed_batches if not owed.evaluated]

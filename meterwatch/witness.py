@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from meterwatch.alarms import Alarm, AlarmType, type_of
 from meterwatch.batch import Events
 from meterwatch.clock import US, Clock
+from meterwatch.contract_seen import demand_seen, seen_of
 from meterwatch.explained import METERS_SHOWN, WINDOWS_SHOWN, Delivery, LoadSeen, MeterSeen, MetersSeen, Seen
 from meterwatch.topology import Topology
-from rules.account import Account, Heard, Said, Span, account, load_account, window_end_us
+from rules.account import Account, Heard, Said, Span, account, load_account
 from rules.feeders import feeder_kva
 from rules.forecast_overload import ForecastLimits
 from rules.ladder import OverloadProfile
@@ -66,6 +67,8 @@ def limits_of(alarm: Alarm, profile: RuleProfile) -> dict[str, Any]:
             return asdict(ForecastLimits())
         case AlarmType.HOT_SPOT:
             return profile.hot_spot.thresholds()
+        case AlarmType.CONTRACT:
+            return profile.contract.thresholds(alarm.level)
         case _:
             mine = ladder_of(alarm, profile.overload)
             level = next((asdict(one) for one in mine.levels if one.name == alarm.level), {})
@@ -124,7 +127,7 @@ class Witness:
             self._version,
             limits_of(alarm, self._profile),
             meters=await self._meters(alarm),
-            load=await self._load(alarm) if alarm.rule in LOADED else (),
+            load=await self._curve(alarm),
             deliveries=tuple(deliveries),
         )
 
@@ -180,28 +183,40 @@ class Witness:
             ),
         )
 
+    async def _curve(self, alarm: Alarm) -> tuple[LoadSeen, ...]:
+        if alarm.rule == AlarmType.CONTRACT:
+            topology, span = self._topology(), self._look(alarm)
+            seen = await demand_seen(self._history, topology, self._profile.contract, alarm, *span)
+            return _around(alarm, seen)
+        return await self._load(alarm) if alarm.rule in LOADED else ()
+
+    def _look(self, alarm: Alarm) -> tuple[int, int]:
+        """From when to when loads are looked at."""
+        end_us = self._clock.now_us() if alarm.cleared_us is None else alarm.cleared_us + HOUR_US
+        return alarm.onset_us - LADDER_US, min(end_us, alarm.onset_us + LOADS_MAX_US)
+
     async def _load(self, alarm: Alarm) -> tuple[LoadSeen, ...]:
         profile, topology = ladder_of(alarm, self._profile.overload), self._topology()
-        end_us = self._clock.now_us() if alarm.cleared_us is None else alarm.cleared_us + HOUR_US
-        end_us = min(end_us, alarm.onset_us + LOADS_MAX_US)
         mine = np.array([alarm.asset_id], np.int32)
         if alarm.asset_kind == "feeder":
             mine = np.flatnonzero(topology.feeder_of == alarm.asset_id).astype(np.int32)
             rated = float(feeder_kva(topology, profile)[alarm.asset_id])
         else:
             rated = float(topology.rated_kva[alarm.asset_id])
-        ends, wh, varh, covered, expected = await self._arrivals.loads(mine, alarm.onset_us - LADDER_US, end_us)
+        ends, wh, varh, covered, expected = await self._arrivals.loads(mine, *self._look(alarm))
         if alarm.rule == AlarmType.REVERSE:
             wh, varh = np.minimum(wh, 0), np.where(wh < 0, varh, 0)
         windows = ends // (profile.window_s * US) - 1
-        curve = [
-            LoadSeen(window_end_us(w.window, profile), w.b, w.coverage, w.valid, w.level, w.hold_s, w.clear_s)
-            for w in load_account(profile, rated, windows, wh, varh, covered, expected)
-        ]
-        shown = [one for one in curve if one.end_us > alarm.onset_us - HOUR_US]
-        if len(shown) > WINDOWS_SHOWN:
-            shown = shown[: WINDOWS_SHOWN // 2] + shown[-WINDOWS_SHOWN // 2 :]
-        return tuple(shown)
+        account = load_account(profile, rated, windows, wh, varh, covered, expected)
+        return _around(alarm, seen_of(account, profile))
+
+
+def _around(alarm: Alarm, curve: Sequence[LoadSeen]) -> tuple[LoadSeen, ...]:
+    """The windows to show: from an hour before the onset on, of many the first and the last."""
+    shown = [one for one in curve if one.end_us > alarm.onset_us - HOUR_US]
+    if len(shown) > WINDOWS_SHOWN:
+        shown = shown[: WINDOWS_SHOWN // 2] + shown[-WINDOWS_SHOWN // 2 :]
+    return tuple(shown)
 
 
 def deliveries_of(outbox: Outbox) -> Callable[[str], Awaitable[Sequence[Delivery]]]:
@@ -221,8 +236,11 @@ def deliveries_of(outbox: Outbox) -> Callable[[str], Awaitable[Sequence[Delivery
 
 
 def surroundings(topology: Topology, alarm: Alarm) -> tuple[str, int]:
-    """The asset whose meters tell of an alarm. Of a single meter what it hangs below: was it alone?"""
-    if alarm.asset_kind == "meter":
+    """The asset whose meters tell of an alarm. Of a single meter what it hangs below: was it alone?
+
+    A contract is the meter's own matter.
+    """
+    if alarm.asset_kind == "meter" and alarm.rule != AlarmType.CONTRACT:
         outage = alarm.rule == AlarmType.OUTAGE
         above = int((topology.transformer_of if outage else topology.concentrator_of)[alarm.asset_id])
         if above >= 0:

@@ -153,15 +153,24 @@ def load_account(
 
     Begins at rest: give windows from well before the alarm, and the first of them say less than the rest.
     """
-    if not len(window) or not rated_kva > 0:
+    if not rated_kva > 0:
+        return []
+    rated_vah = rated_kva * 1000 * profile.window_s / 3600
+    share = np.divide(covered, expected, out=np.zeros(len(covered)), where=expected > 0)
+    return ladder_account(profile, window, np.hypot(wh, varh) * profile.loss_factor / rated_vah, share)
+
+
+def ladder_account(
+    profile: OverloadProfile, window: NDArray[np.int64], known_b: NDArray[np.float64], share: NDArray[np.float64]
+) -> list[Window]:
+    """The same of an asset whose b and coverage are known."""
+    if not len(window):
         return []
     first = int(window[0])
     at = window - first
     n = int(at[-1]) + 1
-    rated_vah = rated_kva * 1000 * profile.window_s / 3600
     b, coverage = np.zeros(n), np.zeros(n)
-    b[at] = np.hypot(wh, varh) * profile.loss_factor / rated_vah
-    coverage[at] = np.divide(covered, expected, out=np.zeros(len(at)), where=expected > 0)
+    b[at], coverage[at] = known_b, share
     valid = coverage >= profile.coverage_min
     ladder, levels = Ladder(profile), profile.levels
     state = LadderState.cold(1, len(levels))

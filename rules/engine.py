@@ -24,6 +24,7 @@ from meterwatch.planned import Works
 from meterwatch.topology import Topology
 from rules import outage
 from rules.by_design import Plans
+from rules.contract import Contract
 from rules.hot_spot import HotSpot
 from rules.interruptions import Heard
 from rules.overdue import SPOKE_BEFORE_US, Paths
@@ -96,6 +97,7 @@ class Engine:
         self.profile = profile or RuleProfile()
         self.overload = Overload(topology, self.profile.overload)
         self.hot_spot = HotSpot(topology, self.profile.hot_spot, self.overload)
+        self.contract = Contract(topology, self.profile.contract)
         self.silence = Silence(topology, self.profile.silence)
         self._tree = Tree(topology)
         self._plans = Plans(topology, self.profile.outage)
@@ -129,6 +131,7 @@ class Engine:
         """Take committed reads. counted: their loads are counted already, by Overload.recount."""
         if not counted:
             self.overload.observe(change, now_us)
+        self.contract.observe(change)
         new = change.sign > 0
         if new.all():
             self.silence.heard(change.slot, change.end_us)
@@ -181,7 +184,7 @@ class Engine:
 
     def evaluate(self, now_us: int) -> list[Verdict]:
         """What the rules know at now_us, for every asset whose answer may have changed."""
-        verdicts = self.overload.judge(now_us) + self.hot_spot.judge(now_us)
+        verdicts = self.overload.judge(now_us) + self.hot_spot.judge(now_us) + self.contract.taken()
         for group, state in list(self._active.items()):
             if state.loaded and (state.touched or (state.due_us is not None and state.due_us <= now_us)):
                 verdicts += self._judge(group, state, now_us)

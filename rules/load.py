@@ -203,7 +203,7 @@ class Members:
             parts = (transformer, last, wh, varh, weight * length_s)
         else:
             first, start_s, length_s = (np.broadcast_to(one, transformer.shape) for one in (first, start_s, length_s))
-            read, window, since, until = _parts(first, last, start_s, length_s, window_s)
+            read, window, since, until = parts_of(first, last, start_s, length_s, window_s)
             whole = length_s[read]
             wh, varh = (energy[read] * until // whole - energy[read] * since // whole for energy in (wh, varh))
             parts = (transformer[read], window, wh, varh, weight[read] * (until - since))
@@ -261,7 +261,7 @@ def _one_if_equal(column: Ints) -> Ints:
     return column[:1] if column[0] == column[-1] and bool((column == column[0]).all()) else column
 
 
-def _parts(first: Ints, last: Ints, start_s: Ints, length_s: Ints, window_s: int) -> tuple[Ints, Ints, Ints, Ints]:
+def parts_of(first: Ints, last: Ints, start_s: Ints, length_s: Ints, window_s: int) -> tuple[Ints, Ints, Ints, Ints]:
     """Cut reads at the borders of the windows: (read, window, since, until), the last two in seconds of the read."""
     count = last - first + 1
     read = np.repeat(np.arange(len(first)), count)

@@ -8,9 +8,12 @@ re-evaluation.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any, Final
 
+from meterwatch.errors import ConfigError
+from rules.contract_levels import ContractProfile
 from rules.ladder import PHASE, UNBALANCE, OverloadProfile
 from rules.seasons import Season
 from rules.twin import HotSpotProfile
@@ -19,9 +22,26 @@ CELLULAR: Final = ("GPRS", "CDMA", "GSM", "3G", "4G", "5G", "LTE", "LTE-M", "NB-
 """Communication modes that reach the head-end by themselves, in capitals."""
 
 
+def _rise(profile: Any, *rising: tuple[str, ...]) -> None:
+    """ConfigError where a limit is below the one before it, or a probability is not between 0 and 1."""
+    problems = [
+        f"{low} is {getattr(profile, low)}, {high} is {getattr(profile, high)}; expected {low} to be at most {high}"
+        for names in rising
+        for low, high in pairwise(names)
+        if getattr(profile, low) > getattr(profile, high)
+    ]
+    problems += [
+        f"{one.name} is {getattr(profile, one.name)}; expected between 0 and 1"
+        for one in fields(profile)
+        if one.name.startswith("p_") and not 0 < getattr(profile, one.name) < 1
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
 @dataclass(frozen=True, slots=True)
 class OutageProfile:
-    """Limits of OUTAGE."""
+    """Limits of OUTAGE. ConfigError lists everything that does not fit together."""
 
     onset_window_s: int = 120
     """Failures within this span belong together. (ours)"""
@@ -88,6 +108,14 @@ class OutageProfile:
     nested_after_s: int = 600
     """What is still off this long after the root cleared is an outage of its own. (ours)"""
 
+    def __post_init__(self) -> None:
+        _rise(
+            self, ("momentary_s", "sustained_s"), ("root_hold_s", "thin_hold_s"), ("tiny_members", "small_members"),
+            ("meters_min_tiny", "meters_min_small", "meters_min"), ("p_read_in_outage", "p_read"),
+            ("p_false_terminal", "p_false"), ("prior", "posterior_min"),
+            *(("p_false", gasp) for gasp in ("p_gasp", "p_gasp_plc", "p_gasp_cellular")),
+        )  # fmt: skip
+
     def p_gasp_of(self, comm_mode: str) -> float:
         """Probability that a meter without supply reports it by this communication mode, before anything is learnt."""
         if comm_mode.upper() in CELLULAR:
@@ -126,7 +154,7 @@ class OutageProfile:
 
 @dataclass(frozen=True, slots=True)
 class SilenceProfile:
-    """Limits of COMM_LOSS."""
+    """Limits of COMM_LOSS. ConfigError lists everything that does not fit together."""
 
     grace_s: int = 2700
     """A read may come this long after its interval end: PLC, RF mesh and unknown modes. (ours)"""
@@ -147,6 +175,9 @@ class SilenceProfile:
     judge_every_s: int = 10
     """Who has become silent is asked this often; a fraction of the shortest grace. (ours)"""
 
+    def __post_init__(self) -> None:
+        _rise(self, ("back_share", "lost_share"), ("judge_every_s", "grace_cellular_s"), ("judge_every_s", "grace_s"))
+
     def grace_of(self, comm_mode: str) -> int:
         """Seconds a read may be late by this communication mode."""
         return self.grace_cellular_s if comm_mode.upper() in self.cellular else self.grace_s
@@ -160,6 +191,7 @@ class RuleProfile:
     outage: OutageProfile = field(default_factory=OutageProfile)
     silence: SilenceProfile = field(default_factory=SilenceProfile)
     overload: OverloadProfile = field(default_factory=OverloadProfile)
+    contract: ContractProfile = field(default_factory=ContractProfile)
     hot_spot: HotSpotProfile = field(default_factory=HotSpotProfile)
 
 

@@ -38,6 +38,7 @@ _SCANNED: Final = _SELECT + sql.SQL("end_at >= %(first)s AND end_at < %(last)s")
 _BOUNDS: Final = "SELECT min(end_at), max(end_at) FROM read_stamps"
 _TOLD: Final = """
 SELECT rule, asset_kind, array_agg(DISTINCT asset_id) FROM alarms WHERE rule LIKE 'USER/%' GROUP BY rule, asset_kind"""
+_TOLD_BY: Final = "SELECT array_agg(DISTINCT asset_id) FROM alarms WHERE rule = %s"
 _OWED: Final = """
 SELECT array_agg(slot), array_agg(end_at) FROM (
     SELECT r.slot, r.end_at FROM batches b
@@ -92,6 +93,13 @@ class EvidenceStore:
             async with self._pool.connection() as connection:
                 rows = await (await connection.execute(_TOLD)).fetchall()
         return [Told(rule, kind, np.array(assets, np.int32)) for rule, kind, assets in rows]
+
+    async def told_by(self, rule: str) -> NDArray[np.int32]:
+        """Assets that alarms of this rule were ever about."""
+        with storage_faults():
+            async with self._pool.connection() as connection, connection.transaction():
+                [[assets]] = await fetch_columns(connection, _TOLD_BY, (rule,))
+        return assets.astype(np.int32)
 
     async def owed(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Slots and ends of the reads that came or went with batches not evaluated; some twice."""

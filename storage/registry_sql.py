@@ -143,6 +143,7 @@ MEMBERSHIPS: Final[dict[str, tuple[Membership, ...]]] = {
     "meters": (
         Membership("meter_transformers", "slot", ("transformer_id",), "installed_at"),
         Membership("meter_multipliers", "slot", ("multiplier",), "CASE WHEN added THEN installed_at END"),
+        Membership("meter_contracts", "slot", ("contract_kw",), "CASE WHEN added THEN installed_at END"),
         Membership("meter_links", "slot", ("head_end_id", "concentrator_id", "comm_mode"), "installed_at"),
     ),
     "registers": (Membership("meter_registers", "slot", ("device", "digits", "lsb_wh"), "installed_at"),),

@@ -13,6 +13,7 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
+from meterwatch.dated import Contracts
 from meterwatch.moves import Moves
 from meterwatch.multipliers import Multipliers
 from meterwatch.names import Names, Numbers
@@ -52,6 +53,10 @@ _MULTIPLIERS = """
 SELECT array_agg(slot ORDER BY slot, valid_from), array_agg(valid_from ORDER BY slot, valid_from),
        array_agg(valid_to ORDER BY slot, valid_from), array_agg(multiplier ORDER BY slot, valid_from)
 FROM meter_multipliers"""
+_CONTRACTS = """
+SELECT array_agg(slot ORDER BY slot, valid_from), array_agg(valid_from ORDER BY slot, valid_from),
+       array_agg(valid_to ORDER BY slot, valid_from), array_agg(c.contract_kw ORDER BY slot, valid_from)
+FROM meter_contracts c JOIN meters USING (slot) WHERE slot >= %(first)s AND slot < %(stop)s"""
 PARAMETERS: Final = (
     "oil_rise_k", "hot_spot_rise_k", "loss_ratio", "oil_exponent", "winding_exponent", "oil_time_constant_s",
     "winding_time_constant_s",
@@ -127,6 +132,7 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
         multiplier=_frozen(meters.multiplier),
         measures=_frozen(meters.measures),
         multipliers=await _multipliers(connection),
+        contracts=await _contracts(connection, meters.slots),
         moves=await _moves(connection),
         witness=_frozen(meters.witness),
         head_end_zone=_placed_names(head_end_rows, _count(head_end_rows), 3),
@@ -227,6 +233,14 @@ async def _multipliers(connection: psycopg.AsyncConnection[Any]) -> Multipliers:
     return Multipliers(
         slot.astype(np.int32), from_us.astype(np.int64), to_us.astype(np.int64), value.astype(np.float32)
     )
+
+
+async def _contracts(connection: psycopg.AsyncConnection[Any], slots: int) -> Contracts:
+    found = [[np.zeros(0, np.int64)] * 4]
+    for first in range(0, slots, METERS_TOGETHER):
+        found += await fetch_columns(connection, _CONTRACTS, {"first": first, "stop": first + METERS_TOGETHER})
+    slot, from_us, to_us, kw = (np.concatenate(column) for column in zip(*found, strict=True))
+    return Contracts(slot.astype(np.int32), from_us.astype(np.int64), to_us.astype(np.int64), kw.astype(np.float32))
 
 
 async def _moves(connection: psycopg.AsyncConnection[Any]) -> Moves:

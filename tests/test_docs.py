@@ -22,7 +22,8 @@ from meterwatch.episodes import Severity
 from meterwatch.quality import ORIGIN_RANK, Method, Origin, Quality
 from meterwatch.registry_csv import KINDS
 from meterwatch.v1 import ingest_pb2
-from rules import hot_words, outage, overload, silence
+from rules import contract, hot_words, outage, overload, silence
+from rules.contract_levels import ContractProfile
 from rules.forecast import ForecastProfile
 from rules.profile import PROFILES, OutageProfile, SilenceProfile
 from rules.thermal import ThermalProfile
@@ -139,14 +140,15 @@ def test_every_code_and_state_of_a_column_is_in_the_schema_page() -> None:
 
 def test_every_rule_is_in_the_page_of_the_rules() -> None:
     page = text("docs/rules.md")
-    for rule in (outage.RULE, overload.RULE, silence.RULE, hot_words.RULE):
+    for rule in (outage.RULE, overload.RULE, contract.RULE, silence.RULE, hot_words.RULE):
         assert f"\n## {rule}\n" in page
 
 
 def test_every_level_of_the_overload_ladder_is_in_the_page_of_the_rules_with_its_numbers() -> None:
     page = text("docs/rules.md")
     by_phase = PROFILES["phases"].overload
-    for level in (*by_phase.levels, *by_phase.reverse_levels, *by_phase.phase_levels, *by_phase.unbalance_levels):
+    ladders = by_phase.levels, by_phase.reverse_levels, by_phase.phase_levels, by_phase.unbalance_levels
+    for level in (level for levels in (*ladders, ContractProfile().levels) for level in levels):
         above = "above " if level.strictly_above else ""
         held = f"{level.hold_s} s" if level.hold_s else "the first window"
         clear = f"{level.clear_s} s" if level.clear_s else "at once"
@@ -154,7 +156,9 @@ def test_every_level_of_the_overload_ladder_is_in_the_page_of_the_rules_with_its
         assert f"{row} {level.severity.name} |" in page
 
 
-@pytest.mark.parametrize("profile", [OutageProfile(), SilenceProfile(), overload.OverloadProfile(), HotSpotProfile()])
+@pytest.mark.parametrize(
+    "profile", [OutageProfile(), SilenceProfile(), overload.OverloadProfile(), ContractProfile(), HotSpotProfile()]
+)
 def test_every_threshold_is_in_the_page_of_the_rules_by_name_and_number(profile: Any) -> None:
     page = " ".join(text("docs/rules.md").split())
     missing = []

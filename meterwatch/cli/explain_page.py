@@ -130,7 +130,7 @@ def _evidence(alarm: pb.Alarm, zone: tzinfo) -> RenderableType | None:
 
 LOADED: Final = (
     *(AlarmType.OVERLOAD, AlarmType.REVERSE, AlarmType.PHASE, AlarmType.UNBALANCE),
-    *(AlarmType.HOT_SPOT, AlarmType.FORECAST_OVERLOAD),
+    *(AlarmType.HOT_SPOT, AlarmType.FORECAST_OVERLOAD, AlarmType.CONTRACT),
 )
 
 

@@ -1,14 +1,16 @@
 """The rule engine alone: ns per read, at so many meters. `python -m meterwatch.devtools.rules_bench 1000000 10000000`.
 
 Whole intervals of a calm fleet, in batches of 10,000 as the writer hands them over, evaluated after every 50,000 reads
-as the pipeline does under load. Prints one JSON object: meters -> ns per read (median over the intervals). No database,
-no wire; `make bench` runs it as a process of its own.
+as the pipeline does under load. `--contract-kw 9.2` gives each meter such a contract, else none has one. Prints one
+JSON object: meters -> ns per read (median over the intervals). No database, no wire; `make bench` runs it as a process
+of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from statistics import median
 from typing import Final
@@ -33,7 +35,7 @@ WARM_INTERVALS: Final = 2
 FAR_US: Final = int(np.iinfo(np.int64).max)
 
 
-def town(meters: int) -> Topology:
+def town(meters: int, contract_kw: float = math.nan) -> Topology:
     """Three levels, one head-end. The meters' numbers are all one text: no rule of a calm fleet reads them."""
     transformers = -(-meters // METERS_PER_TRANSFORMER)
     feeders = -(-transformers // TRANSFORMERS_PER_FEEDER)
@@ -46,7 +48,7 @@ def town(meters: int) -> Topology:
         phases=np.full(meters, 7, np.uint8),
         nominal_v=np.full(meters, 230, np.float32),
         rated_a=np.full(meters, 100, np.float32),
-        contract_kw=np.full(meters, np.nan, np.float32),
+        contract_kw=np.full(meters, contract_kw, np.float32),
         interval_s=np.full(meters, INTERVAL_S, np.int32),
         installed_us=np.zeros(meters, np.int64),
         retired_us=np.full(meters, FAR_US, np.int64),
@@ -85,9 +87,9 @@ def change(slot: NDArray[np.int32], end_us: int, wh: NDArray[np.int32]) -> ReadC
     )
 
 
-def measure(meters: int, intervals: int = INTERVALS) -> float:
+def measure(meters: int, intervals: int = INTERVALS, contract_kw: float = math.nan) -> float:
     """CPU ns per read, median over `intervals` whole intervals."""
-    engine = Engine(town(meters))
+    engine = Engine(town(meters, contract_kw))
     engine.silence.head_end_connected(0, START_US)
     rng = np.random.default_rng(1)
     wh = rng.gamma(2.0, 110.0, meters).astype(np.int32)
@@ -115,7 +117,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("meters", type=int, nargs="+")
-    print(json.dumps({str(meters): measure(meters) for meters in parser.parse_args().meters}))
+    parser.add_argument("--contract-kw", type=float, default=math.nan)
+    chosen = parser.parse_args()
+    print(json.dumps({str(n): measure(n, contract_kw=chosen.contract_kw) for n in chosen.meters}))
 
 
 if __name__ == "__main__":

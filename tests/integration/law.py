@@ -279,7 +279,11 @@ SELECT rule, asset_kind, asset, onset_at, raised_at, cleared_at, severity, level
 WHERE rule <> 'COMM_LOSS' AND state <> 'RETRACTED' AND parent_id IS NULL ORDER BY 1, 2, 3, 4, 5"""
 
 
-ALWAYS = {("OVERLOAD", "transformer"), *(("OUTAGE", kind) for kind in ("feeder", "transformer", "meter"))}
+ALWAYS = {
+    ("OVERLOAD", "transformer"),
+    ("CONTRACT", "meter"),
+    *(("OUTAGE", kind) for kind in ("feeder", "transformer", "meter")),
+}
 
 
 def alarms_of(connection: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
@@ -320,6 +324,9 @@ METER_COLUMNS = (
     "concentrator,head_end"
 )
 
+CONTRACT_KW = 1.5
+"""Of every meter: some exceed it in the evening."""
+
 
 def head_ends() -> RegistryFile:
     rows = ["head_end,time_zone,late_window_days", *(f"{name},UTC,60" for name in HEAD_ENDS)]
@@ -337,7 +344,7 @@ def households(meter: list[str], meter_index: NDArray[np.uint32], end_s: Stamps,
         ],
         "meters": [
             METER_COLUMNS,
-            *(f"{name},T{i // 20},ABC,230,80,,1,900,2018-01-01,,,," for i, name in enumerate(meter)),
+            *(f"{name},T{i // 20},ABC,230,80,{CONTRACT_KW},1,900,2018-01-01,,,," for i, name in enumerate(meter)),
         ],
     }
     registry = [RegistryFile(kind, f"{kind}.csv", "\n".join(lines).encode()) for kind, lines in files.items()]
@@ -394,11 +401,13 @@ def town_day(meters: int, intervals: int, seed: int = 5, start_us: int = 1_770_0
 
 
 def _unowned(registry: Iterable[tuple[str, bytes]]) -> Iterator[RegistryFile]:
-    """The registry of a load test in which any head-end may send for any meter."""
+    """The registry of a load test in which any head-end may send for any meter, and each has a contract."""
     for kind, text in registry:
         if kind == "head_ends":
             continue
-        yield RegistryFile(kind, f"{kind}.csv", text.replace(b",LT-0", b","))
+        yield RegistryFile(
+            kind, f"{kind}.csv", text.replace(b",LT-0", b",").replace(b",230,100,,1,", b",230,100,%g,1," % CONTRACT_KW)
+        )
 
 
 def differing(told: dict[str, Hashes], of: Sequence[str], column: str) -> list[str]:
