@@ -21,10 +21,9 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
-from alarm.profile import ALARM_PROFILES
 from meterwatch.check_profile import CHECK_PROFILES
 from meterwatch.errors import ConfigError
-from rules.profile import PROFILES
+from meterwatch.profile_file import known_profiles
 
 FILE_NAME: Final = "meterwatch.toml"
 FILE_VARIABLE: Final = "METERWATCH_CONFIG"
@@ -108,6 +107,8 @@ class Rules(BaseModel):
 
     model_config = _SECTION
     profile: str = "default"
+    profiles_file: Path | None = None
+    """Of profiles beside the shipped ones, of rules and of alarms (docs/rules.md); None: there are none."""
     files: list[str] = []
     """Of user rules: files, directories or shipped:NAME (docs/user-rules.md)."""
 
@@ -213,6 +214,8 @@ def load_config(path: Path | None = None) -> Config:
             sentence = check.problem(config)
             if sentence:
                 problems.append(sentence)
+    if not bad & {"rules", "rules.profile", "rules.profiles_file", "alarms", "alarms.profile"}:
+        problems += _profile_problems(config)
     if problems:
         raise ConfigError(problems)
     return config
@@ -350,10 +353,18 @@ def _url_parts(url: str) -> str | None:
     return None
 
 
-def _rule_profile(config: Config) -> str | None:
-    if config.rules.profile not in PROFILES:
-        return f"rules.profile = '{config.rules.profile}' is not known; known are {', '.join(sorted(PROFILES))}."
-    return None
+def _profile_problems(config: Config) -> list[str]:
+    """Of the file of profiles; without any, of the names chosen."""
+    try:
+        known = known_profiles(config.rules.profiles_file)
+    except ConfigError as error:
+        return error.problems
+    chosen = (("rules", config.rules.profile, known.rules), ("alarms", config.alarms.profile, known.alarms))
+    return [
+        f"{section}.profile = '{name}' is not known; known are {', '.join(sorted(names))}."
+        for section, name, names in chosen
+        if name not in names
+    ]
 
 
 def _check_profile(config: Config) -> str | None:
@@ -363,17 +374,8 @@ def _check_profile(config: Config) -> str | None:
     return None
 
 
-def _alarm_profile(config: Config) -> str | None:
-    if config.alarms.profile not in ALARM_PROFILES:
-        known = ", ".join(sorted(ALARM_PROFILES))
-        return f"alarms.profile = '{config.alarms.profile}' is not known; known are {known}."
-    return None
-
-
 _CROSS_CHECKS: Final = (
-    _Check(("rules.profile",), _rule_profile),
     _Check(("checks.profile", "checks.changes"), _check_profile),
-    _Check(("alarms.profile",), _alarm_profile),
     _Check(("server.host", "server.insecure_listen"), _listens_openly),
     _Check(("server.port", "metrics.port"), _same_port),
     _Check(("clock.mode", "clock.start"), _clock_start),

@@ -15,7 +15,6 @@ from typing import Any
 from psycopg_pool import AsyncConnectionPool
 
 from alarm.desk import AlarmDesk
-from alarm.profile import ALARM_PROFILES
 from alarm.receipts import Receipts
 from alarm.routes.dispatch import Dispatch
 from meterwatch.alarms import Transition
@@ -35,12 +34,12 @@ from meterwatch.judged_days import JudgedDays
 from meterwatch.learning import Learning
 from meterwatch.metrics import Metrics
 from meterwatch.pipeline import Pipeline
+from meterwatch.profile_file import known_profiles
 from meterwatch.storm_watch import StormWatch
 from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2
 from meterwatch.wired_user_rules import UserRules, user_rules_figures
 from meterwatch.witness import rules_version
-from rules.profile import PROFILES
 from storage.alarms import AlarmStore
 from storage.ambient import AmbientStore
 from storage.arrived import Arrived
@@ -101,10 +100,10 @@ async def put_together(
     columnar = layout is Layout.COLUMNSTORE
     registry, history, alarms = RegistryStore(pool), History(pool, columnar=columnar), AlarmStore(pool)
     clock.resume(await history.newest_stored_us())
-    topology = await registry.load_topology(clock.now_us())
-    alarm_profile = ALARM_PROFILES[config.alarms.profile]
+    topology, profiles = await registry.load_topology(clock.now_us()), known_profiles(config.rules.profiles_file)
+    alarm_profile = profiles.alarms[config.alarms.profile]
     desk = await AlarmDesk.open(alarms, topology, clock, config.server.subscribers_max, alarm_profile)
-    profile, checks = PROFILES[config.rules.profile], chosen(config.checks.profile, config.checks.changes)
+    profile, checks = profiles.rules[config.rules.profile], chosen(config.checks.profile, config.checks.changes)
     metrics, marks, day_store, arrived = Metrics(), DayMarks(topology), DayStore(pool), Arrived(pool)
 
     def registry_in_place() -> Topology:

@@ -71,12 +71,17 @@ class Problems:
             if key in found:
                 self.add(line_of(key_node), f"{key} is given twice; leave one out")
             elif names is not None and key not in names:
-                near = difflib.get_close_matches(key, names, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
-                self.add(line_of(key_node), f"{key!r} is not known in {what}; {hint}")
+                self.add(line_of(key_node), f"{key!r} is not known in {what}; {near(key, names)}")
             else:
                 found[key] = value
         return found
+
+
+def near(key: str, names: Iterable[str]) -> str:
+    """The nearest of the names, or all of them, in words."""
+    names = list(names)
+    found = difflib.get_close_matches(key, names, n=1)
+    return f"did you mean {found[0]}?" if found else f"known are {', '.join(names)}"
 
 
 def _line(mark: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -18,6 +19,7 @@ from meterwatch.cli.output import Output, OutputOption, listing, utc
 from meterwatch.cli.reads import time_us
 from meterwatch.config import Config, load_config
 from meterwatch.errors import ConfigError
+from meterwatch.profile_file import known_profiles
 
 if TYPE_CHECKING:
     from meterwatch.user_replay import Found
@@ -35,6 +37,7 @@ def replay(
     from_: Annotated[str, typer.Option("--from", help="Alarms that began from then on: 2026-01-31T12:00Z.")],
     to: Annotated[str, typer.Option("--to", help="And before this.")],
     profile: Annotated[str | None, typer.Option(help="Set of thresholds; else that of the configuration.")] = None,
+    profiles: Annotated[Path | None, typer.Option(help="File of profiles; else that of the configuration.")] = None,
     rules: Annotated[
         list[str] | None, typer.Option("--rules", help="Files of user rules: show what these would have raised, alone.")
     ] = None,
@@ -49,12 +52,12 @@ def replay(
     """
     from meterwatch.replay import Difference, Replay
     from meterwatch.replay import replay as run
-    from rules.profile import PROFILES
 
     config = load_config(context.obj)
-    chosen = PROFILES.get(profile or config.rules.profile)
+    known = known_profiles(profiles or config.rules.profiles_file).rules
+    chosen = known.get(profile or config.rules.profile)
     if chosen is None:
-        raise ConfigError([f"profile {profile!r} is not known; known are {', '.join(sorted(PROFILES))}."])
+        raise ConfigError([f"profile {profile!r} is not known; known are {', '.join(sorted(known))}."])
     from_us, to_us = time_us(from_, "--from"), time_us(to, "--to")
     if from_us >= to_us:
         raise typer.BadParameter(f"{to!r} is not after --from; give a later time", param_hint="--to")
