@@ -169,7 +169,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(STEP, max_size=14), st.sampled_from(["ABOVE", "ABOVE_110"]))
 def test_any_order_split_correction_and_restart_gives_the_episodes_of_the_oracle(steps: list[Any], page: str) -> None:
     world = World(ContractProfile(page_from_level=page))
@@ -185,7 +185,7 @@ def test_any_order_split_correction_and_restart_gives_the_episodes_of_the_oracle
     assert world.known() == world.expected()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from([None, *PALETTE]), min_size=5, max_size=5), min_size=1, max_size=WINDOWS),
     st.data(),
@@ -245,6 +245,17 @@ def test_by_default_an_alarm_needs_110_per_cent_twice() -> None:
     world.send({(0, 4): 1.2})
     world.evaluate()
     assert world.known() == {0: [(0, 5, None, "ABOVE_110")]}
+
+
+@pytest.mark.parametrize("gap", [0, 1])
+def test_a_hold_that_began_before_a_restart_goes_on_after_it(gap: int) -> None:
+    world = World(ContractProfile())
+    world.send({(0, 0): 1.2})
+    world.evaluate()
+    world.restart()
+    world.send({(0, 1 + gap): 1.2})
+    world.evaluate()
+    assert world.known() == {0: [(0, 2 + gap, None, "ABOVE_110")]}
 
 
 def test_who_has_no_contract_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
