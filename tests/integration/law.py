@@ -324,8 +324,8 @@ METER_COLUMNS = (
     "concentrator,head_end"
 )
 
-CONTRACT_KW = 1.5
-"""Of every meter: some exceed it in the evening."""
+CONTRACT_KW, HOUSEHOLD_KW = 1.5, 6
+"""Contracts of the meters of a town and of real households: some draw more in the evening."""
 
 
 def head_ends() -> RegistryFile:
@@ -344,7 +344,7 @@ def households(meter: list[str], meter_index: NDArray[np.uint32], end_s: Stamps,
         ],
         "meters": [
             METER_COLUMNS,
-            *(f"{name},T{i // 20},ABC,230,80,{CONTRACT_KW},1,900,2018-01-01,,,," for i, name in enumerate(meter)),
+            *(f"{name},T{i // 20},ABC,230,80,{HOUSEHOLD_KW},1,900,2018-01-01,,,," for i, name in enumerate(meter)),
         ],
     }
     registry = [RegistryFile(kind, f"{kind}.csv", "\n".join(lines).encode()) for kind, lines in files.items()]
