@@ -50,3 +50,21 @@ class Contracts(Dated):
     """Contracted power, kW; a meter without an entry has none (NaN)."""
 
     __slots__ = ()
+
+
+def first_changes(before: Dated, after: Dated) -> tuple[NDArray[np.int32], Stamps]:
+    """Slots whose values differ, ascending, and of each the moment after which they do."""
+    if all(
+        np.array_equal(getattr(before, name), getattr(after, name)) for name in ("slot", "from_us", "to_us", "value")
+    ):
+        return np.zeros(0, np.int32), np.zeros(0, np.int64)
+    slot = np.concatenate((before.slot, after.slot) * 2)
+    border_us = np.concatenate((before.from_us, after.from_us, before.to_us, after.to_us))
+    ends = border_us < np.iinfo(np.int64).max
+    slot, border_us = slot[ends], border_us[ends]
+    old, new = (one.at(slot, border_us + 1) for one in (before, after))
+    differ = ~((old == new) | (np.isnan(old) & np.isnan(new)))
+    slot, border_us = slot[differ], border_us[differ]
+    order = np.lexsort((border_us, slot))
+    slots, firsts = np.unique(slot[order], return_index=True)
+    return slots, border_us[order][firsts]

@@ -114,6 +114,7 @@ class InForce:
         async with self._pipeline.paused():
             rebuilt.engine.replan(await recipe.works())
             rebuilt.engine.hot_spot.reweather(await recipe.weather())
+            rebuilt.engine.contract.replaces(self.rules.engine.contract)
             verdicts, _ = await rebuild(rebuilt, fresh, recipe.history, self._desk, recipe.clock)
             rebuilt.engine.silence.heard(*self.rules.engine.silence.last_heard())
             await self._days.replace(fresh)

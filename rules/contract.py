@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.batch import ReadChange
+from meterwatch.dated import first_changes
 from meterwatch.episodes import Episode, Verdict
 from meterwatch.topology import Topology
 from rules.contract_demand import demand
@@ -91,6 +92,14 @@ class Contract:
         self._told[told] = True
         self._any |= len(told) > 0
         self._limit_wh.clear()
+
+    def replaces(self, before: Contract) -> None:
+        """Judge anew what contracts say now of a time that was judged by others. Before `begin`."""
+        old, new = before._topology.contracts, self._topology.contracts
+        if old is not None and new is not None:
+            slot, from_us = first_changes(old, new)
+            mine = from_us < before.newest_us
+            self.touch(slot[mine], from_us[mine] + 1, np.full(int(mine.sum()), before.newest_us))
 
     # Reads in
 

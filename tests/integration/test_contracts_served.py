@@ -51,18 +51,24 @@ def config_of(dsn: str) -> Config:
     return Config(server=Server(port=0), database=Database(url=SecretStr(dsn)), clock=clock)
 
 
-def tell(dsn: str, way: list[Part], restarts: int = 0) -> list[Any]:
-    """Send the story, in so many lives of the service and one more; the alarms."""
+def tell(dsn: str, way: list[Part], restarts: int = 0, *, told_late: bool = False) -> list[Any]:
+    """Send the story, in so many lives of the service and one more; the alarms. told_late: the change at noon, too."""
+
+    async def contract(address: str, kw: float, from_us: int) -> None:
+        answer = await asyncio.to_thread(import_registry, address, registry(kw), from_us)
+        assert not answer.error, answer.error
 
     async def live() -> None:
         bounds = [len(way) * n // (restarts + 1) for n in range(restarts + 2)]
         for n, (first, stop) in enumerate(pairwise(bounds)):
             async with running(config_of(dsn)) as service:
                 if n == 0:
-                    for kw, from_us in zip(KW, (0, NOON_US), strict=True):
-                        answer = await asyncio.to_thread(import_registry, service.address, registry(kw), from_us)
-                        assert not answer.error, answer.error
+                    await contract(service.address, KW[0], 0)
+                if n == 0 and not told_late:
+                    await contract(service.address, KW[1], NOON_US)
                 await asyncio.to_thread(send, service.address, STORY, way[first:stop], HEAD_ENDS[n])
+                if n == restarts and told_late:
+                    await contract(service.address, KW[1], NOON_US)
 
     asyncio.run(live())
     with psycopg.connect(dsn, options="-c TimeZone=UTC") as connection:
@@ -106,6 +112,11 @@ def test_order_batches_resends_corrections_and_restarts_give_the_same_alarms(
     }
     with fresh_database(cluster) as dsn:
         assert tell(dsn, list(ways[what]()), restarts) == told[1]
+
+
+def test_a_change_that_is_told_late_leaves_the_same_alarms(told: tuple[str, list[Any]], cluster: Databases) -> None:
+    with fresh_database(cluster) as dsn:
+        assert tell(dsn, list(in_order(STORY)), told_late=True) == told[1]
 
 
 def test_contracts_are_kept_over_time(told: tuple[str, list[Any]]) -> None:

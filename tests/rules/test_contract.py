@@ -247,6 +247,24 @@ def test_by_default_an_alarm_needs_110_per_cent_twice() -> None:
     assert world.known() == {0: [(0, 5, None, "ABOVE_110")]}
 
 
+def test_a_contract_that_was_another_has_its_time_judged_again() -> None:
+    world = World()
+    world.send(day(0, [0.5] * 5 + [0.8] * 15 + [0.5] * 4) | day(1, [1.2] * 3 + [0.5] * 3))
+    world.evaluate()
+    assert world.known() == {1: [(0, 1, 14, "ABOVE_110")]}
+    border_us = START_US + 10 * WINDOW_US
+    contracts, until_us = TOWN.contracts, int(np.iinfo(np.int64).max)
+    assert contracts is not None
+    rows = [(0, 0, border_us, KW), (0, border_us, until_us, KW / 2), (1, 0, until_us, 2 * KW)]
+    slot, from_us, to_us, kw = (np.array(column) for column in zip(*rows, strict=True))
+    changed = Contracts(slot.astype(np.int32), from_us, to_us, kw.astype(np.float32))
+    before, world.rule = world.rule, Contract(replace(TOWN, contracts=changed), QUICK)
+    world.rule.replaces(before)
+    world.rule.begin(world.newest_us(), np.array(sorted(world.ever), np.int32))
+    world.evaluate()
+    assert world.known() == {0: [(10, 11, None, "ABOVE_110")]}
+
+
 @pytest.mark.parametrize("gap", [0, 1])
 def test_a_hold_that_began_before_a_restart_goes_on_after_it(gap: int) -> None:
     world = World(ContractProfile())
