@@ -43,8 +43,9 @@ from meterwatch.metrics import Metrics
 from meterwatch.parts import Parts, put_together
 from meterwatch.pipeline import Pipeline
 from meterwatch.reliability_figures import ReliabilityFigures
-from meterwatch.server import bind, make_server
+from meterwatch.server import bind, make_server, rotation_of, watch_certificates
 from meterwatch.status_pages import StatusPages
+from meterwatch.transport.rotation import Rotation
 from meterwatch.wired_rules import HEARD_US, hear, rebuild
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.layout import Layout, open_table
@@ -101,6 +102,7 @@ async def running(config: Config, progress: Callable[[str], None] = lambda _: No
     """Bring the service up, hand it out, take it down."""
     if api_implementation.Type() != "upb":
         raise ConfigError([f"protobuf runs on its '{api_implementation.Type()}' backend; install the upb wheel"])
+    rotation = rotation_of(config.server.tls)
     clock = make_clock(config)
     if clock.mode != "real":
         _log.warning("THE CLOCK IS NOT REAL", mode=clock.mode, now_us=clock.now_us())
@@ -120,7 +122,7 @@ async def running(config: Config, progress: Callable[[str], None] = lambda _: No
         try:
             layout, table = await asyncio.to_thread(open_table, dsn, config.database.columnstore)
             pool = new_pool(dsn)
-            async with pool, _serving(config, clock, dsn, pool, lease, cluster, layout, table) as service:
+            async with pool, _serving(config, clock, dsn, pool, lease, cluster, layout, table, rotation) as service:
                 service.database = _described(settings, layout, dsn)
                 yield service
         finally:
@@ -140,6 +142,7 @@ async def _serving(
     cluster: EmbeddedCluster | None,
     layout: Layout,
     table: ReadsTable,
+    rotation: Rotation | None,
 ) -> AsyncIterator[Service]:
     parts = await put_together(config, clock, dsn, pool, layout, table)
     pipeline, desk, metrics = parts.pipeline, parts.desk, parts.metrics
@@ -153,7 +156,8 @@ async def _serving(
     watch(parts, ingest, not_ready)
     add_services(server, parts, ingest, pool, clock, ready.is_set)
     await health.starting()
-    address = bind(server, config.server)
+    address = bind(server, config.server, rotation)
+    watch_certificates(metrics, rotation)
     await server.start()
     core: asyncio.Task[None] | None = None
     pages = StatusPages(metrics.registry, not_ready)
@@ -161,7 +165,8 @@ async def _serving(
         pages.start(config.metrics.port)
         owed = await _recall(parts, clock)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=layout is Layout.COLUMNSTORE)
-        core = asyncio.create_task(run_core(pipeline, desk, lease, upkeep, cluster, *_jobs(config, clock, parts)))
+        jobs = _jobs(config, clock, parts) + ([] if rotation is None else [rotation.run()])
+        core = asyncio.create_task(run_core(pipeline, desk, lease, upkeep, cluster, *jobs))
         await asyncio.to_thread(give_back)
         pipeline.ready()
         ready.set()

@@ -9,7 +9,7 @@ global: whoever needs a value is given it.
 from __future__ import annotations
 
 import difflib
-import ipaddress
+import itertools
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -24,6 +24,8 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from meterwatch.check_profile import CHECK_PROFILES
 from meterwatch.errors import ConfigError
 from meterwatch.profile_file import known_profiles
+from meterwatch.transport.hosts import is_loopback
+from meterwatch.transport.settings import Client, Tls, leaves_in_plain_text
 
 FILE_NAME: Final = "meterwatch.toml"
 FILE_VARIABLE: Final = "METERWATCH_CONFIG"
@@ -40,7 +42,8 @@ class Server(BaseModel):
     port: int = Field(default=50551, ge=0, le=65535)
     """0: any free port."""
     insecure_listen: bool = False
-    """Allow a host other than loopback; the service speaks plain text and asks nobody who they are."""
+    """Allow a host other than loopback without TLS; the service speaks plain text and asks nobody who they are."""
+    tls: Tls = Tls()
     credits: int = Field(default=8, ge=1, le=1000)
     """Unanswered batches a head-end may have on a stream."""
     batch_rows_max: int = Field(default=65_000, ge=1, le=65_000)
@@ -65,6 +68,8 @@ class Database(BaseModel):
     data_dir: Path | None = None
     copy_connections: int = Field(default=2, ge=1, le=64)
     columnstore: Literal["auto", "on", "off"] = "auto"
+    insecure_network: bool = False
+    """Allow a url to another machine that does not demand TLS."""
 
 
 class Retention(BaseModel):
@@ -179,6 +184,7 @@ class Config(BaseModel):
     estimation: Estimation = Estimation()
     forecast: ForecastSection = ForecastSection()
     metrics: Metrics = Metrics()
+    client: Client = Client()
     log: Log = Log()
 
 
@@ -273,17 +279,36 @@ def _sentence(finding: Any) -> str:
     name = ".".join(loc)
     if finding["type"] == "extra_forbidden":
         return f"{name} is not a known key{_near(loc[-1], _known(loc[:-1]))}."
-    got = "" if name == "database.url" else f" = {finding['input']!r}"
+    got = "" if _secret(loc) else f" = {finding['input']!r}"
     expected = str(finding["msg"]).removeprefix("Input should ")
     return f"{name}{got}: should {expected}." if expected != finding["msg"] else f"{name}{got}: {expected}."
 
 
 def _known(sections: list[str]) -> list[str]:
-    if not sections:
-        return list(Config.model_fields)
-    field = Config.model_fields.get(sections[0])
-    model = field.annotation if field else None
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+    model = _model(sections)
+    return [] if model is None else list(model.model_fields)
+
+
+def _model(sections: list[str]) -> type[BaseModel] | None:
+    """The class of a section; None: there is none of that name."""
+    model: type[BaseModel] = Config
+    for section in sections:
+        field = model.model_fields.get(section)
+        kind = field.annotation if field else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return None
+        model = kind
+    return model
+
+
+def _secret(loc: list[str]) -> bool:
+    """True if what stands there, or in a section there, must not be shown."""
+    model = _model(loc)
+    if model is not None:
+        return any(_secret([*loc, key]) for key in model.model_fields)
+    above = _model(loc[:-1])
+    field = above.model_fields.get(loc[-1]) if above else None
+    return field is not None and "SecretStr" in str(field.annotation)
 
 
 class _Check(NamedTuple):
@@ -292,26 +317,34 @@ class _Check(NamedTuple):
     problem: Callable[[Config], str | None]
 
 
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _listens_openly(config: Config) -> str | None:
     host = config.server.host
-    if _loopback(host) or config.server.insecure_listen:
+    if is_loopback(host) or config.server.tls.certificate is not None or config.server.insecure_listen:
         return None
     return (
-        f"server.host = '{host}' is not a loopback address and the service speaks plain text; use 127.0.0.1 behind a "
-        "proxy with TLS, or set server.insecure_listen = true."
+        f"server.host = '{host}' is not a loopback address and the service would speak plain text; set "
+        "server.tls.certificate and server.tls.key, or use 127.0.0.1, or set server.insecure_listen = true."
+    )
+
+
+def _leaves_openly(config: Config) -> str | None:
+    url = config.database.url
+    if url is None or config.database.insecure_network or _url_scheme(config) is not None:
+        return None  # nothing to leave by, leave given, or said by another check
+    if not leaves_in_plain_text(url.get_secret_value()):
+        return None
+    return (
+        "database.url leads to another machine and does not demand TLS; add ?sslmode=verify-full&sslrootcert=FILE, or "
+        "set database.insecure_network = true."
     )
 
 
 def _same_port(config: Config) -> str | None:
-    if config.metrics.port and config.metrics.port == config.server.port:
-        return f"metrics.port and server.port are both {config.server.port}; give them different ports."
+    ports = {"server.port": config.server.port, "metrics.port": config.metrics.port}
+    ports["server.tls.token_port"] = config.server.tls.token_port or 0
+    for (one, port), (other, same) in itertools.combinations(ports.items(), 2):
+        if port and port == same:
+            return f"{other} and {one} are both {port}; give them different ports."
     return None
 
 
@@ -376,9 +409,12 @@ def _check_profile(config: Config) -> str | None:
 
 _CROSS_CHECKS: Final = (
     _Check(("checks.profile", "checks.changes"), _check_profile),
-    _Check(("server.host", "server.insecure_listen"), _listens_openly),
-    _Check(("server.port", "metrics.port"), _same_port),
+    _Check(("server.host", "server.insecure_listen", "server.tls"), _listens_openly),
+    _Check(("server.tls",), lambda config: config.server.tls.problem()),
+    _Check(("client.certificate", "client.key"), lambda config: config.client.problem()),
+    _Check(("server.port", "server.tls", "metrics.port"), _same_port),
     _Check(("clock.mode", "clock.start"), _clock_start),
     _Check(("clock.mode", "clock.speed"), _clock_speed),
     _Check(("database.url",), _url_scheme),
+    _Check(("database.url", "database.insecure_network"), _leaves_openly),
 )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Final
 
 import grpc
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from meterwatch.calls import Watch
 from meterwatch.config import Server
 from meterwatch.errors import ConfigError
+from meterwatch.metrics import Metrics
+from meterwatch.transport.certificates import TlsFiles
+from meterwatch.transport.rotation import Rotation
+from meterwatch.transport.settings import Tls
 from meterwatch.v1 import (
     alarms_pb2,
     gaps_pb2,
@@ -22,6 +28,8 @@ from meterwatch.v1 import (
     reliability_pb2,
     routes_pb2,
 )
+
+_log = structlog.get_logger(__name__)
 
 INGEST: Final = "meterwatch.v1.Ingest"
 OPTIONS: Final = [
@@ -60,25 +68,77 @@ class Health:
 def make_server(config: Server, watch: Watch) -> tuple[grpc.aio.Server, Health]:
     """A server with health and reflection, to which the services are added."""
     server = grpc.aio.server(
-        options=[*OPTIONS, ("grpc.max_receive_message_length", config.message_bytes_max)], interceptors=[watch]
+        options=[*OPTIONS, *_ages(config.tls), ("grpc.max_receive_message_length", config.message_bytes_max)],
+        interceptors=[watch],
     )
     checks = Health(server)
     reflection.enable_server_reflection((*_names(), health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server, checks
 
 
-def bind(server: grpc.aio.Server, config: Server) -> str:
-    """Listen; the address with the port given out. ConfigError if the port is taken."""
+def rotation_of(tls: Tls) -> Rotation | None:
+    """The certificate files, read and sound; None: plain text. ConfigError with all that is wrong with them."""
+    if tls.certificate is None or tls.key is None:
+        return None
+    return Rotation(TlsFiles(tls.certificate, tls.key, tls.client_ca, tls.open_key))
+
+
+def bind(server: grpc.aio.Server, config: Server, rotation: Rotation | None) -> str:
+    """Listen; the address with the port given out. ConfigError if a port is taken."""
+    if rotation is None:
+        return f"{config.host}:{_port(server, config.host, 'server.port', config.port, None)}"
+    demanded = rotation.credentials(demand=config.tls.client_ca is not None)
+    port = _port(server, config.host, "server.port", config.port, demanded)
+    if config.tls.token_port is not None:
+        open_to_all = rotation.credentials(demand=False)
+        token_port = _port(server, config.host, "server.tls.token_port", config.tls.token_port, open_to_all)
+        _log.info("callers with a token are served", address=f"{config.host}:{token_port}")
+    return f"{config.host}:{port}"
+
+
+def watch_certificates(metrics: Metrics, rotation: Rotation | None) -> None:
+    """Show the certificate files in the metrics; without TLS they say that there is nothing."""
+    metrics.watch(
+        gauges={
+            "tls_certificate_expires_in_seconds": (
+                "Until the certificate of the service ends; negative: since it did; NaN: plain text.",
+                lambda: math.nan if rotation is None else rotation.expires_in_s,
+            ),
+            "tls_files_refused": (
+                "1: the certificate files are not sound, older ones are in force.",
+                lambda: rotation is not None and rotation.refused,
+            ),
+        },
+        counters={
+            "tls_handshakes_begun": (
+                "TLS handshakes begun. Those that failed are among them: gRPC tells of none.",
+                lambda: 0 if rotation is None else rotation.handshakes,
+            ),
+        },
+    )
+
+
+def _port(server: grpc.aio.Server, host: str, key: str, port: int, tls: grpc.ServerCredentials | None) -> int:
+    where = f"{host}:{port}"
     try:
-        port = server.add_insecure_port(f"{config.host}:{config.port}")
+        return int(server.add_insecure_port(where) if tls is None else server.add_secure_port(where, tls))
     except RuntimeError:
         raise ConfigError(
             [
-                f"port {config.port} on {config.host} cannot be bound: stop what listens there or set server.port; "
+                f"port {port} on {host} cannot be bound: stop what listens there or set {key}; "
                 "server.host must be an address of this machine"
             ]
         ) from None
-    return f"{config.host}:{port}"
+
+
+def _ages(tls: Tls) -> list[tuple[str, int]]:
+    """How long connections live. In plain text nobody is trusted more or less than before: for ever."""
+    if tls.certificate is None:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", int(tls.connection_age_max_s * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(tls.connection_age_grace_s * 1000)),
+    ]
 
 
 def _names() -> Iterable[str]:

@@ -16,6 +16,9 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("METERWATCH_CONFIG", raising=False)
 
 
+TLS = "[server.tls]\ncertificate = 'a'\nkey = 'b'\n"
+
+
 def problems(text: str) -> list[str]:
     Path("bad.toml").write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -55,13 +58,26 @@ def test_all_problems_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ('[server]\nhost = "0.0.0.0"', "insecure_listen"),
         ("[server]\nport = 7\n[metrics]\nport = 7", "different ports"),
+        ("[server.tls]\ncertificate = 'a'", "server.tls.key is not"),
+        ("[server.tls]\nclient_ca = 'a'", "has no meaning without"),
+        ("[server.tls]\ncertificate = 'a'\nkey = 'b'\ntoken_port = 0", "without server.tls.client_ca all are"),
+        (f"{TLS}client_ca = 'c'\ntoken_port = 50551", "different ports"),
+        (f"{TLS}client_ca = 'c'\ntoken_port = 7\n[metrics]\nport = 7", "different ports"),
+        ("[server.tls]\ncertificat = 'a'", "did you mean 'certificate'"),
+        ("[client]\nkey = 'a'", "belong together"),
+        ('[database]\nurl = "postgresql://me:hidden@db.example/y"', "does not demand TLS"),
+        ('[database]\nurl = "postgresql://me:hidden@db.example/y?sslmode=prefer"', "does not demand TLS"),
+        ('[database]\nurl = "postgresql://me:hidden@127.0.0.1:5432,db.example:5432/y"', "does not demand TLS"),
+        ('[database]\nurl = "postgresql://me:hidden@localhost/y?hostaddr=10.0.0.1"', "does not demand TLS"),
+        ('database = "postgresql://me:hidden@127.0.0.1/y"', "database: "),
+        ('[database]\nurl = { password = "hidden" }', "database.url: "),
         ('[clock]\nmode = "replay"', "needs clock.start"),
         ("[clock]\nspeed = 2", "only with"),
         ('[rules]\nprofile = "bogus"', "en50160"),
         ('[checks]\nprofile = "bogus"', "lenient"),
         ('[checks.changes]\n"2026-01-01T00:00:00Z" = "bogus"', "lenient"),
         ('[checks.changes]\n"2026-01-01T00:00:00" = "lenient"', "timezone"),
-        ('[database]\nurl = "mysql://me:hidden@x/y"', "postgresql://"),
+        ('[database]\nurl = "mysql://me:hidden@127.0.0.1/y"', "postgresql://"),
         ("[server", "is not TOML"),
         ("server = 3", "server = 3"),
     ],
@@ -78,8 +94,44 @@ def test_an_open_host_needs_consent() -> None:
     assert load_config(Path("a.toml")).server.host == "0.0.0.0"
 
 
+def test_with_a_certificate_any_host_will_do() -> None:
+    Path("a.toml").write_text('[server]\nhost = "0.0.0.0"\n' + TLS)
+    assert load_config(Path("a.toml")).server.tls.certificate == Path("a")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me@127.0.0.1/y",
+        "postgresql://me@[::1]:5432/y",
+        "postgresql:///y?host=/var/run/postgresql",
+        "postgresql:///y",
+        "postgresql://me@db.example/y?sslmode=require",
+        "postgresql://me@db.example/y?sslmode=verify-full&sslrootcert=ca.pem",
+    ],
+)
+def test_a_database_here_or_by_tls_needs_no_consent(url: str) -> None:
+    Path("a.toml").write_text(f'[database]\nurl = "{url}"')
+    assert load_config(Path("a.toml")).database.url is not None
+
+
+def test_a_database_elsewhere_in_plain_text_needs_consent(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("a.toml").write_text('[database]\nurl = "postgresql://me@db.example/y"\ninsecure_network = true')
+    assert load_config(Path("a.toml")).database.insecure_network
+    monkeypatch.setenv("METERWATCH_DATABASE__INSECURE_NETWORK", "false")
+    with pytest.raises(ConfigError, match="does not demand TLS"):
+        load_config(Path("a.toml"))
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    assert load_config(Path("a.toml")).database.url is not None
+
+
+def test_a_secret_in_the_environment_in_a_wrong_place_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERWATCH_DATABASE", "postgresql://me:hidden@127.0.0.1/x")
+    assert "hidden" not in "\n".join(problems(""))
+
+
 def test_a_secret_does_not_show() -> None:
-    Path("a.toml").write_text('[database]\nurl = "postgresql://me:hidden@x/y"')
+    Path("a.toml").write_text('[database]\nurl = "postgresql://me:hidden@127.0.0.1/y"')
     assert "hidden" not in repr(load_config(Path("a.toml")))
 
 

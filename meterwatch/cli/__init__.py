@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from meterwatch.cli import config, db, reads, registry, routes, rules, shelves, thermal, user_rules, watch, work
+from meterwatch.cli import cert, config, db, reads, registry, routes, rules, shelves, thermal, user_rules, watch, work
 from meterwatch.cli.doctor import doctor
 from meterwatch.cli.failures import EXIT_CODES, ReportingGroup
 from meterwatch.cli.gaps import completeness, estimate, gaps
@@ -19,6 +19,7 @@ from meterwatch.cli.indices import indices
 from meterwatch.cli.loadtest import loadtest
 from meterwatch.cli.send import send
 from meterwatch.cli.transformers import forecast_app, plan_app, report_app
+from meterwatch.client.secure import CA, CERT, KEY, TOKEN_FILE, TOKEN_OVER_PLAINTEXT, in_environment, in_plain_text
 
 app = typer.Typer(
     cls=ReportingGroup,
@@ -49,6 +50,7 @@ app.add_typer(plan_app, name="plan", help="How to bring a load down with the lea
 app.add_typer(thermal.app, name="ambient", help="Temperatures of the air around transformers.")
 app.add_typer(db.app, name="db", help="The database behind the service.")
 app.add_typer(config.app, name="config", help="Check and show the configuration.")
+app.add_typer(cert.app, name="cert", help="Certificates to try TLS with, and what is in one.")
 
 
 @app.callback()
@@ -57,8 +59,19 @@ def _options(
     config_file: Annotated[
         Path | None, typer.Option("--config", help="TOML file; else METERWATCH_CONFIG, else ./meterwatch.toml.")
     ] = None,
+    tls_ca: Annotated[
+        str | None, typer.Option(help="CA of the service, or `system`; else METERWATCH_TLS_CA, else plain text.")
+    ] = None,
+    tls_cert: Annotated[str | None, typer.Option(help="Your certificate; else METERWATCH_TLS_CERT.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="Its key; else METERWATCH_TLS_KEY.")] = None,
+    token_file: Annotated[str | None, typer.Option(help="File with your token; else METERWATCH_TOKEN_FILE.")] = None,
+    token_over_plaintext: Annotated[
+        bool, typer.Option("--token-over-plaintext", help="Send it to this machine without TLS too.")
+    ] = False,
 ) -> None:
     context.obj = config_file
+    given = {CA: tls_ca, CERT: tls_cert, KEY: tls_key, TOKEN_FILE: token_file}
+    context.with_resource(in_environment({**given, TOKEN_OVER_PLAINTEXT: "1" if token_over_plaintext else None}))
 
 
 @app.command()
@@ -75,9 +88,11 @@ def serve(context: typer.Context) -> None:
 
 @app.command()
 def demo(
+    context: typer.Context,
     json: Annotated[Path | None, typer.Option(help="Write what happened to this file, as JSON.")] = None,
 ) -> None:
     """Play two days of a small town against a service of its own, with outages and overloads."""
     from meterwatch.demo import run
 
+    context.with_resource(in_plain_text())
     run(json_path=json)

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2
 
 from meterwatch import client
 from meterwatch.client import RegistryFile, Unreachable
-from meterwatch.client.retry import failure_of, open_channel
+from meterwatch.client.retry import failure_of, open_channel, why_silent
 from meterwatch.v1 import alarms_pb2, gaps_pb2, ingest_pb2, reads_pb2, registry_pb2, reliability_pb2
 
 DEADLINE_S: Final = 60.0
@@ -54,7 +54,9 @@ def _says(address: str, error: grpc.RpcError) -> str:
     failure = failure_of(error)
     if failure.code == "DEADLINE_EXCEEDED":
         return f"the service at {address} does not answer; look at its log, or try again"
-    return f"no service at {address}; start it with 'make serve', or give --address or server.port"
+    return why_silent(address) or (
+        f"no service at {address}; start it with 'make serve', or give --address or server.port"
+    )
 
 
 def reach(address: str) -> None:

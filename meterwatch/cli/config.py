@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import orjson
 import typer
@@ -21,19 +23,25 @@ def check(context: typer.Context) -> None:
         from alarm.routes.file import read_routes
 
         read_routes(config.alarms.routes_file)
+    from meterwatch.server import rotation_of
+
+    rotation_of(config.server.tls)
     print(f"sound: {config_path(context.obj) or 'no file, defaults'} and the environment")
 
 
 @app.command()
 def show(context: typer.Context, output: OutputOption = Output.table) -> None:
-    """Show every key with the value in force; secrets as ***."""
+    """Show every key with the value in force; secrets as asterisks."""
     values = load_config(context.obj).model_dump(mode="json")
-    if values["database"]["url"] is not None:
-        values["database"]["url"] = "***"
     if output is Output.json:
         sys.stdout.write(orjson.dumps(values, option=orjson.OPT_INDENT_2).decode() + "\n")
         return
-    rows = [
-        {"key": f"{section}.{key}", "value": value} for section, keys in values.items() for key, value in keys.items()
-    ]
-    listing(rows, ("key", "value"), output)
+    listing(({"key": key, "value": value} for key, value in _flat(values)), ("key", "value"), output)
+
+
+def _flat(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield above + key, value

@@ -16,9 +16,10 @@ from grpc_health.v1 import health_pb2
 
 from meterwatch.cli.db import dsn_of, embedded, one, schema_version
 from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, listing
-from meterwatch.client.retry import failure_of, open_channel
+from meterwatch.client.retry import failure_of, open_channel, why_silent
 from meterwatch.config import load_config
-from meterwatch.errors import StorageUnavailable
+from meterwatch.errors import ConfigError, StorageUnavailable
+from meterwatch.transport.settings import Tls
 from storage.advice import advise, read_settings
 from storage.embedded import EmbeddedError
 from storage.migrate import migrations
@@ -40,7 +41,7 @@ class Finding(NamedTuple):
 def doctor(context: typer.Context, address: AddressOption = None, output: OutputOption = Output.table) -> None:
     """Check this machine, the database and the service; leaves with 1 if something fails."""
     config = load_config(context.obj)
-    findings = [_python(), _protobuf()]
+    findings = [_python(), _protobuf(), *_certificate(config.server.tls)]
     try:
         findings += _database(dsn_of(config))
     except (StorageUnavailable, psycopg.Error, EmbeddedError) as error:
@@ -81,6 +82,22 @@ def _database(dsn: str) -> Iterator[Finding]:
         yield from (Finding("warn", setting, detail) for setting, detail in advise(read_settings(connection)))
 
 
+def _certificate(tls: Tls) -> Iterator[Finding]:
+    """Of the service, where it has one."""
+    from meterwatch.server import rotation_of
+    from meterwatch.transport.rotation import WARNING
+
+    try:
+        rotation = rotation_of(tls)
+    except ConfigError as error:
+        yield from (Finding("fail", "certificate", problem) for problem in error.problems)
+        return
+    if rotation is not None:
+        verdict = "warn" if rotation.expires_in_s < WARNING.total_seconds() else "ok"
+        ends = rotation.material.expires_at
+        yield Finding(verdict, "certificate", f"{rotation.material.subject} until {ends:%Y-%m-%d %H:%M} UTC")
+
+
 def _service(address: str) -> Finding:
     channel = open_channel(address)
     try:
@@ -93,7 +110,8 @@ def _service(address: str) -> Finding:
             check(health_pb2.HealthCheckRequest(), timeout=5).status
         )
     except grpc.RpcError as error:
-        return Finding("fail", "service", f"{address} gives no answer ({failure_of(error).code}); start it")
+        why = why_silent(address) or f"{address} gives no answer ({failure_of(error).code}); start it"
+        return Finding("fail", "service", why)
     finally:
         channel.close()
     return Finding("ok" if state == "SERVING" else "fail", "service", f"{address} is {state}")

@@ -11,6 +11,8 @@ from rich.console import Console
 
 from meterwatch.cli.calls import reach
 from meterwatch.cli.failures import EX_FAILED, EX_USAGE, fail
+from meterwatch.cli.output import address_of
+from meterwatch.client.secure import in_plain_text
 
 if TYPE_CHECKING:
     from loadtest.record import Record
@@ -19,6 +21,7 @@ LISTED: Final = 10
 
 
 def loadtest(
+    context: typer.Context,
     scenario: Annotated[str, typer.Option(help="What to play; --list shows all.")] = "day",
     meters: Annotated[int | None, typer.Option(min=100, max=10_000_000, help="Size of the fleet.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed: the same fleet, reads and faults.")] = 1,
@@ -71,7 +74,9 @@ def loadtest(
     if seeds > 1 and (html or address):
         fail(["--seeds brings up a service for each seed and draws no page; leave --address and --html"], EX_USAGE)
     if address:
-        reach(address)
+        reach(address_of(context, address))
+    else:
+        context.with_resource(in_plain_text())
     console = Console(stderr=True, soft_wrap=True)
     order = Order(
         scenario, meters or SCENARIOS[scenario][1], seed, knobs, address, None, ceiling, lead_s=lead, limits=limits

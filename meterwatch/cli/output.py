@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -13,6 +14,9 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from meterwatch.client.secure import CA, CERT, KEY, TOKEN_FILE, in_environment
+from meterwatch.transport.settings import Client
 
 
 class Output(enum.StrEnum):
@@ -28,14 +32,21 @@ AddressOption = Annotated[str | None, typer.Option("--address", help="host:port 
 
 
 def address_of(context: typer.Context, address: str | None) -> str:
-    """The address given, or where the configured service listens."""
-    if address:
-        return address
+    """The address given, or where the configured service listens; from now on with the certificate files configured."""
     from meterwatch.config import load_config
 
-    server = load_config(context.obj).server
-    host = "127.0.0.1" if server.host in ("0.0.0.0", "::") else server.host
-    return f"[{host}]:{server.port}" if ":" in host else f"{host}:{server.port}"
+    config = load_config(context.obj)
+    context.with_resource(in_environment(default_files(config.client)))
+    if address:
+        return address
+    host = "127.0.0.1" if config.server.host in ("0.0.0.0", "::") else config.server.host
+    return f"[{host}]:{config.server.port}" if ":" in host else f"{host}:{config.server.port}"
+
+
+def default_files(client: Client) -> dict[str, str | None]:
+    """Variables of the environment for the client's configured files, where it has none."""
+    files = {CA: client.ca, CERT: client.certificate, KEY: client.key, TOKEN_FILE: client.token_file}
+    return {name: None if value is None or name in os.environ else str(value) for name, value in files.items()}
 
 
 def listing(rows: Iterable[dict[str, Any]], columns: Sequence[str], output: Output) -> None:

@@ -15,6 +15,7 @@ from meterwatch.client.gaps import Gap, missing_reads
 from meterwatch.client.headend import HeadEnd
 from meterwatch.client.registry import RegistryFile, import_registry
 from meterwatch.client.retry import Backoff
+from meterwatch.client.secure import security
 from meterwatch.client.totals import Totals
 from meterwatch.client.vocabulary import event_codes, event_phases
 
@@ -34,4 +35,5 @@ __all__ = [
     "event_phases",
     "import_registry",
     "missing_reads",
+    "security",
 ]

@@ -17,7 +17,7 @@ import grpc
 
 from meterwatch.client.errors import Unreachable
 from meterwatch.client.receipts import FeedReceipts
-from meterwatch.client.retry import BUGS_MAX, Backoff, failure_of, open_channel
+from meterwatch.client.retry import BUGS_MAX, Backoff, failure_of, open_channel, why_silent
 from meterwatch.v1.alarms_pb2 import AlarmFilter, SubscribeRequest, SubscribeResponse
 
 SUBSCRIBE: Final = "/meterwatch.v1.Alarms/Subscribe"
@@ -131,6 +131,7 @@ class AlarmFeed:
                 channel.close()
             silent_s = time.monotonic() - heard_s
             if self._give_up_after_s is not None and silent_s >= self._give_up_after_s:
+                why = why_silent(self._address, self._credentials) or why
                 raise Unreachable(f"no alarm feed from {self._address} for {silent_s:.0f} s ({why})")
             self.reconnects += 1
             self._closed.wait(self._backoff.next_s(retry_after_s))

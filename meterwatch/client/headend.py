@@ -29,7 +29,7 @@ from meterwatch.client.encode import NAME, Columns, Row, checked_columns, row_co
 from meterwatch.client.errors import Incomplete, Refused, Unreachable
 from meterwatch.client.events import EventSender
 from meterwatch.client.repeated import Repeated
-from meterwatch.client.retry import BUGS_MAX, Backoff, Failure, failure_of, open_channel
+from meterwatch.client.retry import BUGS_MAX, Backoff, Failure, failure_of, open_channel, why_silent
 from meterwatch.client.stream import Pending, Stream
 from meterwatch.client.totals import Totals
 from meterwatch.v1.ingest_pb2 import Ack, Dictionary, Hello, IngestRequest, IngestResponse, Nack, Summary, Welcome
@@ -52,7 +52,7 @@ class HeadEnd:
 
     epoch None: the time now, so that nothing sent earlier is taken for a repeat. give_up_after_s: raise Unreachable
     after so long without an answer; None: never. on_ack(seq, ack, latency_s) runs on the client's thread; latency is
-    counted from the first sending. credentials: grpc channel credentials; None: plain text.
+    counted from the first sending. credentials: of `security`; None: as the environment says, else plain text.
     """
 
     def __init__(
@@ -278,9 +278,10 @@ class HeadEnd:
             raise failure.error()
         silent_s = time.monotonic() - self._silent_since
         if self._give_up_after_s is not None and silent_s >= self._give_up_after_s:
+            why = why_silent(self._address, self._credentials) or "start the service or check the address"
             raise Unreachable(
                 f"no answer from {self._address} for {silent_s:.0f} s ({failure.code}: {failure.message}); "
-                f"{len(self._unanswered)} batches are unanswered; start the service or check the address"
+                f"{len(self._unanswered)} batches are unanswered; {why}"
             )
         return self._backoff.next_s(failure.retry_after_s)
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import grpc
 
 from meterwatch.client.errors import Unreachable
-from meterwatch.client.retry import BUGS_MAX, Backoff, failure_of, open_channel
+from meterwatch.client.retry import BUGS_MAX, Backoff, failure_of, open_channel, why_silent
 
 DEADLINE_S: Final = 60.0
 
@@ -52,7 +52,8 @@ class Repeated:
                 raise failure.error()
             silent_s = time.monotonic() - since
             if self._give_up_after_s is not None and silent_s >= self._give_up_after_s:
-                raise Unreachable(f"no answer from {self._address} for {silent_s:.0f} s ({failure.message})")
+                why = why_silent(self._address, self._credentials) or failure.message
+                raise Unreachable(f"no answer from {self._address} for {silent_s:.0f} s ({why})")
             self._channel.close()
             self._channel = None
             self._closed.wait(self._backoff.next_s(failure.retry_after_s))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -11,6 +12,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from meterwatch.client.errors import Refused, Superseded
+from meterwatch.client.secure import PlainToken, Security
 
 _RETRIED: Final = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"}
 _OUR_BUGS: Final = {"INTERNAL", "UNKNOWN"}
@@ -89,7 +91,26 @@ class Backoff:
 
 
 def open_channel(address: str, credentials: Any = None) -> Any:
-    """A new channel; credentials None: plain text."""
-    if credentials is None:
-        return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-    return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+    """A new channel; credentials None: as the environment says (meterwatch.client.secure), plain text if it does not.
+
+    ConfigError if the environment contradicts itself or names files that cannot be read.
+    """
+    if credentials is not None:
+        return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+    security = Security.of(os.environ).checked(address)
+    credentials = security.credentials()
+    if credentials is not None:
+        return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+    channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    if security.token_file is None:
+        return channel
+    return grpc.intercept_channel(channel, PlainToken(security.token_file))
+
+
+def why_silent(address: str, credentials: Any = None) -> str:
+    """What is wrong with the certificates, where that is why nobody answers; else, and for given credentials, empty."""
+    if credentials is not None:
+        return ""
+    from meterwatch.client.refusal import refusal  # brings the library for certificates, which few commands need
+
+    return refusal(address, Security.of(os.environ))

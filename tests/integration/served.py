@@ -25,6 +25,7 @@ from pydantic import SecretStr
 
 from meterwatch import registry_csv
 from meterwatch.app import Service, running
+from meterwatch.client.retry import open_channel
 from meterwatch.config import Config, Database, Server
 from meterwatch.v1 import ingest_pb2 as pb
 from meterwatch.v1 import registry_pb2, registry_pb2_grpc
@@ -151,7 +152,7 @@ def import_registry(served: Served) -> None:
     request = registry_pb2.ImportRequest()
     for kind, text in REGISTRY.items():
         request.file.add(kind=kind, name=f"{kind}.csv", content=text.encode())
-    with grpc.insecure_channel(served.address) as channel:
+    with open_channel(served.address) as channel:  # over TLS where the environment says so
         answer = registry_pb2_grpc.RegistryStub(channel).Import(request, timeout=ENOUGH_S)
     assert not answer.error, answer.error
 

@@ -1,0 +1,111 @@
+"""The whole service over mutual TLS, and starts that its certificate files do not allow."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+from served import HEAD_END, METERS, fresh_end_us, serving
+from tls_world import CA, NOW, Files
+
+from meterwatch.client import AlarmFeed, Backoff, HeadEnd, security
+from meterwatch.client.secure import in_environment
+from meterwatch.transport import dev
+
+BROKEN_MIN = 2  # connections that must have ended by their age
+
+
+def test_reads_and_alarms_go_over_tls_and_over_connections_that_end_by_their_age(dsn: str, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    admin, admin_key = dev.write_pair(tmp_path, "admin", dev.client(CA, "root", "admin", NOW))
+    own, own_key = dev.write_pair(tmp_path, "hes", dev.client(CA, HEAD_END, "head-end", NOW))
+    tls = files.server(connection_age_max_s=0.3, connection_age_grace_s=0.1)
+    ca = str(files.ca(CA))
+    environment = {"METERWATCH_TLS_CA": ca, "METERWATCH_TLS_CERT": str(admin), "METERWATCH_TLS_KEY": str(admin_key)}
+    with in_environment(environment), serving(dsn, tls=tls) as served:
+        fast = Backoff(first_s=0.01, max_s=0.05)
+        mine = security(ca, str(own), str(own_key))
+        with HeadEnd(served.address, HEAD_END, credentials=mine, backoff=fast, give_up_after_s=60) as head_end:
+            while head_end.reconnects < BROKEN_MIN:
+                head_end.send_columns(METERS, [0], [fresh_end_us()], 900, import_wh=[7])
+                head_end.flush()
+            totals = head_end.flush()
+        assert totals.accepted == totals.sent > 0
+        assert served.sql("SELECT count(*) FROM reads") == [(totals.sent,)]
+        feed = AlarmFeed(served.address, backoff=Backoff(first_s=0.01, max_s=0.05), give_up_after_s=60)
+        with feed:
+            for _ in feed:
+                if feed.reconnects >= BROKEN_MIN:
+                    break
+        text = generate_latest(served.service.metrics.registry).decode()
+    (left_s,) = [float(line.split()[1]) for line in text.splitlines() if line.startswith("meterwatch_tls_certificate")]
+    assert 29 * 86_400 < left_s < 30 * 86_400
+    assert "meterwatch_tls_files_refused 0.0" in text
+
+
+def serve(directory: Path, **settings: str) -> tuple[int, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("METERWATCH_")}
+    ended = subprocess.run(
+        [sys.executable, "-c", "from meterwatch.cli import app; app(['serve'])"],
+        cwd=directory,
+        env={**clean, **{f"METERWATCH_{name}": value for name, value in settings.items()}},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return ended.returncode, ended.stderr
+
+
+def start_with(files: Files) -> tuple[int, str]:
+    return serve(
+        files.directory,
+        DATABASE__URL="postgresql://me@127.0.0.1:1/x",
+        SERVER__TLS__CERTIFICATE=str(files.directory / "server.pem"),
+        SERVER__TLS__KEY=str(files.directory / "server.key.pem"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda files: dev.write_pair(files.directory, "server", dev.server(CA, NOW, days=-1)), "expired on"),
+        (lambda files: (files.directory / "server.key.pem").chmod(0o644), "open to everybody"),
+    ],
+)
+def test_a_start_with_wrong_files_is_exit_code_78_before_the_database_is_asked(
+    tmp_path: Path, change: Callable[[Files], object], says: str
+) -> None:
+    files = Files(tmp_path)
+    files.server()
+    change(files)
+    code, said = start_with(files)
+    assert code == 78, said
+    assert says in said
+    assert "PRIVATE" not in said
+
+
+def test_a_port_for_tokens_that_is_taken_is_exit_code_78(dsn: str, tmp_path: Path) -> None:
+    tls = Files(tmp_path).server()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, said = serve(
+            tmp_path,
+            DATABASE__URL=dsn,
+            SERVER__PORT="0",
+            SERVER__TLS__CERTIFICATE=str(tls.certificate),
+            SERVER__TLS__KEY=str(tls.key),
+            SERVER__TLS__CLIENT_CA=str(tls.client_ca),
+            SERVER__TLS__TOKEN_PORT=str(port),
+        )
+    assert code == 78, said
+    assert "server.tls.token_port" in said
