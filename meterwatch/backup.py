@@ -57,12 +57,18 @@ def restore(dsn: str, pg_restore: str, path: Path, say: Say) -> None:
         connection.execute("ANALYZE")
 
 
-def _run(dsn: str, command: list[str], look: Callable[[], None]) -> None:
-    """Run a program of PostgreSQL on the database. The password goes by the environment: everybody sees a command."""
+def for_program(dsn: str) -> tuple[str, dict[str, str]]:
+    """Where a program of PostgreSQL connects to, and its environment with the password: everybody sees a command."""
     where = conninfo_to_dict(dsn)
     password = where.pop("password", None)
     environment = os.environ | ({"PGPASSWORD": str(password)} if password is not None else {})
-    command = [*command, f"--dbname={make_conninfo('', **where)}"]
+    return make_conninfo("", **where), environment
+
+
+def _run(dsn: str, command: list[str], look: Callable[[], None]) -> None:
+    """Run a program of PostgreSQL on the database."""
+    where, environment = for_program(dsn)
+    command = [*command, f"--dbname={where}"]
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:

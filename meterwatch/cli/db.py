@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import psycopg
 import typer
 
-from meterwatch.backup import backup, restore
+from meterwatch.backup import backup, for_program, restore
 from meterwatch.cli.output import Output, OutputOption, listing
 from meterwatch.config import Config, load_config
 from meterwatch.errors import StorageUnavailable
@@ -62,9 +62,9 @@ def shell(
 ) -> None:
     """Open psql on the database."""
     config = load_config(context.obj)
-    dsn = dsn_of(config)
     program = _program(config, "psql")
-    os.execv(program, [program, dsn, *(arguments or ())])
+    where, environment = for_program(dsn_of(config))
+    os.execve(program, [program, where, *(arguments or ())], environment)
 
 
 def _program(config: Config, name: str) -> str:

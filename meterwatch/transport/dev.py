@@ -24,7 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from meterwatch.errors import ConfigError
 
-DAYS: Final = 30
+DAYS: Final = 90
 ORGANISATION: Final = "meterwatch"
 DISTRICT: Final = "meterwatch://district/"
 ROLES: Final = {

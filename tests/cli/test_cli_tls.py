@@ -181,3 +181,15 @@ def test_config_show_lists_nested_keys_by_their_names() -> None:
     lines = run("config", "show", "-o", "jsonl").stdout.splitlines()
     keys = {json.loads(line)["key"] for line in lines}
     assert {"server.tls.certificate", "server.tls.token_port", "client.ca"} <= keys
+
+
+def test_psql_gets_the_password_by_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERWATCH_DATABASE__URL", "postgresql://me:hidden@127.0.0.1:1/x")
+    monkeypatch.setattr("meterwatch.cli.db._program", lambda *_: "psql")
+    called: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr("os.execve", lambda _, arguments, environment: called.append((arguments, environment)))
+    assert run("db", "shell", "--", "-c", "SELECT 1").exit_code == 0
+    ((arguments, environment),) = called
+    assert "hidden" not in " ".join(arguments)
+    assert arguments[-2:] == ["-c", "SELECT 1"]
+    assert environment["PGPASSWORD"] == "hidden"
