@@ -35,7 +35,7 @@ from meterwatch.errors import ConfigError, Overloaded, StorageUnavailable
 from meterwatch.estimation import Estimation
 from meterwatch.forecasts import Forecasts
 from meterwatch.gap_watch import GapWatch
-from meterwatch.gauges import watch
+from meterwatch.gauges import watch, watch_certificates
 from meterwatch.interruptions import Interruptions
 from meterwatch.judged_days import JudgedDays
 from meterwatch.memory import give_back
@@ -43,7 +43,7 @@ from meterwatch.metrics import Metrics
 from meterwatch.parts import Parts, put_together
 from meterwatch.pipeline import Pipeline
 from meterwatch.reliability_figures import ReliabilityFigures
-from meterwatch.server import bind, make_server, rotation_of, watch_certificates
+from meterwatch.server import bind, make_server, rotation_of
 from meterwatch.status_pages import StatusPages
 from meterwatch.transport.rotation import Rotation
 from meterwatch.wired_rules import HEARD_US, hear, rebuild

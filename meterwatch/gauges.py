@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from ingest.service import IngestService
+from meterwatch.metrics import Metrics
 from meterwatch.parts import Parts
+from meterwatch.transport.rotation import Rotation
 
 
 def watch(parts: Parts, ingest: IngestService, not_ready: Callable[[], str]) -> None:
@@ -49,6 +52,28 @@ def watch(parts: Parts, ingest: IngestService, not_ready: Callable[[], str]) -> 
             "careful_batches": (
                 "Batches written a second time, with every read looked up, because the hint was wrong.",
                 lambda: sum(writer.careful_batches for writer in parts.writers),
+            ),
+        },
+    )
+
+
+def watch_certificates(metrics: Metrics, rotation: Rotation | None) -> None:
+    """Show the certificate files in the metrics; without TLS they say that there is nothing."""
+    metrics.watch(
+        gauges={
+            "tls_certificate_expires_in_seconds": (
+                "Until the certificate of the service ends; negative: since it did; NaN: plain text.",
+                lambda: math.nan if rotation is None else rotation.expires_in_s,
+            ),
+            "tls_files_refused": (
+                "1: the certificate files are not sound, older ones are in force.",
+                lambda: rotation is not None and rotation.refused,
+            ),
+        },
+        counters={
+            "tls_handshakes_begun": (
+                "TLS handshakes begun. Those that failed are among them: gRPC tells of none.",
+                lambda: 0 if rotation is None else rotation.handshakes,
             ),
         },
     )

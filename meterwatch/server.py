@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -14,7 +13,6 @@ from grpc_reflection.v1alpha import reflection
 from meterwatch.calls import Watch
 from meterwatch.config import Server
 from meterwatch.errors import ConfigError
-from meterwatch.metrics import Metrics
 from meterwatch.transport.certificates import TlsFiles
 from meterwatch.transport.rotation import Rotation
 from meterwatch.transport.settings import Tls
@@ -94,28 +92,6 @@ def bind(server: grpc.aio.Server, config: Server, rotation: Rotation | None) -> 
         token_port = _port(server, config.host, "server.tls.token_port", config.tls.token_port, open_to_all)
         _log.info("callers with a token are served", address=f"{config.host}:{token_port}")
     return f"{config.host}:{port}"
-
-
-def watch_certificates(metrics: Metrics, rotation: Rotation | None) -> None:
-    """Show the certificate files in the metrics; without TLS they say that there is nothing."""
-    metrics.watch(
-        gauges={
-            "tls_certificate_expires_in_seconds": (
-                "Until the certificate of the service ends; negative: since it did; NaN: plain text.",
-                lambda: math.nan if rotation is None else rotation.expires_in_s,
-            ),
-            "tls_files_refused": (
-                "1: the certificate files are not sound, older ones are in force.",
-                lambda: rotation is not None and rotation.refused,
-            ),
-        },
-        counters={
-            "tls_handshakes_begun": (
-                "TLS handshakes begun. Those that failed are among them: gRPC tells of none.",
-                lambda: 0 if rotation is None else rotation.handshakes,
-            ),
-        },
-    )
 
 
 def _port(server: grpc.aio.Server, host: str, key: str, port: int, tls: grpc.ServerCredentials | None) -> int:

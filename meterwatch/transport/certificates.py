@@ -76,8 +76,11 @@ def read_material(files: TlsFiles, now: datetime) -> TlsMaterial:
 def parsed_chain(name: str, pem: bytes) -> tuple[list[x509.Certificate], list[str]]:
     """The certificates in a file, and what is wrong with it."""
     try:
-        return x509.load_pem_x509_certificates(pem), []
-    except ValueError:
+        chain = x509.load_pem_x509_certificates(pem)
+        for one in chain:  # read in full now, because the library looks into them only when asked
+            one.public_key(), common_name(one), _is_authority(one), one.not_valid_before_utc, one.not_valid_after_utc
+        return chain, []
+    except (ValueError, UnsupportedAlgorithm):
         return [], [f"{name} holds no readable certificate; expected PEM: -----BEGIN CERTIFICATE----- and so on."]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,12 +16,16 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tls_world import CA, NOW, Files
 
 from meterwatch.errors import ConfigError
 from meterwatch.transport import dev
 from meterwatch.transport.certificates import PEM_BYTES_MAX, TlsFiles, read_material
 from meterwatch.transport.hosts import host_of, is_loopback
+
+SERVER = dev.server(CA, NOW)
 
 
 @pytest.fixture
@@ -108,6 +114,23 @@ def test_all_that_is_wrong_is_said_at_once(files: TlsFiles) -> None:
     assert files.client_ca is not None
     files.client_ca.write_text("none")
     assert len(problems(files)) == 3
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])  # each example writes all
+@given(data=st.data())
+def test_whatever_stands_in_a_file_is_taken_or_refused_with_a_sentence(files: TlsFiles, data: st.DataObject) -> None:
+    assert files.client_ca is not None
+    pairs = {files.certificate: SERVER.certificate_pem, files.key: SERVER.key_pem, files.client_ca: CA.certificate_pem}
+    for path, pem in pairs.items():
+        path.write_bytes(pem)
+    path = data.draw(st.sampled_from(list(pairs)))
+    head, *body, tail = pairs[path].decode().strip().splitlines()
+    raw = bytearray(base64.b64decode("".join(body)))
+    for at, byte in data.draw(st.lists(st.tuples(st.integers(0, len(raw) - 1), st.integers(0, 255)), min_size=1)):
+        raw[at] = byte
+    path.write_text(f"{head}\n{base64.b64encode(raw).decode()}\n{tail}\n")
+    with suppress(ConfigError):
+        read_material(files, NOW)
 
 
 def test_an_open_key_is_taken_when_told_so(files: TlsFiles) -> None:
