@@ -25,10 +25,12 @@ def test_reads_and_alarms_go_over_tls_and_over_connections_that_end_by_their_age
     files = Files(tmp_path)
     admin, admin_key = dev.write_pair(tmp_path, "admin", dev.client(CA, "root", "admin", NOW))
     own, own_key = dev.write_pair(tmp_path, "hes", dev.client(CA, HEAD_END, "head-end", NOW))
-    tls = files.server(connection_age_max_s=0.3, connection_age_grace_s=0.1)
+    tls = files.server(connection_age_max_s=1.0, connection_age_grace_s=0.3)
     ca = str(files.ca(CA))
     environment = {"METERWATCH_TLS_CA": ca, "METERWATCH_TLS_CERT": str(admin), "METERWATCH_TLS_KEY": str(admin_key)}
-    with in_environment(environment), serving(dsn, tls=tls) as served:
+    with serving(dsn):
+        pass  # the import of the registry may take longer than a connection lives here
+    with in_environment(environment), serving(dsn, registered=True, tls=tls) as served:
         fast = Backoff(first_s=0.01, max_s=0.05)
         mine = security(ca, str(own), str(own_key))
         with HeadEnd(served.address, HEAD_END, credentials=mine, backoff=fast, give_up_after_s=60) as head_end:

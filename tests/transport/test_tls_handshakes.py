@@ -251,7 +251,7 @@ async def test_bad_new_files_leave_the_service_as_it_was(files: Files) -> None:
 
 
 async def test_who_is_trusted_no_more_keeps_a_connection_until_its_age_and_gets_no_new_one(files: Files) -> None:
-    tls = files.server(connection_age_max_s=1.0, connection_age_grace_s=0.2)
+    tls = files.server(connection_age_max_s=2.0, connection_age_grace_s=0.2)
     watch = "/grpc.health.v1.Health/Watch"
     async with listening(tls) as server:
         with open_channel(server.address, files.client().credentials()) as channel:
