@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,33 @@ async def test_who_is_trusted_no_more_keeps_a_connection_until_its_age_and_gets_
                 await away(next, answers)
             assert failure_of(caught.value).code == "UNAVAILABLE"
         assert "auth" in await away(call, server.address, files.client(OTHER_CA))
+
+
+async def test_a_session_of_before_is_no_way_around_a_ca_that_was_taken_away(files: Files) -> None:
+    how = files.client()
+    assert how.certificate is not None
+    context = ssl.create_default_context(cafile=how.ca)
+    context.load_cert_chain(how.certificate, how.key)
+    context.set_alpn_protocols(["h2"])
+
+    def handshake(address: str, session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool | None]:
+        """The session, and whether it went on from the one given; (None, None) if we do not get through."""
+        with (
+            suppress(OSError),
+            socket.create_connection((host_of(address), int(address.rpartition(":")[2])), ENOUGH_S) as raw,
+            context.wrap_socket(raw, server_hostname="127.0.0.1", session=session) as wrapped,
+        ):
+            if wrapped.recv(1):
+                return wrapped.session, wrapped.session_reused
+        return None, None
+
+    async with listening(files.server()) as server:
+        session, _ = await away(handshake, server.address, None)
+        _, reused = await away(handshake, server.address, session)
+        assert reused
+        files.ca(OTHER_CA)
+        taken(server)
+        assert await away(handshake, server.address, session) == (None, None)
 
 
 async def test_every_handshake_is_counted_failed_ones_too(files: Files) -> None:
