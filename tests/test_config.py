@@ -95,7 +95,7 @@ def test_an_open_host_needs_consent() -> None:
 
 
 def test_with_a_certificate_any_host_will_do() -> None:
-    Path("a.toml").write_text('[server]\nhost = "0.0.0.0"\n' + TLS)
+    Path("a.toml").write_text('[server]\nhost = "0.0.0.0"\n' + TLS + "client_ca = 'c'\n")
     assert load_config(Path("a.toml")).server.tls.certificate == Path("a")
 
 

@@ -168,7 +168,7 @@ def test_cert_show_of_something_else_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_config_check_looks_into_the_certificate_files(certificates: Path) -> None:
-    text = "[server.tls]\ncertificate = '{0}/server.pem'\nkey = '{0}/{1}.key.pem'\n"
+    text = "[server.tls]\ncertificate = '{0}/server.pem'\nkey = '{0}/{1}.key.pem'\nclient_ca = '{0}/ca.pem'\n"
     Path("meterwatch.toml").write_text(text.format(certificates, "server"))
     assert run("config", "check").exit_code == 0
     Path("meterwatch.toml").write_text(text.format(certificates, "admin"))

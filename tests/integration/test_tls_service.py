@@ -72,6 +72,7 @@ def start_with(files: Files) -> tuple[int, str]:
         DATABASE__URL="postgresql://me@127.0.0.1:1/x",
         SERVER__TLS__CERTIFICATE=str(files.directory / "server.pem"),
         SERVER__TLS__KEY=str(files.directory / "server.key.pem"),
+        SERVER__TLS__CLIENT_CA=str(files.directory / "ca.pem"),
     )
 
 
