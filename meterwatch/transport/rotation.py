@@ -13,7 +13,7 @@ services behind the ports.
 from __future__ import annotations
 
 import asyncio
-import itertools
+import threading
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -44,7 +44,7 @@ class Rotation:
         self.material: TlsMaterial = read_material(files, now())
         self._problems: list[str] = []
         self._warned_on: date | None = None
-        self._handshakes = itertools.count(1)
+        self._counting = threading.Lock()
         self.handshakes = 0
         """Handshakes begun, whether they came to an end or not: grpc tells nobody of those that failed."""
 
@@ -64,7 +64,8 @@ class Rotation:
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:  # at each handshake, in a thread of grpc
             nonlocal given
-            self.handshakes = next(self._handshakes)
+            with self._counting:
+                self.handshakes += 1
             material = self.material
             if material is given:
                 return None
