@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from alarm.receipts import Receipts
+from meterwatch.access.identity import caller, subscriber_of
 from meterwatch.alarms import Transition
 from meterwatch.errors import Rejected
 from meterwatch.receipts import Point, SentMessage
@@ -31,9 +32,10 @@ class ReceiptService(ReceiptsServicer):
         """Keep what a subscriber says."""
         try:
             check_text("subscriber", request.subscriber, 1, NAME_CHARS_MAX)
+            subscriber = subscriber_of(caller(context), request.subscriber)
             now_us = self._receipts.machine_us()
             received, shown = (_points(points, now_us) for points in (request.received, request.shown))
-            return pb.ConfirmResponse(messages=await self._receipts.confirm(request.subscriber, received, shown))
+            return pb.ConfirmResponse(messages=await self._receipts.confirm(subscriber, received, shown))
         except Exception as error:
             await abort(context, error)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import closing
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
@@ -43,7 +43,8 @@ from alarm.wire import (
     targets_of,
     transition_to_wire,
 )
-from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, Pages, Transition
+from meterwatch.access.identity import Identity, caller, check_sees, subscriber_of, within
+from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, AssetShelf, Pages, Transition
 from meterwatch.clock import Clock
 from meterwatch.errors import Missing, Rejected
 from meterwatch.explained import CHILDREN_SHOWN, Seen
@@ -80,14 +81,24 @@ class Reader(Protocol):
     ) -> list[Alarm]: ...
 
     async def pages(
-        self, from_us: int, now_us: int, *, window_us: int, chatter_count: int, top: int, most: int
+        self,
+        from_us: int,
+        now_us: int,
+        *,
+        window_us: int,
+        chatter_count: int,
+        top: int,
+        most: int,
+        districts: Collection[str] = (),
     ) -> Pages: ...
 
     async def get(self, alarm_id: str) -> tuple[Alarm, list[Transition]] | None: ...
 
     async def get_many(self, alarm_ids: Sequence[str]) -> list[Alarm]: ...
 
-    async def children(self, alarm_id: str, limit: int) -> tuple[dict[AlarmState, int], list[Alarm]]: ...
+    async def children(
+        self, alarm_id: str, limit: int, districts: Collection[str] = ()
+    ) -> tuple[dict[AlarmState, int], list[Alarm]]: ...
 
 
 async def nothing_seen(_: Alarm) -> Seen:
@@ -95,11 +106,12 @@ async def nothing_seen(_: Alarm) -> Seen:
     return Seen("")
 
 
-async def read_kpis(reader: Reader, from_us: int, now_us: int, operators: int) -> Kpis:
+async def read_kpis(reader: Reader, from_us: int, now_us: int, operators: int, districts: Collection[str] = ()) -> Kpis:
     """Figures of a span. Cost: the pages in it, in the database; here some thousand numbers at most."""
     pages = await reader.pages(
-        from_us, now_us, window_us=WINDOW_US, chatter_count=CHATTER_COUNT, top=TOP, most=CHATTERING_MAX
-    )
+        from_us, now_us, window_us=WINDOW_US, chatter_count=CHATTER_COUNT, top=TOP, most=CHATTERING_MAX,
+        districts=districts,
+    )  # fmt: skip
     return kpis(pages, from_us, now_us, operators)
 
 
@@ -134,13 +146,13 @@ class AlarmService:
 
     async def subscribe(self, request: pb.SubscribeRequest, context: Any) -> None:
         """Write the stream of one subscriber until it leaves, is too old, or the service drains."""
-        wanted = filter_of(request.filter, self._concerns)
+        wanted = within(filter_of(request.filter, self._concerns), caller(context))
         most = request.transitions_max
         if most > TRANSITIONS_MAX:
             raise Rejected(
                 "TRANSITIONS_MAX", f"transitions_max is {most}; 1 to {TRANSITIONS_MAX} are allowed, 0 is one by one"
             )
-        ledger = self._ledger(request.subscriber)
+        ledger = self._ledger(request.subscriber, caller(context))
         if request.from_seq == 0 and not request.log_id:
             seq, alarms, subscription = self._hub.subscribe_now(wanted.wants)
             with closing(subscription):
@@ -169,14 +181,16 @@ class AlarmService:
         with closing(joined):
             await self._follow(joined, most, context, ledger)
 
-    def _ledger(self, subscriber: str) -> Ledger | None:
+    def _ledger(self, subscriber: str, identity: Identity) -> Ledger | None:
         """What notes the messages of a subscriber with a name."""
         check_text("subscriber", subscriber, 0, NAME_CHARS_MAX)
-        return self._receipts.join(subscriber) if subscriber and self._receipts is not None else None
+        if not subscriber or self._receipts is None:
+            return None
+        return self._receipts.join(subscriber_of(identity, subscriber))
 
     async def list_alarms(self, request: pb.ListAlarmsRequest, context: Any) -> pb.ListAlarmsResponse:
         """One page, newest first."""
-        wanted = filter_of(request.filter, self._concerns)
+        wanted = within(filter_of(request.filter, self._concerns), caller(context))
         if request.page_size > PAGE_MAX:
             raise Rejected("PAGE_SIZE", f"page_size is {request.page_size}; 1 to {PAGE_MAX} are allowed, 0 is 100")
         size = request.page_size or PAGE_DEFAULT
@@ -187,36 +201,40 @@ class AlarmService:
 
     async def get_alarm(self, request: pb.GetAlarmRequest, context: Any) -> pb.GetAlarmResponse:
         """One alarm with its history."""
-        alarm, transitions = await self._found(request.alarm_id)
+        alarm, transitions = await self._found(request.alarm_id, caller(context))
         return pb.GetAlarmResponse(alarm=alarm_to_wire(alarm), transition=map(transition_to_wire, transitions))
 
     async def explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:
         """One alarm with all that can be said about it."""
-        alarm, transitions = await self._found(request.alarm_id)
+        alarm, transitions = await self._found(request.alarm_id, caller(context))
+        identity = caller(context)
         parents = await self._reader.get_many([alarm.parent_id]) if alarm.parent_id else []
-        children, worst = await self._reader.children(alarm.alarm_id, CHILDREN_SHOWN)
+        parents = [parent for parent in parents if identity.sees(parent.district)]
+        children, worst = await self._reader.children(alarm.alarm_id, CHILDREN_SHOWN, identity.districts)
         seen = await self._witness(alarm)
         answer = explanation(alarm, transitions, parents[0] if parents else None, children, worst, seen)
         if self._receipts is not None:
             answer.receipt.extend(receipts_to_wire(transitions, await self._receipts.of([t.seq for t in transitions])))
         return answer
 
-    async def _found(self, alarm_id: str) -> tuple[Alarm, list[Transition]]:
+    async def _found(self, alarm_id: str, identity: Identity) -> tuple[Alarm, list[Transition]]:
         check_text("alarm_id", alarm_id, 1, ID_CHARS_MAX)
         found = await self._reader.get(alarm_id)
         if found is None:
             raise Missing("ALARM_UNKNOWN", f"alarm {alarm_id!r} is not known; take the id from Subscribe or ListAlarms")
+        check_sees(identity, found[0].district, f"alarm {alarm_id}")
         return found
 
     async def acknowledge(self, request: pb.AcknowledgeRequest, context: Any) -> pb.AcknowledgeResponse:
         """Commit an operator's acknowledgement."""
         check_text("alarm_id", request.alarm_id, 1, ID_CHARS_MAX)
+        await self._check_alarms([request.alarm_id], caller(context))
         action = action_of(
             pb.ActRequest(
                 action_id=request.action_id,
                 alarm_id=request.alarm_id,
                 kind=pb.ACTION_KIND_ACKNOWLEDGE,
-                operator=request.operator,
+                operator=caller(context).signs(request.operator),
                 note=request.note,
             )
         )
@@ -225,13 +243,29 @@ class AlarmService:
     async def act(self, request: pb.ActRequest, context: Any) -> pb.ActResponse:
         """Commit an operator's action."""
         check_text("alarm_id", request.alarm_id, 1, ID_CHARS_MAX)
+        identity = caller(context)
+        await self._check_alarms([request.alarm_id], identity)
+        request.operator = identity.signs(request.operator)
         alarm = await self._desk.act(action_of(request), request.expected_version)
         return pb.ActResponse(alarm=alarm_to_wire(alarm))
 
     async def act_on_many(self, request: pb.ActOnManyRequest, context: Any) -> pb.ActOnManyResponse:
         """Commit one action on many alarms."""
-        answers = await self._desk.act_on_many(action_of(request.act), targets_of(request, self._concerns))
+        identity = caller(context)
+        request.act.operator = identity.signs(request.act.operator)
+        targets = targets_of(request, self._concerns)
+        if isinstance(targets, AlarmFilter):
+            targets = within(targets, identity)
+        else:
+            await self._check_alarms(targets, identity)
+        answers = await self._desk.act_on_many(action_of(request.act), targets)
         return pb.ActOnManyResponse(result=[result_of(*answer) for answer in answers.items()])
+
+    async def _check_alarms(self, alarm_ids: Collection[str], identity: Identity) -> None:
+        """Denied if one of them is outside the caller's districts; what is not known is refused later."""
+        if identity.districts:
+            for alarm in await self._reader.get_many(list(alarm_ids)):
+                check_sees(identity, alarm.district, f"alarm {alarm.alarm_id}")
 
     async def get_kpis(self, request: pb.GetKpisRequest, context: Any) -> pb.GetKpisResponse:
         """Figures of the last hours."""
@@ -243,20 +277,32 @@ class AlarmService:
             )
         now_us = self._clock.now_us()
         from_us = now_us - hours * 3_600_000_000
-        found = await read_kpis(self._reader, from_us, now_us, operators)
-        paging = self._desk.paging()
+        identity = caller(context)
+        found = await read_kpis(self._reader, from_us, now_us, operators, identity.districts)
+        paging = [alarm for alarm in self._desk.paging() if identity.sees(alarm.district)]
         answer = kpis_to_wire(found, paging, now_us)
-        answer.storm.extend(storms_to_wire(self._storms(), paging))
+        answer.storm.extend(one for one in storms_to_wire(self._storms(), paging) if identity.sees(one.district))
         return answer
 
     async def shelve_asset(self, request: pb.ShelveAssetRequest, context: Any) -> pb.ShelveAssetResponse:
         """Commit a shelf over an asset, or its end."""
-        shelf, alarms = await self._desk.shelve_asset(shelf_of(request))
+        identity = caller(context)
+        request.operator = identity.signs(request.operator)
+        asked = shelf_of(request)
+        check_sees(identity, self._district(asked), asked.asset or f"a shelf over every {asked.rule}")
+        shelf, alarms = await self._desk.shelve_asset(asked)
         return pb.ShelveAssetResponse(shelf=shelf_to_wire(shelf), alarm=map(alarm_to_wire, alarms))
 
     async def list_shelves(self, request: pb.ListShelvesRequest, context: Any) -> pb.ListShelvesResponse:
         """Shelves over assets that last."""
-        return pb.ListShelvesResponse(shelf=map(shelf_to_wire, self._desk.book.shelves(self._clock.now_us())))
+        identity = caller(context)
+        shelves = self._desk.book.shelves(self._clock.now_us())
+        mine = [shelf for shelf in shelves if not shelf.asset or identity.sees(self._district(shelf))]
+        return pb.ListShelvesResponse(shelf=map(shelf_to_wire, mine))
+
+    def _district(self, shelf: AssetShelf) -> str:
+        """District of the asset under a shelf; of none if it is over a type, or the asset is unknown."""
+        return self._desk.book.names.district_of(shelf.asset_kind, shelf.asset)
 
     async def _follow(
         self, subscription: Subscription, transitions_max: int, context: Any, ledger: Ledger | None

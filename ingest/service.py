@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import grpc
@@ -24,6 +24,7 @@ from ingest.registers import registers_of
 from ingest.session import CREDITS_MAX, Session, StreamLimits, ack_of, head_end_of
 from ingest.unary import batch_of_rows, events_of
 from meterwatch import failpoints
+from meterwatch.access.identity import caller, check_head_end
 from meterwatch.batch import EventBatch
 from meterwatch.check_profile import DEFAULT, CheckProfile
 from meterwatch.errors import Draining, Overloaded, Rejected
@@ -104,7 +105,9 @@ class IngestService:
         checks: CheckProfile = DEFAULT,
         nacked: Callable[[str], object] = lambda reason: None,
         overdue: Callable[[int], tuple[int, int]] = lambda head_end_id: (0, 0),
+        foreign: Callable[[Any, int], object] = lambda context, rows: None,
     ) -> None:
+        self._foreign = foreign
         self._nacked = nacked
         self._overdue = overdue
         self._pipeline = pipeline
@@ -187,6 +190,7 @@ class IngestService:
             raise Rejected(
                 "NO_HELLO", f"first message is {first.WhichOneof('message')}; expected hello; send Hello first"
             )
+        check_head_end(caller(context), first.hello.head_end)
         session = Session(self._pipeline, self._limits, self._checks, first.hello)
         key = (session.head_end_id, session.epoch)
         self._pipeline.connected(session.head_end_id)
@@ -238,6 +242,7 @@ class IngestService:
             if response.WhichOneof("message") in ("ack", "nack"):
                 flight.batches -= 1
             if response.HasField("ack"):
+                self._say_foreign(context, response.ack.rejected_reason)
                 response.ack.overdue_reads, response.ack.overdue_meters = self._overdue(session.head_end_id)
                 failpoints.passed("inside_ack")
             await self._send(context, response)
@@ -330,6 +335,7 @@ class IngestService:
             self._check_ready()
             _limit(data, EVENTS_BYTES_MAX)
             request = _parse_as(pb.SendEventsRequest, data)
+            check_head_end(caller(context), request.head_end)
             topology = self._pipeline.topology()
             head_end_id = head_end_of(request.head_end, topology)
             stamps = np.array(request.at_us, np.int64)
@@ -344,6 +350,7 @@ class IngestService:
                     EventBatch(head_end_id, request.epoch, request.seq, digest, events, rejects, rows)
                 )
             _refuse_reused(stored.reused, request.seq, request.epoch)
+            self._say_foreign(context, stored.rejected_reason.tolist())
             return pb.SendEventsResponse(
                 accepted=stored.accepted,
                 duplicates=stored.duplicates,
@@ -363,6 +370,7 @@ class IngestService:
             self._check_ready()
             _limit(data, EVENTS_BYTES_MAX)
             request = _parse_as(pb.SendRegistersRequest, data)
+            check_head_end(caller(context), request.head_end)
             topology = self._pipeline.topology()
             head_end_id = head_end_of(request.head_end, topology)
             if len(request.at_us):
@@ -374,6 +382,7 @@ class IngestService:
             async with asyncio.timeout(self._limits.batch_deadline_s):
                 stored = await self._pipeline.submit_registers(batch)
             _refuse_reused(stored.reused, request.seq, request.epoch)
+            self._say_foreign(context, stored.rejected_reason.tolist())
             return pb.SendRegistersResponse(
                 accepted=stored.accepted,
                 versions=stored.versions,
@@ -394,6 +403,7 @@ class IngestService:
             self._check_ready()
             _limit(data, UNARY_BYTES_MAX)
             request = _parse_as(pb.SendReadsRequest, data)
+            check_head_end(caller(context), request.head_end)
             dictionary, batch = batch_of_rows(request)
             hello = pb.Hello(head_end=request.head_end, epoch=request.epoch)
             session = Session(self._pipeline, self._limits, self._checks, hello)
@@ -401,11 +411,17 @@ class IngestService:
             response = refused if refused.HasField("nack") else await session.answer(batch)
             if response.HasField("nack"):
                 raise Rejected(response.nack.reason, response.nack.message)
+            self._say_foreign(context, response.ack.rejected_reason)
             return pb.SendReadsResponse(ack=response.ack)
         except TimeoutError:
             await self._too_slow(context)
         except Exception as error:
             await abort(context, error)
+
+    def _say_foreign(self, context: Any, reasons: Sequence[int]) -> None:
+        """Tell of rows for meters of another head-end."""
+        if reasons and (rows := list(reasons).count(pb.ROW_REASON_NOT_YOURS)):
+            self._foreign(context, rows)
 
     async def edit_reads(self, data: bytes, context: Any) -> pb.EditReadsResponse:
         """Ingest.EditReads."""
@@ -413,7 +429,9 @@ class IngestService:
             self._check_ready()
             _limit(data, UNARY_BYTES_MAX)
             request = _parse_as(pb.EditReadsRequest, data)
-            digest = hashlib.blake2b(data, digest_size=16).digest()
+            identity = caller(context)
+            request.operator = identity.signs(request.operator)
+            digest = hashlib.blake2b(data + identity.name.encode(), digest_size=16).digest()
             async with asyncio.timeout(self._limits.batch_deadline_s):
                 return await edit(self._pipeline, request, digest, self._checks)
         except TimeoutError:

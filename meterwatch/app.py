@@ -25,6 +25,7 @@ from alarm.desk import AlarmDesk
 from alarm.routes.dispatch import Dispatch
 from ingest.service import IngestService
 from ingest.session import StreamLimits
+from meterwatch.access.wiring import foreign_rows, open_gate
 from meterwatch.alarm_figures import AlarmFigures
 from meterwatch.calls import Watch
 from meterwatch.clock import Clock, RealClock, ReplayClock, SimulatedClock
@@ -47,6 +48,7 @@ from meterwatch.server import bind, make_server, rotation_of
 from meterwatch.status_pages import StatusPages
 from meterwatch.transport.rotation import Rotation
 from meterwatch.wired_rules import HEARD_US, hear, rebuild
+from storage.audit_log import AuditStore
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.layout import Layout, open_table
 from storage.lease import Lease
@@ -146,10 +148,12 @@ async def _serving(
 ) -> AsyncIterator[Service]:
     parts = await put_together(config, clock, dsn, pool, layout, table)
     pipeline, desk, metrics = parts.pipeline, parts.desk, parts.metrics
-    server, health = make_server(config.server, Watch(metrics))
+    gate, trail = await open_gate(config.access, AuditStore(pool).write, metrics)
+    server, health = make_server(config.server, gate, Watch(metrics))
     ingest = IngestService(
         pipeline, _limits(config), version("meterwatch"), config.server.streams_max, parts.checks,
         nacked=lambda reason: metrics.nacks.labels(reason).inc(), overdue=parts.gaps.overdue,
+        foreign=foreign_rows(trail),
     )  # fmt: skip
     not_ready = partial(_not_ready, lease, ingest, pipeline)
     ready = asyncio.Event()
@@ -165,7 +169,7 @@ async def _serving(
         pages.start(config.metrics.port)
         owed = await _recall(parts, clock)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=layout is Layout.COLUMNSTORE)
-        jobs = _jobs(config, clock, parts) + ([] if rotation is None else [rotation.run()])
+        jobs = [gate.run(), *_jobs(config, clock, parts), *([] if rotation is None else [rotation.run()])]
         core = asyncio.create_task(run_core(pipeline, desk, lease, upkeep, cluster, *jobs))
         await asyncio.to_thread(give_back)
         pipeline.ready()
@@ -184,6 +188,7 @@ async def _serving(
         desk.hub.close()
         well = core is not None and not core.done()
         await server.stop(DRAIN_S if well else None)
+        await trail.flush()
         if core is not None:
             core.cancel()
             await asyncio.gather(core, return_exceptions=True)

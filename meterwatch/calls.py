@@ -78,7 +78,7 @@ class _Context:
         return getattr(self._context, name)
 
     async def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
-        reason = _reason(trailing_metadata)
+        reason = reason_of(trailing_metadata)
         self._metrics.calls_refused.labels(self._method.rpartition("/")[2], code.name, reason).inc()
         await self._context.abort(code, details, trailing_metadata)
         raise AssertionError("abort() returned")
@@ -101,7 +101,7 @@ def _parsed_each(parse: Callable[[bytes], Any] | None, requests: AsyncIterator[b
     return requests if parse is None else (_parsed(parse, request) async for request in requests)
 
 
-def _reason(trailing_metadata: Any) -> str:
+def reason_of(trailing_metadata: Any) -> str:
     """Reason of the ErrorInfo in the trailers; empty if there is none."""
     status, info = status_pb2.Status(), error_details_pb2.ErrorInfo()
     for key, value in trailing_metadata:

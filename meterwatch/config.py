@@ -137,6 +137,26 @@ class Alarms(BaseModel):
     """Which departments are told of which alarms, and how (docs/routes.md); None: nobody is."""
 
 
+class Access(BaseModel):
+    """Who may call, beside the certificates that TLS asks for (docs/access.md)."""
+
+    model_config = _SECTION
+    jwks_file: Path | None = None
+    """Public keys that tokens of people are signed with; from a file, or else from jwks_url."""
+    jwks_url: str | None = None
+    issuer: str = ""
+    """`iss` of the tokens."""
+    audience: str = ""
+    """`aud` of the tokens: this service."""
+    denied_serials_file: Path | None = None
+    """Serial numbers of certificates that are let in no more; read again when it changes."""
+
+    @property
+    def tokens(self) -> bool:
+        """True: tokens are taken."""
+        return self.jwks_file is not None or self.jwks_url is not None
+
+
 class Estimation(BaseModel):
     """When missing reads are estimated."""
 
@@ -181,6 +201,7 @@ class Config(BaseModel):
     rules: Rules = Rules()
     checks: Checks = Checks()
     alarms: Alarms = Alarms()
+    access: Access = Access()
     estimation: Estimation = Estimation()
     forecast: ForecastSection = ForecastSection()
     metrics: Metrics = Metrics()
@@ -407,6 +428,31 @@ def _check_profile(config: Config) -> str | None:
     return None
 
 
+def _token_settings(config: Config) -> str | None:
+    access = config.access
+    if access.jwks_file is not None and access.jwks_url is not None:
+        return "access.jwks_file and access.jwks_url are both set; keys come from one place: leave one out."
+    if access.tokens and not (access.issuer and access.audience):
+        return "access.issuer and access.audience are needed with tokens: one for another service would do else."
+    if not access.tokens and (access.issuer or access.audience):
+        return "access.issuer and access.audience have a meaning only with access.jwks_file or access.jwks_url."
+    return None
+
+
+def _nobody_could_call(config: Config) -> str | None:
+    tls = config.server.tls
+    if tls.certificate is None or tls.problem() is not None or config.access.tokens:
+        return None
+    if tls.client_ca is None:
+        return (
+            "server.tls is set without server.tls.client_ca and without tokens (access.jwks_file), so nobody could say"
+            " who they are; set one of the two."
+        )
+    if tls.token_port is not None:
+        return "server.tls.token_port is for callers with tokens, and none are taken; set access.jwks_file or jwks_url."
+    return None
+
+
 _CROSS_CHECKS: Final = (
     _Check(("checks.profile", "checks.changes"), _check_profile),
     _Check(("server.host", "server.insecure_listen", "server.tls"), _listens_openly),
@@ -415,6 +461,8 @@ _CROSS_CHECKS: Final = (
     _Check(("server.port", "server.tls", "metrics.port"), _same_port),
     _Check(("clock.mode", "clock.start"), _clock_start),
     _Check(("clock.mode", "clock.speed"), _clock_speed),
+    _Check(("access.jwks_file", "access.jwks_url", "access.issuer", "access.audience"), _token_settings),
+    _Check(("server.tls", "access.jwks_file", "access.jwks_url"), _nobody_could_call),
     _Check(("database.url",), _url_scheme),
     _Check(("database.url", "database.insecure_network"), _leaves_openly),
 )

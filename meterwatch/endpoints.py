@@ -14,6 +14,7 @@ from alarm.service import AlarmService
 from alarm.service import handlers as alarm_handlers
 from alarm.wire import no_departments
 from ingest.service import IngestService
+from meterwatch.access.service_audit import AuditService
 from meterwatch.clock import Clock
 from meterwatch.parts import Parts
 from meterwatch.service_gaps import GapsService
@@ -21,6 +22,7 @@ from meterwatch.service_thermal import ThermalService
 from meterwatch.service_transformers import TransformersService
 from meterwatch.service_user_rules import UserRulesService
 from meterwatch.v1 import registry_pb2_grpc
+from meterwatch.v1.audit_pb2_grpc import add_AuditServicer_to_server
 from meterwatch.v1.gaps_pb2_grpc import add_GapsServicer_to_server
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
 from meterwatch.v1.receipts_pb2_grpc import add_ReceiptsServicer_to_server
@@ -30,6 +32,7 @@ from meterwatch.v1.transformers_pb2_grpc import add_TransformersServicer_to_serv
 from meterwatch.v1.user_rules_pb2_grpc import add_UserRulesServicer_to_server
 from meterwatch.witness import Witness, deliveries_of
 from storage.arrivals import Arrivals
+from storage.audit_log import AuditStore
 from storage.flexibility import FlexibilityStore
 from storage.service_reads import ReadsService
 from storage.service_registry import RegistryService
@@ -81,3 +84,4 @@ def add_services(
     )
     add_GapsServicer_to_server(GapsService(parts.gaps, parts.estimation, pipeline), server)
     add_UserRulesServicer_to_server(UserRulesService(recipe.user, in_force.reread_user_rules), server)
+    add_AuditServicer_to_server(AuditService(AuditStore(pool)), server)

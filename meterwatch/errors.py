@@ -28,6 +28,19 @@ class Denied(MeterwatchError):
         self.message = message
 
 
+class Unauthenticated(MeterwatchError):
+    """Who calls is not known: nothing was shown, or nothing that holds.
+
+    retry_after_s: what was shown held when the call began; with what the caller has renewed it may go on.
+    """
+
+    def __init__(self, reason: str, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
 class Missing(MeterwatchError):
     """What the caller names does not exist."""
 

@@ -129,15 +129,16 @@ class GapWatch:
             rows = zip(groups.labels, counts.expected.sum(1).tolist(), counts.present.sum(1).tolist(), strict=True)
             self._metrics.completeness(kind, list(rows))
 
-    async def count(self, groups: Groups, from_us: int, to_us: int) -> Counts:
+    async def count(self, groups: Groups, from_us: int, to_us: int, slots: Slots | None = None) -> Counts:
         """Reads owed and there with from_us < end <= to_us, by group and hour (from_us on); whoever has time yet is
-        counted as if he had not."""
+        counted as if he had not. slots: of these meters; None: of all."""
         topology = self._topology()
         hours = -(-(to_us - from_us) // HOUR_US)
         shape = (len(groups.labels), hours)
         total = Counts(np.zeros(shape, np.int64), np.zeros(shape, np.int64))
-        everyone = np.arange(min(topology.slots, len(groups.of)), dtype=np.int32)
-        async for part in self._look(topology, everyone, from_us, to_us, None):
+        if slots is None:
+            slots = np.arange(min(topology.slots, len(groups.of)), dtype=np.int32)
+        async for part in self._look(topology, slots, from_us, to_us, None):
             hour = (part.ends_us - from_us - 1) // HOUR_US
             found = await asyncio.to_thread(
                 counted, part.due, part.arrived, groups.of[part.slots], shape[0], hour, hours

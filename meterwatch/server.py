@@ -10,7 +10,6 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from meterwatch.calls import Watch
 from meterwatch.config import Server
 from meterwatch.errors import ConfigError
 from meterwatch.transport.certificates import TlsFiles
@@ -18,6 +17,7 @@ from meterwatch.transport.rotation import Rotation
 from meterwatch.transport.settings import Tls
 from meterwatch.v1 import (
     alarms_pb2,
+    audit_pb2,
     gaps_pb2,
     ingest_pb2,
     reads_pb2,
@@ -63,11 +63,11 @@ class Health:
         await self._servicer.enter_graceful_shutdown()
 
 
-def make_server(config: Server, watch: Watch) -> tuple[grpc.aio.Server, Health]:
-    """A server with health and reflection, to which the services are added."""
+def make_server(config: Server, *interceptors: grpc.aio.ServerInterceptor) -> tuple[grpc.aio.Server, Health]:
+    """A server with health and reflection, to which services are added; calls pass the interceptors in order."""
     server = grpc.aio.server(
         options=[*OPTIONS, *_ages(config.tls), ("grpc.max_receive_message_length", config.message_bytes_max)],
-        interceptors=[watch],
+        interceptors=interceptors,
     )
     checks = Health(server)
     reflection.enable_server_reflection((*_names(), health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -120,6 +120,6 @@ def _ages(tls: Tls) -> list[tuple[str, int]]:
 def _names() -> Iterable[str]:
     modules: tuple[Any, ...] = (
         *(ingest_pb2, alarms_pb2, registry_pb2, reads_pb2),
-        *(gaps_pb2, receipts_pb2, reliability_pb2, routes_pb2),
+        *(gaps_pb2, receipts_pb2, reliability_pb2, routes_pb2, audit_pb2),
     )
     return [service.full_name for module in modules for service in module.DESCRIPTOR.services_by_name.values()]

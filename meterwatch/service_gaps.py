@@ -6,11 +6,12 @@ own question. A span that cannot be answered in bounded memory is refused with w
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
 
+from meterwatch.access.identity import Identity, caller, check_head_end
 from meterwatch.batch import Reads
 from meterwatch.channels import CHANNEL_BIT
 from meterwatch.clock import Clock
@@ -49,7 +50,7 @@ class GapsService(gaps_pb2_grpc.GapsServicer):
         self._pipeline.check_ready()
         topology = self._pipeline.topology()
         from_us, to_us = span(request.from_us, request.to_us, self._pipeline.clock.now_us(), RECENT_US)
-        slots = _slots(request, topology)
+        slots = _mine(_slots(request, topology), request, topology, caller(context))
         async for found in self._gaps.missing(slots, from_us, to_us):
             for at in range(0, len(found.slot), RUNS_MAX):
                 part = slice(at, at + RUNS_MAX)
@@ -70,8 +71,10 @@ class GapsService(gaps_pb2_grpc.GapsServicer):
         if by - {"hour", *DIMENSIONS}:
             raise Rejected("BAD_QUERY", f"by {sorted(by)} arrived; {', '.join(('hour', *DIMENSIONS))} were expected")
         dimensions = [one for one in DIMENSIONS if one in by]
-        groups = groups_of(self._pipeline.topology(), dimensions)
-        counts = await self._gaps.count(groups, from_us, to_us)
+        topology, identity = self._pipeline.topology(), caller(context)
+        groups = groups_of(topology, dimensions)
+        seen = np.flatnonzero(topology.in_districts(identity.districts)) if identity.districts else None
+        counts = await self._gaps.count(groups, from_us, to_us, None if seen is None else seen.astype(np.int32))
         expected, present = counts.expected, counts.present
         if "hour" not in by:
             expected, present = expected.sum(axis=1, keepdims=True), present.sum(axis=1, keepdims=True)
@@ -148,6 +151,28 @@ def slots_of(meters: list[str], topology: Topology) -> Slots:
             "UNKNOWN_ASSET", f"meter {named} arrived; registered meters were expected; correct or import them"
         )
     return np.unique(slots).astype(np.int32)
+
+
+def _mine(slots: Slots, request: gaps_pb2.GapsRequest, topology: Topology, identity: Identity) -> Slots:
+    """What of it the caller may see: a head-end its own meters, others those of their districts. Denied by name."""
+    if identity.only_head_end:
+        if request.head_end:
+            check_head_end(identity, request.head_end)
+        allowed = topology.head_end_of == _number(topology.head_end, identity.name)
+    elif identity.districts:
+        allowed = topology.in_districts(identity.districts)
+    else:
+        return slots
+    if request.meter and not allowed[slots].all():
+        named = topology.meter[int(slots[~allowed[slots]][0])]
+        raise Denied("OUT_OF_SCOPE", f"meter {named} is none of those {identity.name!r} may ask for; ask for others")
+    mine: Slots = slots[allowed[slots]]
+    return mine
+
+
+def _number(names: Sequence[str], name: str) -> int:
+    """Index of a registered name; -2 for one that is not: no array has it."""
+    return names.index(name) if name in names else -2
 
 
 def _slots(request: gaps_pb2.GapsRequest | gaps_pb2.EstimateRequest, topology: Topology) -> Slots:

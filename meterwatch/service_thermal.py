@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
+from meterwatch.access.identity import Identity, caller, check_sees
 from meterwatch.clock import Clock
 from meterwatch.errors import Missing, Rejected
 from meterwatch.topology import Topology
@@ -79,8 +80,13 @@ class ThermalService(thermal_pb2_grpc.ThermalServicer):
                 "BAD_QUERY", f"from_us {from_us} and to_us {to_us} arrived; 0 <= from_us <= to_us was expected"
             )
         found = await self._store.readings(from_us, to_us, LISTED_MAX)
+        identity = caller(context)
         return pb.ListAmbientResponse(
-            reading=[pb.AmbientReading(area=one.area, at_us=one.at_us, celsius=one.celsius) for one in found]
+            reading=[
+                pb.AmbientReading(area=one.area, at_us=one.at_us, celsius=one.celsius)
+                for one in found
+                if not one.area or identity.sees(one.area)
+            ]
         )
 
     async def ListTemperatures(self, request: pb.ListTemperaturesRequest, context: Any) -> pb.ListTemperaturesResponse:
@@ -89,8 +95,11 @@ class ThermalService(thermal_pb2_grpc.ThermalServicer):
         topology, rule = self._pipeline.topology(), self._rule()
         if max(len(request.transformer), request.hottest) > TRANSFORMERS_MAX:
             raise Rejected("BAD_QUERY", f"at most {TRANSFORMERS_MAX} transformers are told at once; ask in parts")
+        identity = caller(context)
         index = (
-            _named(request.transformer, topology) if request.transformer else rule.hottest(request.hottest or HOTTEST)
+            _named(request.transformer, topology, identity)
+            if request.transformer
+            else _hottest(rule, topology, request.hottest or HOTTEST, identity)
         )
         now = rule.present(index, self._pipeline.clock.now_us())
         if now is None:
@@ -126,7 +135,16 @@ def _problem(one: pb.AmbientReading, now_us: int) -> str:
     return ""
 
 
-def _named(names: Any, topology: Topology) -> np.typing.NDArray[np.int64]:
+def _hottest(rule: HotSpot, topology: Topology, most: int, identity: Identity) -> np.typing.NDArray[np.int64]:
+    """The hottest of what the caller may see."""
+    if not identity.districts:
+        return rule.hottest(most)
+    order = rule.hottest(len(topology.transformer))
+    seen = [at for at in order.tolist() if identity.sees(topology.transformer_district[at])]
+    return np.array(seen[:most], np.int64)
+
+
+def _named(names: Any, topology: Topology, identity: Identity) -> np.typing.NDArray[np.int64]:
     number = {name: at for at, name in enumerate(topology.transformer) if name}
     if unknown := [name for name in names if name not in number]:
         raise Missing(
@@ -134,4 +152,6 @@ def _named(names: Any, topology: Topology) -> np.typing.NDArray[np.int64]:
             f"transformer {', '.join(one[:64] for one in unknown[:5])} arrived; registered ones were expected; correct "
             "or import them",
         )
+    for name in names:
+        check_sees(identity, topology.transformer_district[number[name]], f"transformer {name}")
     return np.array([number[name] for name in names], np.int64)

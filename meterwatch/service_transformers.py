@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from meterwatch.access.identity import Identity, caller, check_sees
 from meterwatch.alarms import Alarm, AlarmState, AlarmType
 from meterwatch.clock import US, Clock
 from meterwatch.episodes import Verdict
@@ -68,7 +69,7 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
 
     async def GetCurve(self, request: pb.GetCurveRequest, context: Any) -> pb.GetCurveResponse:
         """Load, coverage, temperatures and alarms."""
-        topology, number = self._named(request.transformer)
+        topology, number = self._named(request.transformer, caller(context))
         to_us = request.to_us or self._clock.now_us()
         from_us = request.from_us or to_us - USUAL_US
         if not (0 <= from_us < to_us <= TO_US_MAX and to_us - from_us <= SPAN_US_MAX):
@@ -101,7 +102,7 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
 
     async def GetForecast(self, request: pb.GetForecastRequest, context: Any) -> pb.GetForecastResponse:
         """The newest forecast."""
-        topology, number = self._named(request.transformer)
+        topology, number = self._named(request.transformer, caller(context))
         found = await self._forecasts.newest(number)
         if found is None:
             raise Missing(
@@ -129,7 +130,7 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
 
     async def PlanLoad(self, request: pb.PlanLoadRequest, context: Any) -> pb.PlanLoadResponse:
         """A plan for the steps from now on."""
-        topology, number = self._named(request.transformer)
+        topology, number = self._named(request.transformer, caller(context))
         target_pu = request.target_pu or PlanProfile().target_pu
         if not 0 < target_pu <= TARGET_PU_MAX:
             raise Rejected("BAD_QUERY", f"target_pu is {target_pu}; expected above 0 and at most {TARGET_PU_MAX:g}")
@@ -189,14 +190,16 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
             await self._flexibility.store(slots.tolist(), rows, request.valid_from_us or self._clock.now_us())
         return pb.ImportFlexibilityResponse(customers=len(rows))
 
-    def _named(self, name: str) -> tuple[Topology, int]:
+    def _named(self, name: str, identity: Identity) -> tuple[Topology, int]:
         topology = self._topology()
         if not name or name not in topology.transformer:
             raise Missing(
                 "UNKNOWN_ASSET",
                 f"transformer {name[:64]!r} arrived; a registered one was expected; take a name from ListAssets",
             )
-        return topology, topology.transformer.index(name)
+        number = topology.transformer.index(name)
+        check_sees(identity, topology.transformer_district[number], f"transformer {name}")
+        return topology, number
 
     async def _curves(self, number: int, first: int, stop: int) -> LoadCurves:
         mine = np.array([number])

@@ -29,6 +29,7 @@ from meterwatch.errors import (
     Stale,
     StorageBroken,
     StorageUnavailable,
+    Unauthenticated,
 )
 
 DOMAIN: Final = "meterwatch"
@@ -83,6 +84,8 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str, str, float | None
             return grpc.StatusCode.INVALID_ARGUMENT, error.reason, error.message, None
         case Denied():
             return grpc.StatusCode.PERMISSION_DENIED, error.reason, error.message, None
+        case Unauthenticated():
+            return grpc.StatusCode.UNAUTHENTICATED, error.reason, error.message, error.retry_after_s
         case Missing():
             return grpc.StatusCode.NOT_FOUND, error.reason, error.message, None
         case Stale():

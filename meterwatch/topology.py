@@ -7,7 +7,7 @@ membership is one `take` and a sum over members one `bincount`. Ids need not be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -138,6 +138,22 @@ class Topology:
         if isinstance(self.slot_of, Numbers):
             return self.slot_of.find(meters)
         return np.array([self.slot_of.get(meter, -1) for meter in meters], np.int32)
+
+    def district_of(self, kind: str, name: str) -> str:
+        """District of an asset by its name; empty where it has none, or nobody registered it."""
+        if kind == "feeder":
+            return self.feeder_district[self.feeder.index(name)] if name and name in self.feeder else ""
+        if kind == "transformer":
+            transformer = self.transformer.index(name) if name and name in self.transformer else -1
+        else:
+            slot = self.slot_of.get(name, -1) if kind == "meter" else -1
+            transformer = int(self.transformer_of[slot]) if slot >= 0 else -1
+        return self.transformer_district[transformer] if transformer >= 0 else ""
+
+    def in_districts(self, districts: Collection[str]) -> NDArray[np.bool_]:
+        """Per slot, True where the meter hangs at a transformer of these districts."""
+        theirs = np.array([name in districts for name in self.transformer_district] + [False], np.bool_)
+        return theirs[self.transformer_of]
 
     def asset_name(self, kind: str, asset_id: int) -> str:
         """Registry name of an asset. KeyError for an unknown kind."""

@@ -7,7 +7,7 @@ its way (a plain sequence loses rows there). Cursors have no gaps. Refuses to kn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -56,12 +56,12 @@ _UPSERT: Final = sql.SQL("INSERT INTO alarms ({}) VALUES ({}) ON CONFLICT (alarm
 _PAGES_BY_WINDOW: Final = """
 SELECT floor(extract(epoch FROM greatest(%(now)s - recorded_at, interval '0')) * 1000000 / %(window)s)::integer AS back,
        count(*) AS pages
-FROM alarm_pages WHERE recorded_at > %(from)s GROUP BY 1"""
+FROM alarm_pages WHERE recorded_at > %(from)s {mine} GROUP BY 1"""
 _PAGES_BY_SOURCE: Final = """
 WITH spaced AS (
     SELECT rule, asset_kind, asset, recorded_at - lag(recorded_at, %(before)s::integer)
         OVER (PARTITION BY rule, asset_kind, asset ORDER BY recorded_at, seq) AS took
-    FROM alarm_pages WHERE recorded_at > %(from)s
+    FROM alarm_pages WHERE recorded_at > %(from)s {mine}
 ), counted AS MATERIALIZED (
     SELECT rule COLLATE "C" AS rule, asset_kind COLLATE "C" AS asset_kind, asset COLLATE "C" AS asset,
            count(*) AS pages, coalesce(bool_or(took < %(window)s * interval '1 microsecond'), false) AS chatters
@@ -71,6 +71,10 @@ SELECT 'top' AS kind, * FROM (SELECT * FROM counted ORDER BY pages DESC, rule, a
 UNION ALL
 SELECT 'chattering', * FROM (
     SELECT * FROM counted WHERE chatters ORDER BY rule, asset_kind, asset LIMIT %(most)s) AS c"""
+_MINE: Final = (
+    "AND seq IN (SELECT l.seq FROM alarm_log l"
+    " WHERE l.recorded_at > %(from)s AND l.alarm->>'district' = ANY(%(districts)s))"
+)
 _LOG: Final = (
     "SELECT l.seq, l.kind, l.recorded_at, l.alarm, p.alarm AS was, a.action_id, a.alarm_id, a.operator, a.note, "
     "a.shelve_s, a.once, a.assignee FROM alarm_log l LEFT JOIN alarm_actions a ON a.seq = l.seq "
@@ -191,17 +195,19 @@ class AlarmStore:
         return found[0], [_transition(row) for row in rows]
 
     async def pages(
-        self, from_us: int, now_us: int, *, window_us: int, chatter_count: int, top: int, most: int
-    ) -> Pages:
+        self, from_us: int, now_us: int, *, window_us: int, chatter_count: int, top: int, most: int,
+        districts: Collection[str] = (),
+    ) -> Pages:  # fmt: skip
         """What began to page after from_us, counted in windows back from now_us.
 
         top: so many of the most frequent sources; most: so many of those that began chatter_count times within a
-        window.
+        window. districts: only of these; none: of all.
         """
-        span = {"from": _at(from_us), "now": _at(now_us), "window": window_us}
+        span = {"from": _at(from_us), "now": _at(now_us), "window": window_us, "districts": sorted(districts)}
+        mine = sql.SQL(_MINE if districts else "")
         limits = {"before": chatter_count - 1, "top": top, "most": most}
-        windows = await self._rows(sql.SQL(_PAGES_BY_WINDOW), span)
-        sources = await self._rows(sql.SQL(_PAGES_BY_SOURCE), span | limits)
+        windows = await self._rows(sql.SQL(_PAGES_BY_WINDOW).format(mine=mine), span)
+        sources = await self._rows(sql.SQL(_PAGES_BY_SOURCE).format(mine=mine), span | limits)
 
         def chosen(which: str) -> list[tuple[Source, int]]:
             return [
@@ -217,12 +223,19 @@ class AlarmStore:
         rows = await self._rows(_SELECT + sql.SQL("WHERE alarm_id = ANY(%s)"), (list(alarm_ids),))
         return [_alarm(row) for row in rows]
 
-    async def children(self, alarm_id: str, limit: int) -> tuple[dict[AlarmState, int], list[Alarm]]:
-        """How many alarms are folded into this one, by state, and the worst of them. Cost: by their number."""
-        query = sql.SQL("SELECT state, count(*) AS alarms FROM alarms WHERE parent_id = %s GROUP BY state")
-        counts = {AlarmState(row["state"]): row["alarms"] for row in await self._rows(query, (alarm_id,))}
-        worst = _SELECT + sql.SQL("WHERE parent_id = %s ORDER BY severity DESC, onset_at, alarm_id LIMIT %s")
-        return counts, [_alarm(row) for row in await self._rows(worst, (alarm_id, limit))] if counts else []
+    async def children(
+        self, alarm_id: str, limit: int, districts: Collection[str] = ()
+    ) -> tuple[dict[AlarmState, int], list[Alarm]]:
+        """How many alarms are folded into this one, by state, and the worst of them. Cost: by their number.
+
+        districts: only of these; none: of all.
+        """
+        theirs = sql.SQL("WHERE parent_id = %s AND (%s OR district = ANY(%s)) ")
+        which = (alarm_id, not districts, sorted(districts))
+        query = sql.SQL("SELECT state, count(*) AS alarms FROM alarms ") + theirs + sql.SQL("GROUP BY state")
+        counts = {AlarmState(row["state"]): row["alarms"] for row in await self._rows(query, which)}
+        worst = _SELECT + theirs + sql.SQL("ORDER BY severity DESC, onset_at, alarm_id LIMIT %s")
+        return counts, [_alarm(row) for row in await self._rows(worst, (*which, limit))] if counts else []
 
     async def find_actions(self, action_id: str) -> list[tuple[Action, Alarm]]:
         """What was done under this id, each with the alarm as it was after it."""

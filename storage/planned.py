@@ -5,6 +5,7 @@ Refuses to know what the rules make of it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString
 
@@ -34,7 +35,14 @@ SELECT w.work_id, w.asset_kind, w.asset_id, w.from_at, w.to_at, w.reason, w.plan
                          WHEN 'transformer' THEN (SELECT transformer FROM transformers t
                                                   WHERE t.transformer_id = w.asset_id)
                          ELSE (SELECT meter FROM meters WHERE slot = w.asset_id) END
-FROM planned_works w WHERE w.to_at >= %s ORDER BY w.from_at, w.work_id LIMIT %s"""
+FROM planned_works w WHERE w.to_at >= %s AND (%s OR CASE w.asset_kind
+    WHEN 'feeder' THEN EXISTS (SELECT FROM feeders f WHERE f.feeder_id = w.asset_id AND f.district = ANY(%s))
+    WHEN 'transformer' THEN EXISTS (SELECT FROM transformers t
+                                    WHERE t.transformer_id = w.asset_id AND t.district = ANY(%s))
+    ELSE EXISTS (SELECT FROM meter_transformers m JOIN transformers t USING (transformer_id)
+                 WHERE m.slot = w.asset_id AND m.valid_from < w.to_at AND m.valid_to > w.from_at
+                 AND t.district = ANY(%s))
+    END) ORDER BY w.from_at, w.work_id LIMIT %s"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +86,17 @@ class PlannedStore:
                 if not found.rowcount:
                     raise Missing("WORK_UNKNOWN", f"planned work {work_id!r} is not recorded; take an id from ListWork")
 
-    async def listed(self, since_us: int, limit: int = LISTED_MAX) -> list[ListedWork]:
-        """Works that end at since_us or later, cancelled ones among them, by their beginning."""
+    async def listed(self, since_us: int, limit: int = LISTED_MAX, districts: Collection[str] = ()) -> list[ListedWork]:
+        """Works that end at since_us or later, cancelled ones among them, by their beginning.
+
+        districts: only on assets of these; none: on all.
+        """
+        theirs = sorted(districts)
         with storage_faults():
             async with self._pool.connection() as connection:
-                rows = await (await connection.execute(_LIST, (moment(since_us), limit))).fetchall()
+                rows = await (
+                    await connection.execute(_LIST, (moment(since_us), not theirs, theirs, theirs, theirs, limit))
+                ).fetchall()
         return [
             ListedWork(PlannedWork(a, kind, i, micros(first), micros(last), why), name or "", by, cancelled)
             for a, kind, i, first, last, why, by, cancelled, name in rows

@@ -10,7 +10,7 @@ Promises: all or nothing, with every error placed in its file. Refuses to know C
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, Final, LiteralString, NamedTuple
@@ -23,7 +23,7 @@ from meterwatch.registry_csv import KINDS, Parsed, Problem
 from meterwatch.topology import Topology
 from storage.arrays import moment
 from storage.faults import storage_faults
-from storage.registry_sql import ASSET_QUERIES, MEMBERSHIPS, MERGES, Membership
+from storage.registry_sql import ASSET_QUERIES, ASSETS_OF, MEMBERSHIPS, MERGES, Membership
 from storage.snapshot import snapshot
 from storage.topology import load_topology
 
@@ -90,16 +90,20 @@ class RegistryStore:
             async with snapshot(self._pool) as connections:
                 return await load_topology(connections, now_us)
 
-    async def list_assets(self, kind: str, parent: str = "", after_name: str = "", limit: int = 1000) -> list[AssetRow]:
+    async def list_assets(
+        self, kind: str, parent: str = "", after_name: str = "", limit: int = 1000, districts: Collection[str] = ()
+    ) -> list[AssetRow]:
         """Up to `limit` assets by name (byte order) after `after_name`, below `parent` if given, as last imported.
+
+        districts: only assets of these; of kinds that belong to none, none. Left out: all.
 
         KeyError for an unknown kind. Raises StorageUnavailable.
         """
         query = sql.SQL(
-            "SELECT * FROM ({}) AS asset WHERE (%(parent)s::text = '' OR parent = %(parent)s)"
+            "SELECT * FROM ({}) AS asset WHERE {} AND (%(parent)s::text = '' OR parent = %(parent)s)"
             ' AND name COLLATE "C" > %(after)s ORDER BY name COLLATE "C" LIMIT %(limit)s'
-        ).format(sql.SQL(ASSET_QUERIES[kind]))
-        parameters = {"parent": parent, "after": after_name, "limit": limit}
+        ).format(sql.SQL(ASSET_QUERIES[kind]), sql.SQL(ASSETS_OF[kind] if districts else "true"))
+        parameters = {"parent": parent, "after": after_name, "limit": limit, "districts": sorted(districts)}
         with storage_faults():
             async with self._pool.connection() as connection:
                 cursor = await connection.execute(query, parameters)

@@ -167,3 +167,12 @@ ASSET_QUERIES: Final[dict[str, LiteralString]] = {
     " LEFT JOIN concentrators c USING (concentrator_id) LEFT JOIN head_ends h ON h.head_end_id = l.head_end_id",
 }
 ASSET_KINDS: Final = tuple(ASSET_QUERIES)
+
+ASSETS_OF: Final[dict[str, LiteralString]] = {
+    "feeder": "district = ANY(%(districts)s)",
+    "transformer": "district = ANY(%(districts)s)",
+    "concentrator": "false",
+    "head_end": "false",
+    "meter": "parent IN (SELECT transformer FROM transformers WHERE district = ANY(%(districts)s))",
+}
+"""What of each kind belongs to some districts, as a condition on its query above."""

@@ -9,7 +9,7 @@ values have their mask bit 0. What was known at a moment comes from the SQL func
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, LiteralString, NamedTuple
 
 import grpc
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from meterwatch import status
+from meterwatch.access.identity import Identity, caller, check_sees
 from meterwatch.channels import CHANNELS
 from meterwatch.errors import MeterwatchError
 from meterwatch.v1 import reads_pb2, reads_pb2_grpc
@@ -117,7 +118,7 @@ class ReadsService(reads_pb2_grpc.ReadsServicer):
         try:
             with storage_faults():
                 async with self._pool.connection() as connection, reading(connection):
-                    stretches, unknown = await _stretches(connection, request)
+                    stretches, unknown = await _stretches(connection, request, caller(context))
                     if unknown:
                         await status.abort_with(context, grpc.StatusCode.NOT_FOUND, "UNKNOWN_ASSET", unknown)
                     async for pieces in _chunks(connection, stretches, request):
@@ -147,11 +148,12 @@ def _wrong(request: reads_pb2.QueryRequest) -> str:
 
 
 async def _stretches(
-    connection: psycopg.AsyncConnection[Any], request: reads_pb2.QueryRequest
+    connection: psycopg.AsyncConnection[Any], request: reads_pb2.QueryRequest, identity: Identity
 ) -> tuple[list[Stretch], str]:
     """What to fetch, by meter number and time; or what is unknown.
 
-    A read belongs to the transformer that supplied the meter when its interval ended: valid_from < end <= valid_to.
+    A read belongs to the transformer that supplied the meter when its interval ended: valid_from < end <= valid_to. Who
+    has districts gets of a meter what it sent while it hung there. Denied if it never did.
     """
     if request.meter:
         wanted = sorted(set(request.meter))
@@ -162,27 +164,58 @@ async def _stretches(
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             named = ", ".join(meter[:64] for meter in missing[:5])
             return [], f"meter {named}{more} arrived; registered meters were expected; correct or import them"
+        if identity.districts:
+            return await _in_districts(connection, request, slot_of, identity), ""
         return [Stretch(meter, slot_of[meter], request.from_us, request.to_us) for meter in wanted], ""
     cursor = await connection.execute(
-        "SELECT transformer_id FROM transformers WHERE transformer = %s", (request.transformer,)
+        "SELECT transformer_id, district FROM transformers WHERE transformer = %s", (request.transformer,)
     )
     row = await cursor.fetchone()
     if row is None:
         shown = request.transformer[:64]
         return [], f"transformer {shown} arrived; a registered transformer was expected; correct the name or import it"
+    check_sees(identity, row[1], f"transformer {request.transformer}")
     columns = await fetch_columns(
         connection,
         "SELECT array_agg(slot), array_agg(valid_from), array_agg(valid_to)"
         " FROM meter_transformers WHERE transformer_id = %s",
-        row,
+        row[:1],
     )
-    [[slot, valid_from, valid_to]] = columns
+    slot = columns[0][0]
     cursor = await connection.execute("SELECT slot, meter FROM meters WHERE slot = ANY(%s)", (slot.tolist(),))
     meter_of = dict(await cursor.fetchall())
+    return _while_there(columns[0], meter_of, request), ""
+
+
+async def _in_districts(
+    connection: psycopg.AsyncConnection[Any],
+    request: reads_pb2.QueryRequest,
+    slot_of: dict[str, int],
+    identity: Identity,
+) -> list[Stretch]:
+    """The meters asked for, each for the time it hung at a transformer of the caller's districts."""
+    [columns] = await fetch_columns(
+        connection,
+        "SELECT array_agg(m.slot), array_agg(m.valid_from), array_agg(m.valid_to) FROM meter_transformers m"
+        " JOIN transformers t USING (transformer_id) WHERE m.slot = ANY(%s) AND t.district = ANY(%s)",
+        (list(slot_of.values()), sorted(identity.districts)),
+    )
+    there = set(columns[0].tolist())
+    for meter, slot in sorted(slot_of.items()):
+        if slot not in there:
+            check_sees(identity, "", f"meter {meter}")
+    return _while_there(columns, {slot: meter for meter, slot in slot_of.items()}, request)
+
+
+def _while_there(
+    memberships: Sequence[NDArray[np.int64]], meter_of: dict[int, str], request: reads_pb2.QueryRequest
+) -> list[Stretch]:
+    """Stretches of (slot, valid_from, valid_to), where they are asked for."""
+    slot, valid_from, valid_to = memberships
     first = np.maximum(valid_from + 1, request.from_us)
     last = np.minimum(np.minimum(valid_to, INT64_MAX - 1) + 1, request.to_us)
     rows = zip(slot.tolist(), first.tolist(), last.tolist(), strict=True)
-    return sorted(Stretch(meter_of[s], s, a, b) for s, a, b in rows if a < b), ""
+    return sorted(Stretch(meter_of[s], s, a, b) for s, a, b in rows if a < b)
 
 
 async def _chunks(

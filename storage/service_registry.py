@@ -14,6 +14,7 @@ from typing import Any, Final
 import grpc
 
 from meterwatch import status
+from meterwatch.access.identity import caller
 from meterwatch.clock import Clock
 from meterwatch.errors import MeterwatchError, Rejected
 from meterwatch.planned import ASSET_KINDS as ASSET_KINDS_PLANNED
@@ -100,6 +101,7 @@ class RegistryService(registry_pb2_grpc.RegistryServicer):
     async def PlanWork(self, request: registry_pb2.PlanWorkRequest, context: Any) -> registry_pb2.PlanWorkResponse:
         """Record planned work and tell the rules."""
         work = request.work
+        work.planned_by = caller(context).signs(work.planned_by)
         if wrong := _wrong_work(work):
             await status.abort_with(context, grpc.StatusCode.INVALID_ARGUMENT, "BAD_WORK", wrong)
         try:
@@ -127,7 +129,7 @@ class RegistryService(registry_pb2_grpc.RegistryServicer):
         """Planned work by its beginning."""
         since_us = min(max(request.since_us, 0), VALID_FROM_US_MAX)
         try:
-            found = await self._planned.listed(since_us)
+            found = await self._planned.listed(since_us, districts=caller(context).districts)
         except MeterwatchError as error:
             await status.abort(context, error)
         return registry_pb2.ListWorkResponse(
@@ -149,8 +151,11 @@ class RegistryService(registry_pb2_grpc.RegistryServicer):
         if wrong:
             await status.abort_with(context, grpc.StatusCode.INVALID_ARGUMENT, "BAD_LIST", wrong)
         size = request.page_size or PAGE_DEFAULT
+        identity = caller(context)
         try:
-            assets = await self._store.list_assets(request.kind, request.parent, request.page_token, size + 1)
+            assets = await self._store.list_assets(
+                request.kind, request.parent, request.page_token, size + 1, identity.districts
+            )
         except MeterwatchError as error:
             await status.abort(context, error)
         more = len(assets) > size

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import date, timedelta
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 from zoneinfo import ZoneInfo
 
 from psycopg_pool import AsyncConnectionPool
 
 from meterwatch import status
+from meterwatch.access.identity import Identity, caller, check_sees
 from meterwatch.clock import Clock
 from meterwatch.errors import MeterwatchError, Rejected
 from meterwatch.texts import check_text
@@ -27,6 +28,11 @@ _INDICES: Final = (
     "SELECT place, period::text, planned, customers, interruptions, momentary_events, saifi, saidi_min, caidi_min,"
     " maifi_e FROM reliability_indices(%s, %s, %s, %s, %s, %s, %s)"
 )
+_IN_DISTRICTS: Final[dict[str, LiteralString]] = {
+    "district": " WHERE place = ANY(%s)",
+    "feeder": " WHERE place IN (SELECT feeder FROM feeders WHERE district = ANY(%s))",
+}
+"""Which places are of some districts; all of the grid together is of none."""
 
 
 class Indices:
@@ -40,9 +46,14 @@ class Indices:
         """Time zone of the region."""
         return str((await self._rows("SELECT regional_time_zone()", ()))[0][0])
 
-    async def of(self, by: str, per: str, first: date, until: date, as_of_us: int, zone: str) -> list[tuple[Any, ...]]:
-        """Rows of reliability_indices; until is exclusive."""
-        return await self._rows(_INDICES, (by, per, first, until, moment(as_of_us), self._sustained_s, zone))
+    async def of(
+        self, by: str, per: str, first: date, until: date, as_of_us: int, zone: str, districts: Collection[str] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Rows of reliability_indices; until is exclusive. districts: only of places in them; none: of all."""
+        values = (by, per, first, until, moment(as_of_us), self._sustained_s, zone)
+        if districts:
+            return await self._rows(_INDICES + _IN_DISTRICTS[by], (*values, sorted(districts)))
+        return await self._rows(_INDICES, values)
 
     async def _rows(self, query: Any, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         with storage_faults():
@@ -62,14 +73,16 @@ class ReliabilityService(reliability_pb2_grpc.ReliabilityServicer):
     async def GetIndices(self, request: pb.GetIndicesRequest, context: Any) -> pb.GetIndicesResponse:
         """Figures by place and period."""
         try:
-            return await self._answer(request)
+            return await self._answer(request, caller(context))
         except MeterwatchError as error:
             await status.abort(context, error)
 
-    async def _answer(self, request: pb.GetIndicesRequest) -> pb.GetIndicesResponse:
+    async def _answer(self, request: pb.GetIndicesRequest, identity: Identity) -> pb.GetIndicesResponse:
         if request.by not in BY or request.per not in PER:
             raise _bad(f"by is {request.by}, per {request.per}", f"1 to {len(BY)} and 1 to {len(PER)}")
         check_text("place", request.place, 0, NAME_CHARS_MAX)
+        if request.by == pb.INDEX_PLACE_ALL:
+            check_sees(identity, "", "the grid as a whole")
         zone = request.time_zone or await self._indices.zone()
         now_us = self._clock.now_us()
         today = moment(now_us).astimezone(_zone(zone)).date()
@@ -77,7 +90,7 @@ class ReliabilityService(reliability_pb2_grpc.ReliabilityServicer):
         until = _date("until_day", request.until_day) if request.until_day else today + timedelta(days=1)
         if not 0 < (until - first).days <= DAYS_MAX[request.per]:
             raise _bad(f"{first} to {until} arrived", f"1 to {DAYS_MAX[request.per]} days")
-        rows = await self._indices.of(BY[request.by], PER[request.per], first, until, now_us, zone)
+        rows = await self._indices.of(BY[request.by], PER[request.per], first, until, now_us, zone, identity.districts)
         return pb.GetIndicesResponse(
             index=[_index(row) for row in rows if request.place in ("", row[0])],
             time_zone=zone,

@@ -32,7 +32,7 @@ from rules.twin import HotSpotProfile
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("meterwatch", "ingest", "storage", "rules", "alarm")
-RAISING = {"Rejected", "Denied", "Missing", "Stale", "Overloaded"}
+RAISING = {"Rejected", "Denied", "Missing", "Stale", "Overloaded", "Unauthenticated"}
 OWN_SIDE = {"FILE"}
 """Reasons that never travel: the command line raises and shows them itself."""
 

@@ -11,7 +11,21 @@ from typing import Annotated
 
 import typer
 
-from meterwatch.cli import cert, config, db, reads, registry, routes, rules, shelves, thermal, user_rules, watch, work
+from meterwatch.cli import (
+    audit,
+    cert,
+    config,
+    db,
+    reads,
+    registry,
+    routes,
+    rules,
+    shelves,
+    thermal,
+    user_rules,
+    watch,
+    work,
+)
 from meterwatch.cli.doctor import doctor
 from meterwatch.cli.failures import EXIT_CODES, ReportingGroup
 from meterwatch.cli.gaps import completeness, estimate, gaps
@@ -48,6 +62,7 @@ app.add_typer(report_app, name="report", help="Pages about one asset.")
 app.add_typer(forecast_app, name="forecast", help="What is to be expected.")
 app.add_typer(plan_app, name="plan", help="How to bring a load down with the least harm; advice, nothing is switched.")
 app.add_typer(thermal.app, name="ambient", help="Temperatures of the air around transformers.")
+app.add_typer(audit.app, name="audit", help="Who altered what, and what was refused.")
 app.add_typer(db.app, name="db", help="The database behind the service.")
 app.add_typer(config.app, name="config", help="Check and show the configuration.")
 app.add_typer(cert.app, name="cert", help="Certificates to try TLS with, and what is in one.")

@@ -46,7 +46,7 @@ class Failure(NamedTuple):
     @property
     def retried(self) -> bool:
         """True if the same call may succeed later."""
-        if self.code == "RESOURCE_EXHAUSTED":
+        if self.code in ("RESOURCE_EXHAUSTED", "UNAUTHENTICATED"):  # the latter when a credential ended during a stream
             return self.retry_after_s is not None
         return self.code in _RETRIED or self.is_bug
 

@@ -16,12 +16,15 @@ from meterwatch.errors import (
     Stale,
     StorageBroken,
     StorageUnavailable,
+    Unauthenticated,
 )
 from meterwatch.status import MESSAGE_CHARS_MAX, abort, rich_status, status_of
 
 CODES = [
     (Rejected("R", "m"), "INVALID_ARGUMENT", False),
     (Denied("R", "m"), "PERMISSION_DENIED", False),
+    (Unauthenticated("R", "m"), "UNAUTHENTICATED", False),
+    (Unauthenticated("R", "m", 0.0), "UNAUTHENTICATED", True),
     (Missing("R", "m"), "NOT_FOUND", False),
     (Stale("R", "m"), "ABORTED", False),
     (Overloaded("R", "m", 2.5), "RESOURCE_EXHAUSTED", True),

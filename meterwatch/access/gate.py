@@ -1,0 +1,318 @@
+"""The gate: every call passes it, and nothing of it is done before it is known who calls and that he may.
+
+Order for each call: identity (a token if one is shown, else the certificate, else LOCAL where neither is asked for),
+then the table of methods (methods.py), then the method. What is in no table is refused. A refusal names the method and
+what is missing, and is counted in the audit trail; what alters something is on record before it is answered.
+A stream is judged once, at its beginning. It ends with UNAUTHENTICATED when its token or certificate has been expired
+for GRACE_S, or its serial is denied, which is looked at every SWEEP_S; cursors stay good, and the caller resumes.
+
+The gate stands outside meterwatch.calls.Watch, so that a stranger's bytes are not even parsed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.message import DecodeError, Message
+
+from meterwatch.access.certificates import Certificates, over_tls
+from meterwatch.access.identity import LOCAL, NOBODY, Identity, shown
+from meterwatch.access.methods import METHODS, Reach, Rule
+from meterwatch.access.serials import DeniedSerials
+from meterwatch.access.tokens import Tokens
+from meterwatch.access.trail import Trail, row_of
+from meterwatch.calls import reason_of
+from meterwatch.errors import Denied, Unauthenticated
+from meterwatch.status import abort
+
+GRACE_S: Final = 60.0
+SWEEP_S: Final = 10.0
+NEVER_S: Final = 1e9
+"""No stream lasts so long; a timer cannot either."""
+LISTED_MAX: Final = 5
+"""Values of one field shown in the audit log."""
+_KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+_DENIALS: Final = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+Refused = Callable[[str, str, str], None]
+
+
+class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Interceptor, the first of grpc.aio.server(interceptors=[...]). refused: told of method, code and reason."""
+
+    def __init__(
+        self,
+        trail: Trail,
+        tokens: Tokens | None = None,
+        denied: DeniedSerials | None = None,
+        refused: Refused = lambda method, code, reason: None,
+        now_s: Callable[[], float] = time.time,
+        methods: Mapping[str, Rule] = METHODS,
+    ) -> None:
+        self._trail = trail
+        self._tokens = tokens
+        self._denied = denied or DeniedSerials()
+        self._certificates = Certificates(self._denied, now_s)
+        self._refused = refused
+        self._now_s = now_s
+        self._methods = methods
+        self._streams: set[_Call] = set()
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        kind = next(kind for kind in _KINDS if getattr(handler, kind) is not None)
+        make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
+        guarded = self._guarded(details.method.removeprefix("/"), getattr(handler, kind), kind)
+        return make(guarded, handler.request_deserializer, handler.response_serializer)
+
+    async def run(self) -> None:
+        """Look at what changes behind open streams, until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            await self.sweep()
+
+    async def sweep(self) -> None:
+        """Read keys and denied serials if they are new, and end the streams that are not allowed any more."""
+        if self._tokens is not None:
+            await self._tokens.keys.refresh()
+        self._denied.reload()
+        for call in tuple(self._streams):
+            if self._denied(call.identity.serial):
+                call.end(
+                    Unauthenticated("CERTIFICATE_DENIED", f"the certificate of {call.identity.name!r} is denied by now")
+                )
+
+    def _guarded(self, method: str, behaviour: Any, kind: str) -> Any:
+        if inspect.isasyncgenfunction(behaviour):
+
+            async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
+                async with self._call(method, request, context) as call:
+                    async for response in behaviour(request, call):
+                        call.check_open()
+                        yield response
+
+            return answers
+
+        async def answer(request: Any, context: Any) -> Any:
+            async with self._call(method, request, context) as call:
+                if kind == "unary_unary":
+                    return await behaviour(request, call)
+                async with call.limited():
+                    return await behaviour(request, call)
+
+        return answer
+
+    @asynccontextmanager
+    async def _call(self, method: str, request: Any, context: Any) -> AsyncIterator[_Call]:
+        """One call from its admission to its place in the audit trail."""
+        rule = self._methods.get(method)
+        call = _Call(context, method, self._now_s, lambda: self._note_refusal(call, rule, request))
+        try:
+            call.identity = await self._identity(context, rule)
+            check_allowed(call.identity, method, rule)
+            if call.identity.expires_s is not None:
+                call.ends_s = call.identity.expires_s + GRACE_S
+            if rule is not None and rule.sends:
+                self._trail.counted(row_of(call.identity, method, "", "ADMITTED", call.peer()))
+            self._streams.add(call)
+            yield call
+            if rule is not None and rule.changes and not rule.sends:
+                what = about(method, rule, request)
+                await self._trail.changed(row_of(call.identity, method, what, "OK", call.peer()))
+        except asyncio.CancelledError:
+            call.ended("CANCELLED")  # whether it was done nobody knows
+            raise
+        except Exception as error:
+            if call.outcome == "OK":  # refused here; what broke inside has its status from Watch already
+                call.by_gate = True
+                await abort(call, error)
+            raise
+        finally:
+            self._streams.discard(call)
+
+    async def _identity(self, context: Any, rule: Rule | None) -> Identity:
+        """Who calls; NOBODY where nobody is asked. Unauthenticated."""
+        if rule is not None and not rule.roles:
+            return NOBODY
+        auth = context.auth_context()
+        by_certificate = self._certificates.identity(auth)  # a denied one is not mended by a token
+        headers = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+        if headers and self._tokens is None:
+            raise Unauthenticated("TOKEN_REFUSED", "a token arrived; this service takes none; leave it out")
+        if headers and self._tokens is not None:
+            return await self._tokens.identity(headers)
+        if by_certificate is not None:
+            return by_certificate
+        if self._tokens is None and not over_tls(auth):
+            return LOCAL
+        raise Unauthenticated("NO_CREDENTIALS", "nobody said who calls; send a token, or connect with a certificate")
+
+    def _note_refusal(self, call: _Call, rule: Rule | None, request: Any) -> None:
+        """Count a denial, and the failure of a call that alters something."""
+        code, _, reason = call.outcome.partition(" ")
+        if call.by_gate:
+            self._refused(call.method, code, reason)
+        altering = rule is not None and rule.changes and not rule.sends
+        if code in _DENIALS or altering:
+            what = about(call.method, rule, request) if rule is not None and call.identity.roles else ""
+            self._trail.counted(row_of(call.identity, call.method, what, call.outcome, call.peer()))
+
+
+class _Call:
+    """A call's context with the identity behind it. Ends itself when that no longer holds."""
+
+    def __init__(self, context: Any, method: str, now_s: Callable[[], float], refused: Callable[[], None]) -> None:
+        self.identity = NOBODY
+        self.method = method
+        self.outcome = "OK"
+        self.ends_s = float("inf")
+        self.by_gate = False
+        self._context = context
+        self._now_s = now_s
+        self._refused = refused
+        self._error: Unauthenticated | None = None
+        self._limit: asyncio.Timeout | None = None
+        self._writes = 0
+        self.read = context.read
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._context, name)
+        if name == "write":  # of a stream that nothing ends: without a detour
+            self.write = found
+        return found
+
+    async def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
+        self.ended(f"{code.name} {reason_of(trailing_metadata)}".rstrip())
+        await self._context.abort(code, details, trailing_metadata)
+        raise AssertionError("abort() returned")
+
+    def ended(self, outcome: str) -> None:
+        """Note that it was not done, before anybody is told so."""
+        if self.outcome == "OK":
+            self.outcome = outcome
+            self._refused()
+
+    def end(self, error: Unauthenticated) -> None:
+        """Have the stream end with this: at once, or when the message under way is written.
+
+        gRPC takes no status while a message is under way. Whoever does not read gets nothing more, and the status when
+        he reads on.
+        """
+        self._error = error
+        if self._limit is not None and not self._writes:
+            self._limit.reschedule(asyncio.get_running_loop().time())
+
+    def check_open(self) -> None:
+        """Raise what ends the stream, if something does."""
+        if self._error is None and self._now_s() > self.ends_s:
+            self._error = _expired(self.identity)
+        if self._error is not None:
+            raise self._error
+
+    @asynccontextmanager
+    async def limited(self) -> AsyncIterator[None]:
+        """Let a stream run for as long as its identity holds."""
+        if self.identity.local or self.identity is NOBODY:
+            yield
+            return
+        self.write = self._write
+        left_s = self.ends_s - self._now_s()
+        ending = None
+        if left_s < NEVER_S:
+            ending = asyncio.get_running_loop().call_later(max(left_s, 0), self.end, _expired(self.identity))
+        try:
+            async with asyncio.timeout(None) as self._limit:
+                yield
+        except TimeoutError:
+            if self._error is None:
+                raise
+            raise self._error from None
+        finally:
+            self._limit = None
+            if ending is not None:
+                ending.cancel()
+
+    async def _write(self, message: Any) -> None:
+        """Write, if the stream has not ended; and end it when the message is written, if it has meanwhile."""
+        if self._error is not None:
+            raise self._error
+        self._writes += 1
+        try:
+            await self._context.write(message)
+        finally:
+            self._writes -= 1
+        if self._error is not None:
+            raise self._error
+
+
+def check_allowed(identity: Identity, method: str, rule: Rule | None) -> None:
+    """Denied unless the table lets this identity call the method."""
+    if rule is None:
+        raise Denied("METHOD_CLOSED", f"{method} is in no table of who may call it; it is closed to everybody")
+    if not rule.roles:
+        return
+    if not identity.roles & rule.roles:
+        raise Denied(
+            "ROLE_MISSING",
+            f"{method} needs the role {_any_of(rule.roles)}; {identity.name!r} has {_any_of(identity.roles) or 'none'}",
+        )
+    if identity.districts and rule.reach is Reach.GRID:
+        raise Denied(
+            "WHOLE_GRID",
+            f"{method} is about the whole grid; {identity.name!r} has {shown(identity.districts)} only",
+        )
+
+
+def about(method: str, rule: Rule, request: Any) -> str:
+    """What a call was done to, as `field=value` for the fields its rule names. Empty for a stream of requests."""
+    if not rule.about or not isinstance(request, bytes | Message):
+        return ""
+    try:
+        message = _request_of(method).FromString(request) if isinstance(request, bytes) else request
+    except (DecodeError, KeyError):
+        return ""
+    found = ((path, list(_values([message], path.split(".")))) for path in rule.about)
+    return " ".join(f"{path}={_listed(values)}" for path, values in found if values)
+
+
+def _request_of(method: str) -> Any:
+    service, _, name = method.rpartition("/")
+    described = descriptor_pool.Default().FindServiceByName(service).FindMethodByName(name)
+    return message_factory.GetMessageClass(described.input_type)
+
+
+def _values(messages: Iterable[Any], path: list[str]) -> Iterable[Any]:
+    """Values of a field that may lie in sub-messages and be repeated; what is not set is left out."""
+    for message in messages:
+        value = getattr(message, path[0])
+        several = value if not isinstance(value, str | bytes) and hasattr(value, "__len__") else [value]
+        if len(path) > 1:
+            yield from _values(several, path[1:])
+        else:
+            yield from (one for one in several if one)
+
+
+def _listed(values: list[Any]) -> str:
+    more = f"+{len(values) - LISTED_MAX}" if len(values) > LISTED_MAX else ""
+    return ",".join(str(one) for one in values[:LISTED_MAX]) + more
+
+
+def _any_of(roles: Iterable[str]) -> str:
+    return " or ".join(sorted(str(role) for role in roles))
+
+
+def _expired(identity: Identity) -> Unauthenticated:
+    return Unauthenticated(
+        f"{identity.how.name}_EXPIRED",
+        f"the {identity.how.value} of {identity.name!r} has expired; get a new one and go on from the last cursor",
+        retry_after_s=0.0,
+    )

@@ -1,0 +1,47 @@
+"""The gate and the trail of a service, as its configuration wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from meterwatch.access.gate import Gate
+from meterwatch.access.identity import caller
+from meterwatch.access.serials import DeniedSerials
+from meterwatch.access.signing_keys import SigningKeys
+from meterwatch.access.tokens import Tokens
+from meterwatch.access.trail import AuditRow, Trail, row_of
+from meterwatch.config import Access
+from meterwatch.metrics import Metrics
+
+
+async def open_gate(
+    config: Access, write: Callable[[Sequence[AuditRow]], Awaitable[None]], metrics: Metrics
+) -> tuple[Gate, Trail]:
+    """Gate and trail. ConfigError for a file that cannot be read."""
+    tokens = None
+    if (source := config.jwks_file or config.jwks_url) is not None:
+        keys = SigningKeys(source)
+        await keys.open()
+        tokens = Tokens(keys, config.issuer, config.audience)
+    trail = Trail(write)
+    metrics.watch(
+        gauges={},
+        counters={"audit_dropped": ("Counted rows of the audit log that found no room.", lambda: trail.dropped)},
+    )
+
+    def refused(method: str, code: str, reason: str) -> None:
+        metrics.calls_refused.labels(method.rpartition("/")[2], code, reason).inc()
+
+    return Gate(trail, tokens, DeniedSerials(config.denied_serials_file), refused), trail
+
+
+def foreign_rows(trail: Trail) -> Callable[[Any, int], None]:
+    """Notes rows that a head-end sent for meters of another one."""
+
+    def note(context: Any, rows: int) -> None:
+        row = row_of(caller(context), "meterwatch.v1.Ingest/Stream", "", "NOT_YOURS", context.peer())
+        trail.counted(replace(row, calls=rows))
+
+    return note

@@ -1,0 +1,94 @@
+"""The table of the audit log: what is in it stays, whoever asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import psycopg_pool
+import pytest
+
+from meterwatch.access.trail import AuditRow, AuditWanted
+from storage.audit_log import AuditStore
+
+
+@pytest.fixture
+def connection(dsn: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(dsn, autocommit=True) as open_one:
+        yield open_one
+
+
+async def wrote(dsn: str, *rows: AuditRow) -> None:
+    async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, open=False) as pool:
+        await AuditStore(pool).write(rows)
+
+
+async def listed(dsn: str, wanted: AuditWanted) -> list[str]:
+    async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, open=False) as pool:
+        return [row.object for _, row in await AuditStore(pool).listed(wanted)]
+
+
+def row(what: str, at_us: int, who: str = "anna", method: str = "Alarms/Act", outcome: str = "OK") -> AuditRow:
+    return AuditRow(who, "certificate", method, what, outcome, "10.0.0.1", at_us)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit_log SET who = 'somebody else'",
+        "DELETE FROM audit_log",
+        "TRUNCATE audit_log",
+        "INSERT INTO audit_log OVERRIDING SYSTEM VALUE SELECT * FROM audit_log ON CONFLICT (audit_no)"
+        " DO UPDATE SET who = ''",
+        "MERGE INTO audit_log a USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE",
+    ],
+)
+@pytest.mark.parametrize("role", ["origin", "replica"])
+async def test_nothing_is_changed_or_deleted_even_by_the_owner(
+    dsn: str, connection: psycopg.Connection, statement: str, role: str
+) -> None:
+    await wrote(dsn, row("kept", 1))
+    before = connection.execute("SELECT * FROM audit_log ORDER BY audit_no").fetchall()
+    connection.execute(f"SET session_replication_role = {role}")  # type: ignore[arg-type]
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+        connection.execute(statement)  # type: ignore[arg-type]
+    assert before
+    assert connection.execute("SELECT * FROM audit_log ORDER BY audit_no").fetchall() == before
+
+
+async def test_rows_are_found_by_what_is_wanted(dsn: str) -> None:
+    base = 1_700_000_000_000_000
+    await wrote(
+        dsn,
+        row("find-1", base, who="f1"),
+        row("find-2", base + 1, who="f1", method="Registry/Import"),
+        row("find-3", base + 2, who="f2", outcome="PERMISSION_DENIED ROLE_MISSING"),
+        row("find-4", base + 3, who="f2", outcome="ADMITTED"),
+    )
+
+    def found(**wanted: object) -> AuditWanted:
+        return AuditWanted(**({"object": "find-"} | wanted))  # type: ignore[arg-type]
+
+    assert await listed(dsn, found()) == ["find-4", "find-3", "find-2", "find-1"]
+    assert await listed(dsn, found(who="f1")) == ["find-2", "find-1"]
+    assert await listed(dsn, found(method="Alarms")) == ["find-4", "find-3", "find-1"]
+    assert await listed(dsn, found(method="Registry/Import")) == ["find-2"]
+    assert await listed(dsn, found(refused=True)) == ["find-3"]
+    assert await listed(dsn, found(from_us=base + 1, to_us=base + 3)) == ["find-3", "find-2"]
+    assert await listed(dsn, found(limit=2)) == ["find-4", "find-3"]
+
+
+async def test_pages_follow_one_another(dsn: str) -> None:
+    await wrote(dsn, *(row(f"page-{i}", i) for i in range(7)))
+    seen: list[str] = []
+    async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, open=False) as pool:
+        before_no = 0
+        while page := await AuditStore(pool).listed(AuditWanted(object="page-", limit=3, before_no=before_no)):
+            seen += [one.object for _, one in page]
+            before_no = page[-1][0]
+    assert seen == [f"page-{i}" for i in range(6, -1, -1)]
+
+
+async def test_a_text_that_postgresql_cannot_store_does_not_lose_the_row(dsn: str) -> None:
+    await wrote(dsn, row("nul\0here", 1, who="n"))
+    assert await listed(dsn, AuditWanted(who="n")) == ["nulhere"]
