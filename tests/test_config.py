@@ -16,6 +16,7 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("METERWATCH_CONFIG", raising=False)
 
 
+TOKENS = "[access]\njwks_file = 'k'\nissuer = 'i'\naudience = 'a'\n"
 TLS = "[server.tls]\ncertificate = 'a'\nkey = 'b'\n"
 
 
@@ -61,8 +62,10 @@ def test_all_problems_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> 
         ("[server.tls]\ncertificate = 'a'", "server.tls.key is not"),
         ("[server.tls]\nclient_ca = 'a'", "has no meaning without"),
         ("[server.tls]\ncertificate = 'a'\nkey = 'b'\ntoken_port = 0", "without server.tls.client_ca all are"),
-        (f"{TLS}client_ca = 'c'\ntoken_port = 50551", "different ports"),
-        (f"{TLS}client_ca = 'c'\ntoken_port = 7\n[metrics]\nport = 7", "different ports"),
+        (f"{TLS}client_ca = 'c'\ntoken_port = 50551\n{TOKENS}", "different ports"),
+        (f"{TLS}client_ca = 'c'\ntoken_port = 7\n{TOKENS}[metrics]\nport = 7", "different ports"),
+        (f"{TLS}client_ca = 'c'\ntoken_port = 7", "and none are taken"),
+        (TLS, "nobody could say who they are"),
         ("[server.tls]\ncertificat = 'a'", "did you mean 'certificate'"),
         ("[client]\nkey = 'a'", "belong together"),
         ('[database]\nurl = "postgresql://me:hidden@db.example/y"', "does not demand TLS"),
