@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -9,7 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import generate_latest
 from served import HEAD_END, METERS, fresh_end_us, serving
 from tls_world import CA, NOW, Files
@@ -97,6 +100,8 @@ def test_a_start_with_wrong_files_is_exit_code_78_before_the_database_is_asked(
 
 def test_a_port_for_tokens_that_is_taken_is_exit_code_78(dsn: str, tmp_path: Path) -> None:
     tls = Files(tmp_path).server()
+    key = jwt.algorithms.ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True)
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [key | {"kid": "1", "use": "sig", "alg": "ES256"}]}))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -109,6 +114,9 @@ def test_a_port_for_tokens_that_is_taken_is_exit_code_78(dsn: str, tmp_path: Pat
             SERVER__TLS__KEY=str(tls.key),
             SERVER__TLS__CLIENT_CA=str(tls.client_ca),
             SERVER__TLS__TOKEN_PORT=str(port),
+            ACCESS__JWKS_FILE=str(tmp_path / "jwks.json"),
+            ACCESS__ISSUER="issuer",
+            ACCESS__AUDIENCE="audience",
         )
     assert code == 78, said
-    assert "server.tls.token_port" in said
+    assert f"port {port} on 127.0.0.1 cannot be bound: stop what listens there or set server.tls.token_port" in said
