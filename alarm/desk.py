@@ -287,12 +287,12 @@ class AlarmDesk:
             self.book.adopt(alarm for alarm in await self._store.within(old) if alarm.alarm_id not in self.book)
 
     async def _forgotten(self, drafts: Sequence[Draft]) -> list[Alarm]:
-        """Stored alarms that the book no longer has and is about to raise again (very late data)."""
-        old = [
-            draft.alarm.alarm_id
-            for draft in drafts
-            if draft.kind is TransitionKind.RAISED and draft.alarm.onset_us < self.book.horizon_us
-        ]
+        """Stored alarms that the book no longer has and whose identity is about to be given again (late data).
+
+        However young the new one is: an alarm keeps the identity of the onset that was told first, and may since have
+        been amended to one that ended before the book's time.
+        """
+        old = [draft.alarm.alarm_id for draft in drafts if draft.kind is TransitionKind.RAISED]
         return await self._store.get_many(old) if old else []
 
 

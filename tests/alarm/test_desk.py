@@ -54,6 +54,18 @@ async def test_very_late_data_finds_the_stored_alarm_the_book_forgot() -> None:
     assert await later.record([verdict(episode(10, 20))], []) == []
 
 
+async def test_an_alarm_amended_to_long_ago_keeps_its_identity_from_a_younger_one() -> None:
+    day = 24 * 60
+    store = SinkStore()
+    desk = await AlarmDesk.open(store, names(), clock(5 * day))
+    await desk.record([verdict(episode(4 * day, 4.5 * day))], [])
+    await desk.record([verdict(episode(day, 4.5 * day))], [])
+    await desk.record([verdict(episode(day, day + 60))], [])
+    later = AlarmDesk(type(desk.book)([], names()), store, desk.hub, clock(6 * day))
+    await later.record([verdict(episode(4 * day, 4.5 * day), since=3.9 * day)], [])
+    assert sorted(alarm.onset_us for alarm in store.alarms()) == [at(day), at(4 * day)]
+
+
 async def test_a_verdict_on_long_ago_amends_and_retracts_the_stored_alarms_and_leaves_those_around_it() -> None:
     store = SinkStore()
     desk = await AlarmDesk.open(store, names(), clock(1000))
