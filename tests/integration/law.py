@@ -26,11 +26,13 @@ from numpy.typing import NDArray
 from loadtest.plan import Plan
 from loadtest.scenarios import Knobs
 from loadtest.world import INTERVAL_S, World
+from meterwatch.batch import EventCode
 from meterwatch.channels import CHANNEL_BIT, CHANNEL_NAMES, VOLTAGE
 from meterwatch.client import HeadEnd, RegistryFile
 from meterwatch.client.retry import Backoff
 from meterwatch.clock import US
 from meterwatch.quality import DAY_BITS, METHOD_MASK, Origin, Quality
+from meterwatch.topology import PHASE_B
 from meterwatch.v1.ingest_pb2 import IngestRequest, SendEventsRequest
 
 Rows = NDArray[np.intp]
@@ -59,6 +61,7 @@ class Story:
     event_meter: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
     event_us: Stamps = field(default_factory=lambda: np.zeros(0, np.int64))
     event_code: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    event_phases: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
 
     @property
     def start_us(self) -> int:
@@ -212,7 +215,8 @@ def send(address: str, story: Story, way: Way, head_end: str = HEAD_ENDS[0], pro
                 client.flush()  # events go by another call, so that they come after the reads before them
             if len(part.events):
                 names = [story.meter[i] for i in story.event_meter[part.events]]
-                client.send_events(names, story.event_us[part.events], story.event_code[part.events])
+                told = story.event_us[part.events], story.event_code[part.events], story.event_phases[part.events]
+                client.send_events(names, *told)
             channels, mask = values_of(story, part)
             origin = np.full(len(part.reads), int(part.origin), np.uint32)
             for at in range(0, len(part.reads), part.batch_rows):
@@ -355,7 +359,8 @@ def households(meter: list[str], meter_index: NDArray[np.uint32], end_s: Stamps,
 
 
 def town_day(meters: int, intervals: int, seed: int = 5, start_us: int = 1_770_076_800_000_000) -> Story:
-    """A day of a simulated town: a feeder, transformers and meters cut, overloads, lost reads, spurious last gasps."""
+    """A day of a simulated town: a feeder, transformers and meters cut, a lost phase, overloads, lost reads, spurious
+    last gasps."""
     knobs = Knobs(
         intervals=intervals, streams=1, paced=False, gasp_probability=0.6, feeders_out_share=0.1, transformers_out=2,
         meters_out=3, momentary_transformers=2, flapping_meters=2, hot_transformers_share=0.1,
@@ -370,7 +375,8 @@ def town_day(meters: int, intervals: int, seed: int = 5, start_us: int = 1_770_0
         if message.kind == "events":
             told = SendEventsRequest.FromString(message.request)
             slot = np.array([index_of[told.meter[i]] for i in told.meter_index])
-            events.append(np.stack([slot, np.array(told.at_us, np.int64), np.array(told.code, np.int64)]))
+            at_us, code = np.array(told.at_us, np.int64), np.array(told.code, np.int64)
+            events.append(np.stack([slot, at_us, code, np.zeros(len(slot), np.int64)]))
             continue
         batch = IngestRequest.FromString(message.request).batch
         columns = {
@@ -383,8 +389,11 @@ def town_day(meters: int, intervals: int, seed: int = 5, start_us: int = 1_770_0
                 columns[name] = np.array(getattr(batch, name))
         reads.append(columns)
     column = {name: np.concatenate([one[name] for one in reads]) for name in reads[0]}
+    lost = lost_phase(plan)
+    dark = np.isin(column["meter"], lost.dark) & (column["end"] > lost.from_us) & (column["end"] <= lost.to_us)
+    column = {name: values[~dark] for name, values in column.items()}
     order = np.lexsort((column["meter"], column["end"]))
-    event = np.unique(np.concatenate(events, axis=1), axis=1)
+    event = np.unique(np.concatenate([*events, lost.events], axis=1), axis=1)
     event = event[:, np.argsort(event[1], kind="stable")]
     return Story(
         "town",
@@ -397,7 +406,45 @@ def town_day(meters: int, intervals: int, seed: int = 5, start_us: int = 1_770_0
         event[0].astype(np.uint32),
         event[1],
         event[2].astype(np.uint32),
+        event[3].astype(np.uint32),
     )
+
+
+class LostPhase(NamedTuple):
+    """Phase B of a transformer without other faults, lost for two hours."""
+
+    events: NDArray[np.int64]
+    """Rows of slot, us, code, phases."""
+    dark: NDArray[np.int64]
+    """Single-phase meters on it: no reads in from_us..to_us."""
+    from_us: int
+    to_us: int
+
+
+def lost_phase(plan: Plan) -> LostPhase:
+    """Told by its meters with three phases, and by the last gasps of those with this one."""
+    world = plan.world
+    for number in range(world.transformers):
+        asset = world.transformer(number)
+        slots = np.arange(asset.first, asset.last)
+        touched = any(cut.first < asset.last and asset.first < cut.last for cut in plan.trouble.cuts)
+        three = slots[world.three_phase[slots]]
+        if len(three) >= 4 and not touched:
+            break
+    else:
+        raise AssertionError("every transformer has a fault, or too few three-phase meters")
+    single = slots[~world.three_phase[slots] & (slots % 3 == 1)]
+    from_us = plan.start_us + 3 * 3600 * US + 60 * US
+    to_us = from_us + 7200 * US
+    rows = [
+        np.stack([who, at_us + np.arange(len(who)) * US, np.full(len(who), int(code)), np.full(len(who), phases)])
+        for who, phases, codes in (
+            (three, PHASE_B, (EventCode.PHASE_LOSS, EventCode.PHASE_RETURN)),
+            (single, 0, (EventCode.POWER_FAIL, EventCode.POWER_RESTORED)),
+        )
+        for at_us, code in zip((from_us, to_us), codes, strict=True)
+    ]
+    return LostPhase(np.concatenate(rows, axis=1), single, from_us, to_us)
 
 
 def _unowned(registry: Iterable[tuple[str, bytes]]) -> Iterator[RegistryFile]:

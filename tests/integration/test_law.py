@@ -260,3 +260,4 @@ def test_a_day_with_faults_leaves_the_same_however_it_comes(cluster: EmbeddedClu
     told = Telling(cluster, story, tmp_path).all()
     check(told, story)
     assert len(told[IN_ORDER].standing) > 4
+    assert any(alarm[-1] == "PHASE_LOSS" for alarm in told[IN_ORDER].standing)
