@@ -287,7 +287,8 @@ async def rebuild(
     now_us = clock.now_us()
     to_us = now_us + AHEAD_US
     engine = rules.engine
-    open_alarms = [a for a in desk.book if a.lasts]
+    first_us = now_us - (LOOKBACK_S + MARGIN_S) * US
+    open_alarms = [a for a in desk.book if a.lasts or _straddles(a, first_us)]
     loaded = [a for a in desk.book if a.rule in LOADED and a.state is not AlarmState.RETRACTED]
     told = [Told(t, a.onset_us, a.cleared_us) for a in loaded for t in _transformers_of(engine, a)]
     members, columnar = engine.overload.members, history.columnar
@@ -313,13 +314,19 @@ async def rebuild(
     for day in np.unique(owed_us // DAY_US):
         mine = owed_us // DAY_US == day
         engine.activate(owed[mine], int(owed_us[mine].min()) - MARGIN_S * US, now_us)
-    first_us = now_us - (LOOKBACK_S + MARGIN_S) * US
     slots = await history.supply_off_slots(first_us)
     engine.activate(slots[slots < topology.slots], first_us, now_us)
     await begin_contract(engine.contract, history, topology, list(desk.book))
     if rules.user is not None:
         await rules.user.begin(topology, engine.overload, list(desk.book))
     return await rules.evaluate(now_us, whole=True), [owed.batch_id for owed in owed_batches if not owed.evaluated]
+
+
+def _straddles(alarm: Alarm, first_us: int) -> bool:
+    """An outage that is over and of which the votes since first_us hold only the end: a group judged by them alone, on
+    behalf of another outage, would take it back."""
+    over = alarm.rule == "OUTAGE" and alarm.cleared_us is not None and alarm.state is not AlarmState.RETRACTED
+    return over and alarm.onset_us < first_us <= alarm.end_us
 
 
 def _transformers_of(engine: Engine, alarm: Alarm) -> list[int]:

@@ -87,6 +87,15 @@ class _Active:
     settled_us: int = NEVER
     """ON votes later than this change nothing: all that was off is on again, and nothing is open or awaited."""
     pruned_rows: int = 0
+    over: list[tuple[int, int]] = field(default_factory=list)
+    """Begin and end of the outages known that are over."""
+
+    def cut_before(self, cutoff_us: int) -> int:
+        """Up to when votes may be forgotten: no outage that is over may lose its begin and keep its end."""
+        for onset_us, cleared_us in sorted(self.over, reverse=True):
+            if onset_us < cutoff_us <= cleared_us:
+                cutoff_us = onset_us - MARGIN_S * US
+        return cutoff_us
 
 
 class Engine:
@@ -250,6 +259,7 @@ class Engine:
             self._witnesses, self._plans, self._paths,
         )  # fmt: skip
         state.told = {(v.asset_kind, v.asset_id) for v in verdicts if v.episodes}
+        state.over = [(e.onset_us, e.cleared_us) for v in verdicts for e in v.episodes if e.cleared_us is not None]
         state.open = {(v.asset_kind, v.asset_id) for v in verdicts if any(e.cleared_us is None for e in v.episodes)}
         state.settled_us = NEVER
         if not state.open and state.due_us is None:
@@ -269,7 +279,7 @@ class Engine:
         return Runs(slot, start_us, end_us)
 
     def _prune(self, state: _Active, evidence: Evidence, now_us: int) -> Evidence:
-        cutoff_us = now_us - LOOKBACK_S * US
+        cutoff_us = state.cut_before(now_us - LOOKBACK_S * US)
         if cutoff_us > state.from_us:
             runs = self._spells(evidence)
             still_off = np.unique(runs.slot[(runs.start_us < cutoff_us) & (runs.end_us >= cutoff_us)])

@@ -23,6 +23,8 @@ START = datetime(2024, 11, 12, tzinfo=UTC)
 START_US = int(START.timestamp()) * US
 STEP_US = 900 * US
 TRANSFORMER = "LV1.109"
+NEIGHBOUR = "LV1.110"
+"""On the same feeder."""
 DAY = 96
 
 
@@ -34,9 +36,9 @@ def alarms(dsn: str) -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
-def members() -> list[str]:
+def members(transformer: str = TRANSFORMER) -> list[str]:
     with (data.GRID / "meters.csv").open() as file:
-        return [row["meter"] for row in csv.DictReader(file) if row["transformer"] == TRANSFORMER]
+        return [row["meter"] for row in csv.DictReader(file) if row["transformer"] == transformer]
 
 
 def send(address: str, first: int, stop: int, import_wh: int) -> None:
@@ -122,9 +124,9 @@ async def test_a_restart_changes_no_alarm_that_ended_in_the_ring_and_began_befor
     assert second[5] == START + timedelta(minutes=15 * (250 - 4))
 
 
-def tell(address: str, code: EventCode, at_us: int) -> None:
-    meters = members()
-    with HeadEnd(address, "HES-1", 1 + int(code)) as head_end:
+def tell(address: str, code: EventCode, at_us: int, transformer: str = TRANSFORMER) -> None:
+    meters = members(transformer)
+    with HeadEnd(address, "HES-1") as head_end:
         head_end.send_events(meters, np.full(len(meters), at_us), np.full(len(meters), int(code), np.uint32))
 
 
@@ -163,3 +165,34 @@ async def test_what_an_old_file_left_open_ends_as_measured_also_after_a_restart(
     outage_over, overload_over = (row[-1] for row in after)
     assert outage_over == START + timedelta(days=2, hours=1, seconds=60)  # ON for T_off
     assert overload_over == START + timedelta(minutes=15 * 74)
+
+
+async def test_an_outage_in_which_the_look_back_of_a_restart_begins_stays_as_it_was(dsn: str) -> None:
+    """Another outage of its feeder has the group judged again; what is loaded begins in the middle of the first one."""
+    config = Config(
+        server=Server(port=0),
+        database=Database(url=SecretStr(dsn)),
+        clock=ClockSection(mode="replay", start=START),
+    )
+    query = (
+        "SELECT alarm_id, version, state, onset_at, raised_at, cleared_at FROM alarms WHERE rule = 'OUTAGE'"
+        " AND asset_kind = 'transformer' ORDER BY onset_at"
+    )
+    off_us, hour_us = START_US + 40 * STEP_US, 4 * STEP_US
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("TRUNCATE reads, batches, events, alarms, alarm_log, transformer_loads, transformer_members")
+        connection.execute("UPDATE alarm_cursor SET seq = 0")
+        async with running(config) as service:
+            await asyncio.to_thread(import_grid, service.address)
+            await asyncio.to_thread(send, service.address, 0, 40, 200)
+            for begin_us, transformer in ((off_us, TRANSFORMER), (off_us + 5 * hour_us, NEIGHBOUR)):
+                await asyncio.to_thread(tell, service.address, EventCode.POWER_FAIL, begin_us, transformer)
+                await asyncio.to_thread(
+                    tell, service.address, EventCode.POWER_RESTORED, begin_us + hour_us, transformer
+                )
+            await asyncio.to_thread(send, service.address, 64, 40 + 102, 200)  # 25.5 h after it began
+            before = connection.execute(query).fetchall()
+        assert [(state, cleared is None) for _, _, state, _, _, cleared in before] == [("RTN_UNACK", False)] * 2
+        async with running(config) as service:
+            await asyncio.to_thread(send, service.address, 40 + 102, 40 + 104, 200)
+            assert connection.execute(query).fetchall() == before

@@ -71,3 +71,30 @@ def test_what_an_engine_knows_in_the_end_does_not_depend_on_the_order(votes, ran
     random.shuffle(shuffled)
     now_us = T0 + 3 * 3600 * US
     assert outages_of(shuffled, now_us) == outages_of(votes, now_us)
+
+
+def test_forgetting_old_votes_changes_no_outage_that_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restored in two parts, and looked at again a day later, when the votes of a day ago may go."""
+    monkeypatch.setattr("rules.engine.PRUNE_ROWS", 0)
+    fail, restored = int(EventCode.POWER_FAIL), int(EventCode.POWER_RESTORED)
+    votes = [(slot, 0, fail) for slot in range(10)]
+    votes += [(slot, 1800 if slot < 8 else 3000, restored) for slot in range(10)]
+    for again_s in (-60, 100, 1790, 2400, 3030, 3070, 7200):
+        engine = Engine(town(feeders=1, transformers=2, meters=10))
+        engine.observe_events(events(votes), T0 + 4000 * US)
+        known = {}
+        for now_s, heard in ((4000, votes), (86_400 + again_s, [(15, 86_400 + again_s - 10, fail)])):
+            engine.observe_events(events(heard), T0 + now_s * US)
+            for wanted in engine.wanted():
+                engine.given(wanted, [], events(votes))
+            for state in engine._active.values():
+                state.pruned_rows = 0  # so that every judgement forgets what it may
+            for verdict in engine.evaluate(T0 + now_s * US):
+                if (verdict.asset_kind, verdict.asset_id) == ("transformer", 0):
+                    known[now_s] = verdict
+        first, later = known[4000], known[86_400 + again_s]
+        [episode] = first.episodes
+        if later.from_us <= episode.cleared_us:
+            assert later.episodes == first.episodes, again_s
+        else:
+            assert later.episodes == (), again_s
