@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import grpc
 import psycopg
@@ -38,9 +39,27 @@ class Finding(NamedTuple):
     detail: str
 
 
-def doctor(context: typer.Context, address: AddressOption = None, output: OutputOption = Output.table) -> None:
+def doctor(
+    context: typer.Context,
+    address: AddressOption = None,
+    output: OutputOption = Output.table,
+    deeply: Annotated[
+        bool,
+        typer.Option("--deep", help="Compare all that is stored with itself instead; reads only, may run beside it."),
+    ] = False,
+    since: Annotated[datetime | None, typer.Option(help="--deep: of interval ends from then on, UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="--deep: of interval ends before then, UTC.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Same as -o json; --deep: one object.")] = False,
+) -> None:
     """Check this machine, the database and the service; leaves with 1 if something fails."""
     config = load_config(context.obj)
+    if as_json:
+        output = Output.json
+    if deeply:
+        from meterwatch.cli.doctor_deep import deep, span_of
+
+        deep(config, span_of(since, until), output is Output.json)
+        return
     findings = [_python(), _protobuf(), *_certificate(config.server.tls)]
     try:
         findings += _database(dsn_of(config))
