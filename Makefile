@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test law check bench bench-peers storm-score lock clean
+.PHONY: help setup demo serve test law check bench bench-peers storm-score torture lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench-peers: setup ## the service beside VictoriaMetrics, InfluxDB and plain INS
 
 storm-score: setup ## rules and alarm book against SEEDS=10 storms whose truth is known, JOBS=1 at once; JSON=file also writes all figures there
 	@$(BIN)/python -m meterwatch.devtools.storm_score --seeds $(or $(SEEDS),10) --jobs $(or $(JOBS),1) $(if $(JSON),--json '$(JSON)')
+
+torture: setup ## kill service and database CYCLES=100 times under load; JSON=file, SEED=n, DIR=directory to go on with, CONTROL=name
+	@$(BIN)/python -m meterwatch.devtools.torture.run --cycles $(or $(CYCLES),100) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json '$(JSON)') $(if $(DIR),--dir '$(DIR)') $(if $(CONTROL),--control $(CONTROL))
 
 lock: ## pin the newest allowed dependencies in requirements.lock
 	@tools/setup.sh python

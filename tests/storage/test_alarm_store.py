@@ -16,6 +16,7 @@ import pytest
 from meterwatch.alarms import Action, Alarm, AlarmFilter, AlarmState, Draft, Pages, TransitionKind
 from meterwatch.episodes import Severity, Verdict
 from meterwatch.errors import StorageUnavailable
+from storage import alarms
 from storage.alarms import AlarmStore
 
 NOW_US = 1_700_000_000_123_457
@@ -94,6 +95,33 @@ async def test_cursors_of_concurrent_commits_have_no_gap_for_a_reader_that_follo
         seen += [t.seq for t in await store.log_after(start + len(seen), 100)]
     await writers
     assert seen == list(range(start + 1, start + 41))
+
+
+async def test_a_plain_sequence_hides_transitions_from_a_reader_that_follows(
+    store: AlarmStore, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the test above: cursors in the order in which they were asked for, not of the commits."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute("CREATE SEQUENCE plain_cursor")
+    taken, committed = asyncio.Event(), asyncio.Event()
+
+    async def take(cursor: psycopg.AsyncCursor[Any], count: int) -> list[int]:
+        row = await (await cursor.execute("SELECT nextval('plain_cursor')")).fetchone()
+        assert row is not None
+        if row[0] == 1:
+            taken.set()
+            await committed.wait()
+        return [int(row[0])]
+
+    monkeypatch.setattr(alarms, "_take_seqs", take)
+    slow = asyncio.create_task(store.commit([Draft(RAISED, alarm("slow"))], [], now_us=NOW_US))
+    await taken.wait()
+    await store.commit([Draft(RAISED, alarm("quick"))], [], now_us=NOW_US)
+    seen = [t.seq for t in await store.log_after(0, 100)]
+    committed.set()
+    await slow
+    seen += [t.seq for t in await store.log_after(seen[-1], 100)]
+    assert seen == [2]
 
 
 async def test_a_batch_is_evaluated_in_the_same_commit(store: AlarmStore, dsn: str) -> None:
