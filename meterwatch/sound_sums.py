@@ -33,14 +33,20 @@ SLICE_US: Final = 6 * 3600 * US
 Ints = NDArray[np.int64]
 
 _DAYS: Final = """
-SELECT DISTINCT day FROM meter_days WHERE start_at >= %(since)s AND start_at + make_interval(secs => day_s) <= %(until)s
-ORDER BY 1"""
+SELECT day, min(start_at), max(start_at + make_interval(secs => day_s)) FROM meter_days
+WHERE start_at >= %(since)s AND start_at + make_interval(secs => day_s) <= %(until)s GROUP BY 1 ORDER BY 1"""
+_UNJUDGED: Final = """
+SELECT r.slot FROM batches b JOIN reads r ON r.end_at BETWEEN b.first_end AND b.last_end
+  AND r.received_at = b.received_at WHERE NOT b.evaluated AND b.kind = 1
+UNION
+SELECT r.slot FROM batches b JOIN read_versions r ON r.end_at BETWEEN b.first_end AND b.last_end
+  AND r.superseded_at = b.received_at WHERE NOT b.evaluated AND b.kind = 1"""
+_HASHED: Final = "SET LOCAL enable_nestloop = off; SET LOCAL enable_mergejoin = off"
+"""Else a day with few reads by the statistics is looked up meter by meter, each time from its begin."""
 _GUESSED: Final = f"(r.quality & {ORIGIN_MASK}) >> {ORIGIN_SHIFT} IN ({Origin.ESTIMATED:d}, {Origin.SUBSTITUTED:d})"
 _METER_DAYS: Final = f"""
 WITH days AS MATERIALIZED (
     SELECT * FROM meter_days WHERE day = %(day)s AND start_at >= %(since)s
-), bounds AS MATERIALIZED (
-    SELECT min(start_at) AS first, max(start_at + make_interval(secs => day_s)) AS last FROM days
 ), sums AS (
     SELECT d.slot, count(*) AS present, sum(greatest(r.import_wh, 0)) AS import_wh,
            sum(greatest(r.export_wh, 0)) AS export_wh,
@@ -49,14 +55,8 @@ WITH days AS MATERIALIZED (
            count(*) FILTER (WHERE {_GUESSED}) AS estimated
     FROM days d JOIN reads r ON r.slot = d.slot AND r.end_at > d.start_at
       AND r.end_at <= d.start_at + make_interval(secs => d.day_s)
-    WHERE r.end_at > (SELECT first FROM bounds) AND r.end_at <= (SELECT last FROM bounds)
+    WHERE r.end_at > %(first)s AND r.end_at <= %(last)s
       AND r.quality & {METHOD_MASK} = 0 GROUP BY d.slot
-), unjudged AS MATERIALIZED (
-    SELECT r.slot FROM batches b JOIN reads r ON r.end_at BETWEEN b.first_end AND b.last_end
-      AND r.received_at = b.received_at WHERE NOT b.evaluated AND b.kind = 1
-    UNION
-    SELECT r.slot FROM batches b JOIN read_versions r ON r.end_at BETWEEN b.first_end AND b.last_end
-      AND r.superseded_at = b.received_at WHERE NOT b.evaluated AND b.kind = 1
 ), compared AS (
     SELECT d.slot, d.day, ARRAY[d.present, d.import_wh, d.export_wh, d.covered_s, d.estimated] AS found,
            ARRAY[coalesce(s.present, 0), coalesce(s.import_wh, 0), coalesce(s.export_wh, 0), coalesce(s.covered_s, 0),
@@ -66,16 +66,18 @@ WITH days AS MATERIALIZED (
 )
 SELECT slot, day, found, expected FROM compared c WHERE (found <> expected OR at_odds)
   AND NOT EXISTS (SELECT FROM meter_days_owed o WHERE o.day = c.day AND o.slot = c.slot)
-  AND NOT EXISTS (SELECT FROM unjudged u WHERE u.slot = c.slot)
+  AND NOT slot = ANY(%(unjudged)s)
 ORDER BY slot LIMIT %(most)s"""
 
 
 async def meter_days_are_sums_of_reads(db: Inspected) -> Findings:
     """Reads, energy and completeness of every judged meter-day are those of its current reads that somebody sent."""
     days = await db.find(_DAYS)
-    for done, (day,) in enumerate(days):
+    unjudged = [slot for (slot,) in await db.find(_UNJUDGED)]
+    for done, (day, first, last) in enumerate(days):
         db.progress(done, len(days))
-        for slot, _, found, expected in await db.find(_METER_DAYS, day=day):
+        values = {"day": day, "first": first, "last": last, "unjudged": unjudged}
+        for slot, _, found, expected in await db.find(_METER_DAYS, plan=_HASHED, **values):
             yield Unsound(
                 f"meter_days of meter slot {slot}, {day}",
                 f"present, import_wh, export_wh, covered_s, estimated {found}",

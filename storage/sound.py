@@ -80,10 +80,12 @@ class Inspected:
             await self.connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(self.snapshot)))
             yield self.connection
 
-    async def find(self, query: LiteralString, **values: Any) -> list[tuple[Any, ...]]:
-        """Rows of a query; `since` and `until` and `most` (one more than is shown) are given too."""
+    async def find(self, query: LiteralString, *, plan: LiteralString = "", **values: Any) -> list[tuple[Any, ...]]:
+        """Rows of a query; since, until and most (one more than is shown) are given too. plan: SET LOCAL for it."""
         given = {"since": self.span.since, "until": self.span.until, "most": FOUND_MAX + 1, **values}
         async with self.transaction() as connection:
+            if plan:
+                await connection.execute(plan)
             return await (await connection.execute(query, given, prepare=False)).fetchall()
 
     async def chunks(self, table: str) -> AsyncIterator[tuple[datetime, datetime]]:
