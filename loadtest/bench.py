@@ -67,6 +67,7 @@ TARGETS: Final[dict[str, tuple[float, float, str]]] = {
     "late_tax": (1.5, 1.2, "CPU per read, 10 % late and repeated over none"),
     "rules_ns_per_read_1m": (100, 50, "rule engine alone, 1 million meters"),
     "rules_ns_per_read_10m_over_1m": (1.6, 1.3, "its growth from 1 to 10 million meters"),
+    "user_rules_over_rules_1m": (3, 2, "the engine and 50 user rules over the engine alone, one meter in 1,000 beyond"),
     "thermal_ms_per_100k": (5, 1, "thermal step and time to 140 C alone, an interval of 100,000 transformers"),
     "thermal_hot_ms_per_100k": (10, 5, "the same with a tenth of them on the way to 140 C"),
     "bytes_per_read": (95, 60, "database size per read, indexes included"),
@@ -282,11 +283,14 @@ def _rules_alone(size: Size, say: Callable[[str], None]) -> dict[str, float]:
     say(
         f"rules alone: {few:.0f} ns per read at {size.rules_meters[0]:,} meters, {many:.0f} at {size.rules_meters[1]:,}"
     )
+    own = _alone("user_rules_bench", size.rules_meters[0])["ns_per_read"]
+    say(f"50 user rules on meters alone: {own:.0f} ns per read at {size.rules_meters[0]:,} meters")
     heat = _alone("thermal_bench", size.thermal_transformers)
     say(f"thermal alone: {heat['calm']:.2f} ms per 100,000 transformers, {heat['hot']:.2f} ms with a tenth hot")
     return {
         "rules_ns_per_read_1m": few,
         "rules_ns_per_read_10m_over_1m": many / max(few, 1.0),
+        "user_rules_over_rules_1m": (few + own) / max(few, 1.0),
         "thermal_ms_per_100k": heat["calm"],
         "thermal_hot_ms_per_100k": heat["hot"],
     }

@@ -5,9 +5,9 @@ Argument. Where an asset's reads come in the order of their ends, its state move
 episodes around that span are found anew from the stored reads, by the same fold, between two calm reads. So the
 episodes depend on the stored reads alone: not on their order, their batches, re-sends, or when the service was started.
 
-Memory: 32 bytes per asset, and per rule some 60 bytes for each asset not at rest. Cost: one evaluation of each rule on
-each row; rows of assets at rest that are not true end there. A rule that fails or is slow is put aside alone, with a
-rising pause, and begins anew after it as after a start. No clock: `spent` is given.
+Memory: 32 bytes per asset, and per rule some 60 bytes for each asset not at rest. Cost: a pass over each column; a rule
+looks at the rows where it may be true (rules.user.bounds) and at those of assets in its state. A rule that fails or is
+slow is put aside alone, with a rising pause, and begins anew after it as after a start. No clock: `spent` is given.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.episodes import Episode, Verdict
+from rules.user.bounds import Block
 from rules.user.columns import On
 from rules.user.expression import negated
 from rules.user.fold import FAR_PAST, REST, Bools, Ended, Evidence, Ints, Lanes, calm, fold, sorted_evidence
 from rules.user.model import LEVEL, RULES_MAX, UserRule
-from rules.user.program import Columns, Program, Values
-from rules.user.running import Health, Running
+from rules.user.program import Columns, Program
+from rules.user.running import BUDGET_NS_PER_ROW, Health, Running
 
 _ONE: Final = np.uint64(1)
+TIMED_EVERY: Final = 16
+"""Of so many blocks one is timed rule by rule, as a clock of CPU time is dearer than a calm rule; and any after a block
+on which all together took longer than one may."""
 
 
 class Rows(NamedTuple):
@@ -49,6 +53,32 @@ class Span(NamedTuple):
     def take(self, rows: Any) -> Span:
         """Some of them."""
         return Span(self.asset[rows], self.first_us[rows], self.last_us[rows])
+
+
+class _Awake(NamedTuple):
+    """Which rules have the asset of each row in their state, and the rows where any has."""
+
+    words: NDArray[np.uint64]
+    rows: NDArray[np.intp]
+    any: int
+
+    @classmethod
+    def of(cls, words: NDArray[np.uint64]) -> _Awake:
+        rows = np.flatnonzero(words)
+        return cls(words, rows, int(np.bitwise_or.reduce(words[rows])))
+
+
+class _Seen(NamedTuple):
+    """A block and what is known of its assets."""
+
+    rows: Rows
+    block: Block
+    awake: _Awake
+    is_late: Bools
+    again: Bools
+    """To be judged by what is stored; the rules add to it."""
+    several: bool
+    """The block has more than one end, so that an asset may be here twice."""
 
 
 class Kernel:
@@ -85,6 +115,9 @@ class Kernel:
         """Bit per rule: the asset is in its state."""
         self._told = np.zeros(assets, np.uint64)
         self._touched: list[Span] = []
+        self._blocks = 0
+        self._timed_alone = False
+        """All rules together took longer on the last block than one may."""
         self._ready: dict[tuple[int, int], Verdict] = {}
         self._rules = [self._running(rule, i, known_us) for i, rule in enumerate(rules)]
         self.keep_us_max = max((one.keep_us for one in self._rules), default=0)
@@ -147,52 +180,65 @@ class Kernel:
         """One block: each rule's rows that are true or of an asset not at rest, and what came late or first."""
         if not len(rows.end_us):
             return
-        values = self._program.on(rows.columns)
-        awake = self._awake[rows.asset]
-        present = np.bitwise_or.reduce(awake)
-        is_late = rows.end_us <= self._seen_us[rows.asset] if self._in_order else np.ones(len(awake), np.bool_)
-        again = is_late & self._matters(rows.asset, rows.end_us) if is_late.any() else is_late.copy()
+        seen = self._seen(rows)
+        count, alone = len(rows.end_us), self._timed_alone or self._blocks % TIMED_EVERY == 0
+        self._blocks += 1
+        began = since = self._spent()
         for i, one in enumerate(self._rules):
             if one.health.aside_rows:
-                self._wait(one, len(awake))
+                self._wait(one, count)
                 continue
-            began = self._spent()
-            self._guarded(one, partial(self._pick, i, one, rows, values, awake, present, is_late, again, picked))
-            if one.health.over_budget(len(awake), self._spent() - began):
-                self._aside(one, "slow")
-        if again.any():
-            end_us = rows.end_us[again]
-            late.append(Span(rows.asset[again], end_us, end_us))
-        self._see(rows.asset, rows.end_us)
+            self._guarded(one, partial(self._pick, i, one, seen, picked))
+            if alone:
+                since, before = self._spent(), since
+                if one.health.over_budget(count, since - before):
+                    self._aside(one, "slow")
+            else:
+                one.health.untimed(count)
+        self._timed_alone = (since if alone else self._spent()) - began > BUDGET_NS_PER_ROW * count
+        if seen.again.any():
+            end_us = rows.end_us[seen.again]
+            late.append(Span(rows.asset[seen.again], end_us, end_us))
+        self._see(rows.asset, rows.end_us, seen.several)
 
-    def _pick(
-        self, i: int, one: Running, rows: Rows, values: Values, awake: NDArray[np.uint64], present: np.uint64,
-        is_late: Bools, again: Bools, picked: list[list[Evidence]],
-    ) -> None:  # fmt: skip
-        true = values.truth(one.true)
-        here = true
-        hit = np.flatnonzero(true)
+    def _seen(self, rows: Rows) -> _Seen:
+        several = bool((rows.end_us != rows.end_us[0]).any())
+        if self._in_order:
+            is_late = rows.end_us <= self._seen_us[rows.asset]
+        else:
+            is_late = np.ones(len(rows.end_us), np.bool_)
+        again = is_late & self._matters(rows.asset, rows.end_us) if is_late.any() else is_late.copy()
+        awake = _Awake.of(self._awake[rows.asset])
+        return _Seen(rows, Block(self._program, rows.columns), awake, is_late, again, several)
+
+    def _pick(self, i: int, one: Running, seen: _Seen, picked: list[list[Evidence]]) -> None:
+        hit, awake, rows = seen.block.hits(one.true), seen.awake, seen.rows
+        if not len(hit) and not awake.any & one.mask:
+            return
         if len(hit):
             asset, end_us = rows.asset[hit], rows.end_us[hit]
-            np.maximum.at(self._true_us, asset, end_us)
-            unwatched = (end_us - 2 * rows.length_us[hit] <= one.cold_us) & (awake[hit] & one.bit == 0)
-            again[hit[unwatched | is_late[hit]]] = True
+            if seen.several:
+                np.maximum.at(self._true_us, asset, end_us)
+            else:
+                self._true_us[asset] = np.maximum(self._true_us[asset], end_us)
+            unwatched = (end_us - 2 * rows.length_us[hit] <= one.cold_us) & (awake.words[hit] & one.bit == 0)
+            seen.again[hit[unwatched | seen.is_late[hit]]] = True
             self._awake[asset] |= one.bit
-            if rows.end_us[0] != rows.end_us[-1] or (rows.end_us != rows.end_us[0]).any():
-                awake = self._awake[rows.asset]  # an asset may be here twice
-                present |= one.bit
-        if present & one.bit:
-            here = true | (awake & one.bit != 0)
-            hit = np.flatnonzero(here)
-        if len(hit):
-            picked[i].append(self._rows(one, rows, hit, true))
+            if seen.several:
+                awake = _Awake.of(self._awake[rows.asset])
+        up = awake.rows[awake.words[awake.rows] & one.bit != 0] if awake.any & one.mask else awake.rows[:0]
+        here = np.union1d(hit, up) if len(up) else hit
+        true = np.zeros(len(rows.end_us), np.bool_)
+        true[hit] = True
+        picked[i].append(self._rows(one, rows, here, true))
 
-    def _see(self, asset: NDArray[np.int32], end_us: Ints) -> None:
-        if (end_us == end_us[0]).all():
-            self._seen_us[asset] = np.maximum(self._seen_us[asset], end_us[0])
-        else:
+    def _see(self, asset: NDArray[np.int32], end_us: Ints, several: bool) -> None:
+        if several:
             np.maximum.at(self._seen_us, asset, end_us)
-        self.newest_us = max(self.newest_us, int(end_us.max()))
+            self.newest_us = max(self.newest_us, int(end_us.max()))
+        else:
+            self._seen_us[asset] = np.maximum(self._seen_us[asset], end_us[0])
+            self.newest_us = max(self.newest_us, int(end_us[0]))
 
     def _rows(self, one: Running, rows: Rows, at: NDArray[np.intp], true: Bools) -> Evidence:
         """The rows `at` that are known to be true or false, asset in the place of the lane."""
@@ -347,7 +393,7 @@ class Kernel:
                 self._say(i, one, int(assets[lane]), verdict)
         for part in rows:
             if len(part.end_us):
-                self._see(part.asset, part.end_us)
+                self._see(part.asset, part.end_us, True)
         result = np.zeros(len(more), np.bool_)
         result[order] = more
         return result

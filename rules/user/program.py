@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from rules.user.expression import Node
 
-BLOCK_ROWS: Final = 32_768
-"""Rows computed together: columns of a block stay in the cache."""
+BLOCK_ROWS: Final = 65_536
+"""Rows computed together: the columns of a block, 256 KiB each, stay in the cache of a core."""
+COMPARED: Final = frozenset({"<", "<=", ">", ">=", "=="})
+"""Comparisons whose truth the bounds of both sides may rule out."""
 Bools = NDArray[np.bool_]
 Numbers = NDArray[Any]
 
@@ -55,6 +57,7 @@ class Program:
     def __init__(self) -> None:
         self._number_of: dict[tuple[Any, ...], int] = {}
         self._steps: list[tuple[Node, tuple[int, ...]]] = []
+        self._ways: dict[int, list[tuple[int, ...]]] = {}
 
     def add(self, node: Node) -> int:
         """Number of the step that gives this node's value."""
@@ -64,6 +67,25 @@ class Program:
             self._number_of[key] = len(self._steps)
             self._steps.append((node, args))
         return self._number_of[key]
+
+    def step(self, number: int) -> tuple[Node, tuple[int, ...]]:
+        """A step and the steps it works on."""
+        return self._steps[number]
+
+    def ways(self, number: int) -> list[tuple[int, ...]]:
+        """Sets of comparisons: where the step is true, one at least of each set is. None: nothing follows from it."""
+        found = self._ways.get(number)
+        if found is None:
+            found = self._ways[number] = self._ways_of(*self._steps[number], number)
+        return found
+
+    def _ways_of(self, node: Node, args: tuple[int, ...], number: int) -> list[tuple[int, ...]]:
+        if node.op in COMPARED:
+            return [(number,)]
+        each = [self.ways(arg) for arg in args] if node.op in ("and", "or") else []
+        if node.op == "and":
+            return [way for ways in each for way in ways]
+        return [tuple(atom for ways in each for atom in ways[0])] if each and all(each) else []
 
     def on(self, columns: Columns) -> Values:
         return Values(self._steps, columns)
@@ -81,6 +103,10 @@ class Values:
         """Where the step is true; False where it is false or unknown. Read only."""
         found = self._value(number)
         return found if np.ndim(found) else np.full(self._columns.rows, bool(found))
+
+    def number(self, number: int) -> Any:
+        """The value of a step that is a number: an array, or one for all rows. Read only."""
+        return self._value(number)
 
     def _value(self, number: int) -> Any:
         found = self._known.get(number)

@@ -71,7 +71,7 @@ class ReadColumns:
         self._known: dict[str, Numbers] = {}
 
     def take(self, rows: NDArray[np.intp]) -> ReadColumns:
-        part = np.arange(self._reads.rows)[self._part][rows] if isinstance(self._part, slice) else self._part[rows]
+        part = rows + self._part.start if isinstance(self._part, slice) else self._part[rows]
         return ReadColumns(self._reads, part, self._topology)
 
     def number(self, name: str) -> Numbers:

@@ -33,10 +33,18 @@ class Health:
     alarms: int = 0
     _window_ns: int = 0
     _window_rows: int = 0
+    _ns_per_row: float = 0.0
+
+    def untimed(self, rows: int) -> None:
+        """Rows of which nobody knows how long they took: as the last ones that were timed."""
+        self.rows += rows
+        self.spent_ns += round(rows * self._ns_per_row)
 
     def over_budget(self, rows: int, spent_ns: int) -> bool:
+        """True: too slow. Rows that were timed."""
         self.rows += rows
         self.spent_ns += spent_ns
+        self._ns_per_row = spent_ns / rows
         self._window_rows += rows
         self._window_ns += spent_ns
         if self._window_rows < BUDGET_ROWS:
@@ -68,6 +76,11 @@ class Running:
     left: tuple[NDArray[np.int32], Ints]
     """What fired when it was put aside, and since when."""
     health: Health = field(default_factory=Health)
+    mask: int = field(init=False)
+    """The bit as a number of Python's, which is compared faster."""
+
+    def __post_init__(self) -> None:
+        self.mask = int(self.bit)
 
     @property
     def for_us(self) -> int:
