@@ -135,7 +135,8 @@ class Forecasts:
         loads, expected = await self._store.loads(transformers, first, stop)
         curves = LoadCurves.of(loads, expected, transformers, first, stop, self._overload)
         load_pu = curves.usable(self._overload.coverage_min) / topology.rated_kva[transformers][:, None]
-        made = await asyncio.to_thread(self._forecast, load_pu, weekday, stop, now_us)
+        own = ThermalParameters.of(self._thermal, len(topology.rated_kva), topology.thermal).take(transformers)
+        made = await asyncio.to_thread(self._forecast, load_pu, own, weekday, stop, now_us)
         forecasts = {int(transformers[row]): forecast for row, (forecast, _) in made.items()}
         await self._store.store(forecasts)
         outlooks = {int(transformers[row]): outlook for row, (_, outlook) in made.items()}
@@ -165,7 +166,7 @@ class Forecasts:
         return first, (midnight.weekday() - DAYS_MAX) % 7
 
     def _forecast(
-        self, load_pu: Floats, weekday: int, stop: int, now_us: int
+        self, load_pu: Floats, parameters: ThermalParameters, weekday: int, stop: int, now_us: int
     ) -> dict[int, tuple[Forecast, Outlook]]:  # fmt: skip
         """By row: of those that can be forecast, together where they have equally many days."""
         found: dict[int, tuple[Forecast, Outlook]] = {}
@@ -175,17 +176,16 @@ class Forecasts:
             skipped = (DAYS_MAX - count) * PROFILE.day
             load = filled(load_pu[rows, skipped:], self._overload.window_s)
             said = ahead(load, (weekday + DAYS_MAX - count) % 7, PROFILE)
-            found |= self._dressed(rows, load, said, stop, now_us)
+            found |= self._dressed(rows, load, said, parameters.take(rows), stop, now_us)
         return found
 
     def _dressed(
-        self, rows: NDArray[np.intp], load: Floats, said: Ahead, stop: int, now_us: int
-    ) -> dict[int, tuple[Forecast, Outlook]]:  # fmt: skip
+        self, rows: NDArray[np.intp], load: Floats, said: Ahead, parameters: ThermalParameters, stop: int, now_us: int
+    ) -> dict[int, tuple[Forecast, Outlook]]:
         window_s = self._overload.window_s
         end_us = (stop + 1 + np.arange(PROFILE.horizon)) * (window_s * US)
-        parameters = ThermalParameters.of(self._thermal, len(rows))
         model, ambient_c = Thermal(parameters), self._thermal.ambient_c
-        warm_up = round(self._thermal.warm_up_s / window_s)
+        warm_up = round(self._thermal.warm_up_of(parameters) / window_s)
         state = temperatures(model, load[:, -warm_up:], window_s, ambient_c).state
         ambient = np.full(PROFILE.horizon, ambient_c)
         p_over, p_hot = chances(said.forecast, said.errors, parameters, state, ambient, self._limits.hot_c, PROFILE)

@@ -65,7 +65,6 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
         self._overload = overload
         self._window_us = overload.window_s * US
         self._thermal = thermal or ThermalProfile()
-        self._model = Thermal(ThermalParameters.of(self._thermal, 1))
 
     async def GetCurve(self, request: pb.GetCurveRequest, context: Any) -> pb.GetCurveResponse:
         """Load, coverage, temperatures and alarms."""
@@ -79,12 +78,12 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
                 f"{SPAN_US_MAX // DAY_US} days between them were expected, in microseconds since 1970; correct them",
             )
         first, stop = -(-from_us // self._window_us), to_us // self._window_us
-        warm_up = round(self._thermal.warm_up_s / self._overload.window_s)
+        model, warm_up = self._model(topology, number)
         curves = await self._curves(number, first - warm_up, max(stop, first))
         rated_kva = _rated(topology, number)
         load_pu = curves.usable(self._overload.coverage_min) / rated_kva if rated_kva else np.zeros_like(curves.kva)
         ambient_c = self._thermal.ambient_c
-        hot = temperatures(self._model, load_pu, self._overload.window_s, ambient_c)
+        hot = temperatures(model, load_pu, self._overload.window_s, ambient_c)
         verdicts = [Verdict(type_, "transformer", number, from_us, (), until_us=to_us) for type_ in AlarmType]
         alarms = sorted(await self._within(verdicts), key=lambda alarm: alarm.onset_us)
         return pb.GetCurveResponse(
@@ -138,7 +137,8 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
         if not rated_kva:
             raise Rejected("NOT_RATED", f"transformer {request.transformer!r} has no rating; import one")
         begun = now_us // self._window_us
-        curves = await self._curves(number, begun - round(self._thermal.warm_up_s / self._overload.window_s), begun)
+        model, warm_up = self._model(topology, number)
+        curves = await self._curves(number, begun - warm_up, begun)
         past_pu = curves.usable(self._overload.coverage_min) / rated_kva
         forecast = await self._forecasts.newest(number)
         ahead_pu = _ahead(forecast, begun * self._window_us, request.load == pb.PLAN_FOR_P90)
@@ -150,9 +150,9 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
         slots = _members(topology, number)
         customers = await self._customers(topology, slots, ahead_pu * kw, now_us)
         plan = await asyncio.to_thread(load_plan, ahead_pu * kw, target_pu * kw, customers, profile)
-        state = temperatures(self._model, past_pu, self._overload.window_s, self._thermal.ambient_c).state
+        state = temperatures(model, past_pu, self._overload.window_s, self._thermal.ambient_c).state
         before_c, after_c = (
-            temperatures(self._model, load_pu[None], self._overload.window_s, self._thermal.ambient_c, state).hot_spot_c
+            temperatures(model, load_pu[None], self._overload.window_s, self._thermal.ambient_c, state).hot_spot_c
             for load_pu in (ahead_pu, plan.load_kw / kw)
         )
         return pb.PlanLoadResponse(
@@ -205,6 +205,12 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
         mine = np.array([number])
         loads, expected = await self._forecasts.loads(mine, first, stop)
         return LoadCurves.of(loads, expected, mine, first, stop, self._overload)
+
+    def _model(self, topology: Topology, number: int) -> tuple[Thermal, int]:
+        """The thermal model with the transformer's own numbers, and how many windows before make its state."""
+        every = ThermalParameters.of(self._thermal, len(topology.transformer), topology.thermal)
+        own = every.take(np.array([number]))
+        return Thermal(own), round(self._thermal.warm_up_of(own) / self._overload.window_s)
 
     def _as_now(self, past_pu: Floats, name: str) -> Floats:
         recent = past_pu[-(NEWEST_S // self._overload.window_s) :]

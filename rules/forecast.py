@@ -27,6 +27,8 @@ RECENT_WEEKS: Final = 2
 ERROR_HOURS: Final = (1.0, 6.0)
 """A recent error of the baseline fades with these time constants. (ours)"""
 TINY: Final = 1e-9
+FOLDS: Final = 4
+"""Of past origins, when a band is held against errors it was not made of. (ours)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,30 @@ def band(errors: Floats, quantiles: Floats, profile: ForecastProfile) -> Floats:
     blocks = errors.reshape(n, origins, horizon // together, together).transpose(0, 2, 1, 3)
     found = np.quantile(blocks.reshape(n, horizon // together, -1), quantiles, axis=-1)
     return np.repeat(found, together, axis=-1)
+
+
+def calibrated(errors: Floats, quantiles: Floats, profile: ForecastProfile) -> Floats:
+    """The same as `band`, as wide as it must be to hold errors it was not made of. quantiles: low, 0.5, high.
+
+    Cross-conformal: each fold of the past origins is held against the band of the other folds, in widths of that band;
+    the width that held enough of them scales the band of all. "Enough" counts the forecast to come as one of the
+    origins, (origins + 1) / origins, so few of them give a wider band. Errors of the past alone are read.
+    """
+    origins = errors.shape[1]
+    fold = np.arange(origins) * FOLDS // origins
+    apart = [_widths(errors[:, fold == one], band(errors[:, fold != one], quantiles, profile)) for one in range(FOLDS)]
+    enough = min((quantiles[2] - quantiles[0]) * (origins + 1) / origins, 1.0)
+    scale = np.quantile(np.concatenate(apart, axis=1).reshape(len(errors), -1), enough, axis=-1)[:, None]
+    low, middle, high = band(errors, quantiles, profile)
+    return np.stack([middle - scale * (middle - low), middle, middle + scale * (high - middle)])
+
+
+def _widths(errors: Floats, of: Floats) -> Floats:
+    """How far each error lies from the middle of a band, in its half-widths on that side: 1 at its edge."""
+    low, middle, high = of[:, :, None]
+    off = errors - middle
+    widths: Floats = np.where(off >= 0, off / np.maximum(high - middle, TINY), -off / np.maximum(middle - low, TINY))
+    return widths
 
 
 def chances(

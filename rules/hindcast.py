@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.errors import ConfigError
-from rules.forecast import TINY, ForecastProfile, Regression, band, seasonal_naive
+from rules.forecast import TINY, ForecastProfile, Regression, calibrated, seasonal_naive
 from rules.ladder import Ladder, LadderState, OverloadProfile, Span
 
 Floats = NDArray[np.float64]
@@ -83,7 +83,7 @@ def ahead(load: Floats, weekday: int, profile: ForecastProfile) -> Ahead:
     forecaster = np.argmax(off <= off.min(axis=0) * (1 + AS_GOOD) + TINY, axis=0).astype(np.int8)
     each = np.arange(len(load))
     forecast, mine = said[forecaster, each, -1], errors[forecaster, each]
-    quantiles = np.sort(np.maximum(forecast + band(mine, QUANTILES, profile), 0.0), axis=0)
+    quantiles = np.sort(np.maximum(forecast + calibrated(mine, QUANTILES, profile), 0.0), axis=0)
     return Ahead(forecaster, np.maximum(forecast, 0.0), mine, quantiles)
 
 

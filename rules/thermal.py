@@ -98,6 +98,13 @@ class ThermalProfile:
         """Loads from so far back make the present state, whatever was before."""
         return self.warm_up_time_constants * max(self.oil_time_constant_s, self.winding_time_constant_s)
 
+    def warm_up_of(self, parameters: ThermalParameters) -> float:
+        """The same of transformers with numbers of their own: that of the slowest."""
+        slowest_s = max(
+            parameters.oil_time_constant_s.max(initial=0.0), parameters.winding_time_constant_s.max(initial=0.0)
+        )
+        return self.warm_up_time_constants * float(slowest_s)
+
 
 PARAMETERS: Final = (
     "oil_rise_k", "hot_spot_rise_k", "loss_ratio", "oil_exponent", "winding_exponent",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meterwatch.errors import ConfigError
-from rules.forecast import ForecastProfile, Regression, band, chances, known, seasonal_naive
+from rules.forecast import FOLDS, ForecastProfile, Regression, band, calibrated, chances, known, seasonal_naive
 from rules.thermal import Thermal, ThermalParameters, ThermalProfile
 
 PROFILE = ForecastProfile(step_s=3600, days=2)
@@ -93,6 +93,39 @@ def test_a_band_is_the_quantiles_of_the_errors_of_its_hours() -> None:
     for step in (0, 2, 3, 47):
         first = step // 3 * 3
         assert found[:, 1, step] == pytest.approx(np.quantile(errors[1, :, first : first + 3], [0.1, 0.9]))
+
+
+def test_a_calibrated_band_is_that_of_one_transformer_and_fold_at_a_time() -> None:
+    profile, levels = ForecastProfile(days=1), np.array([0.1, 0.5, 0.9])
+    errors = np.random.default_rng(5).gamma(2.0, 1.0, (2, 9, profile.horizon)) - 2
+    found = calibrated(errors, levels, profile)
+    for row, mine in enumerate(errors):
+        apart = []
+        for path, one in enumerate(mine):
+            others = [other for n, other in enumerate(mine) if n * FOLDS // 9 != path * FOLDS // 9]
+            low, middle, high = band(np.stack(others)[None], levels, profile)[:, 0]
+            for step, error in enumerate(one):
+                up = error >= middle[step]
+                width = high[step] - middle[step] if up else middle[step] - low[step]
+                apart.append(abs(error - middle[step]) / width)
+        scale = np.quantile(apart, 0.8 * 10 / 9)
+        low, middle, high = band(mine[None], levels, profile)[:, 0]
+        expected = [middle - scale * (middle - low), middle, middle + scale * (high - middle)]
+        assert np.allclose(found[:, row], expected)
+
+
+def test_a_calibrated_band_holds_what_it_says_where_past_days_are_few() -> None:
+    """Days are higher or lower as a whole: the quantiles of twelve are too narrow, and it is not."""
+    profile, levels = ForecastProfile(days=1), np.array([0.1, 0.5, 0.9])
+    rng, n, paths = np.random.default_rng(6), 300, 12
+    day = rng.normal(0, 1, (n, paths + 1, 1)) + rng.normal(0, 0.3, (n, paths + 1, profile.horizon))
+    past, to_come = day[:, 1:], day[:, 0]
+
+    def held(of: np.ndarray) -> float:
+        return float(((to_come >= of[0]) & (to_come <= of[2])).mean())
+
+    assert held(band(past, levels, profile)) < 0.77
+    assert 0.78 < held(calibrated(past, levels, profile)) < 0.88
 
 
 def test_the_chances_are_the_shares_of_the_paths() -> None:
