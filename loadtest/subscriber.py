@@ -93,6 +93,7 @@ class Subscriber:
                 received_s=first_s,
                 paged=paged,
                 retracted=alarm.state == alarms_pb2.ALARM_STATE_RETRACTED,
+                parent_id=alarm.parent_id,
             )
 
 

@@ -30,9 +30,9 @@ class ForecastLimits:
     """Chance of an OVERLOAD alarm within the horizon that raises. (ours)"""
     overload_clear: float = 0.3
     """Below it that is over. (ours)"""
-    hot_raise: float = 0.1
+    hot_raise: float = 0.3
     """Chance of a hot spot above `hot_c` within the horizon that raises. (ours)"""
-    hot_clear: float = 0.05
+    hot_clear: float = 0.2
     """Below it that is over. (ours)"""
     hot_c: float = 140.0
     """Gas bubbles form in the oil. (check)"""

@@ -16,7 +16,7 @@ LIMITS = ForecastLimits()
 NOBODY: frozenset[str] = frozenset()
 CALM = Outlook(NOW, 0.1, NOW + 9 * H, 0.0, None, 0.7, NOW + 8 * H, "REGRESSION")
 LOADED = replace(CALM, overload_chance=0.8)
-HOT = replace(LOADED, hot_chance=0.2, hot_us=NOW + 5 * H)
+HOT = replace(LOADED, hot_chance=0.4, hot_us=NOW + 5 * H)
 
 
 def said(
@@ -42,7 +42,7 @@ def test_a_chance_at_the_limit_raises_and_one_below_does_not() -> None:
     assert episode is not None
     assert (episode.level, episode.severity, episode.onset_us) == ("OVERLOAD", Severity.MEDIUM, NOW)
     assert episode.evidence["lead_s"] == 9 * 3600
-    assert said(replace(CALM, hot_chance=0.2, hot_us=None)) is None  # no moment, nothing to tell
+    assert said(replace(CALM, hot_chance=0.4, hot_us=None)) is None  # no moment, nothing to tell
 
 
 def test_heat_is_graver_than_load_and_comes_with_its_own_time() -> None:
@@ -81,10 +81,10 @@ def test_how_it_ends(outlook: Outlook | None, there: frozenset[str], outcome: st
 
 def test_heat_too_has_a_limit_to_raise_and_a_lower_one_to_clear() -> None:
     first = open_of(said(HOT))
-    between = said(replace(HOT, overload_chance=0.0, hot_chance=0.07), first)
+    between = said(replace(HOT, overload_chance=0.0, hot_chance=0.25), first)
     assert between is not None
     assert (between.level, between.cleared_us) == ("HOT_SPOT", None)
-    below = said(replace(HOT, overload_chance=0.0, hot_chance=0.04), first)
+    below = said(replace(HOT, overload_chance=0.0, hot_chance=0.19), first)
     assert below is not None
     assert below.evidence["outcome"] == "WITHDRAWN"
 
