@@ -71,7 +71,7 @@ def test_only_the_groups_asked_for_are_measured(cluster):
         result = bench.run(bench.TINY, cluster.dsn_of("bench_rules"), lambda _: None, ("rules",))
     finally:
         cluster.drop_database("bench_rules")
-    assert {key.partition("_")[0] for key in result["figures"]} == {"rules", "thermal"}
+    assert {key.partition("_")[0] for key in result["figures"]} == {"rules", "thermal", "user"}
     assert result["runs"] == []
 
 
