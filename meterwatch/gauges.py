@@ -19,7 +19,7 @@ def watch(parts: Parts, ingest: IngestService, not_ready: Callable[[], str]) -> 
             "streams_open": ("Streams of head-ends open.", lambda: ingest.streams),
             "queue_rows": ("Rows validated and waiting for the database.", lambda: parts.pipeline.waiting_rows),
             "past_owed_transformers": (
-                "Transformers with changed loads of some time ago that wait to be judged.",
+                "Transformers, and feeders, with changed loads of some time ago that wait to be judged.",
                 lambda: parts.in_force.rules.past_owed,
             ),
             "subscribers": ("Subscribers to alarms.", lambda: parts.desk.hub.subscribers),

@@ -33,8 +33,8 @@ from storage.registry import RegistryStore
 
 PLANNED_US = 45 * 86_400 * 1_000_000
 """Planned work that ended longer ago explains nothing that is still judged: the late window."""
-WEATHER_US = 40 * 86_400 * 1_000_000
-"""Air of so long ago is known to the rules: the days a Lookback goes back, and its warm-up."""
+WEATHER_US = 60 * 86_400 * 1_000_000
+"""Air of so long ago is known to the rules: the late window, and the heat in which it may begin."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,84 +1,71 @@
-"""Windows of transformer load that changed after they had left the ring of the overload rule: judged from stored loads.
+"""Windows that changed after they had been judged for good: judged anew from stored loads, for every rule that does so.
 
-Promises: what is not stored yet is counted too; the ring is changed only when all is known, so a failure of the
-database in between leaves everything as it was and the next try begins anew. Memory is a piece of the loads of
-TRANSFORMERS_TOGETHER transformers, however old the reads are and however many. What may wait is judged in the order in
-which it came; judging later is the same as its reads coming later.
+Promises: what is not stored yet is counted too; a rule is told only when all is known, so a failure of the database in
+between leaves everything as it was and the next try begins anew. Memory is a piece of the loads of one part of a rule's
+assets, however old the reads are and however many. What may wait is judged in the order in which it came; judging later
+is the same as its reads coming later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from meterwatch.episodes import Verdict
-from meterwatch.loads import Loads
-from rules.ladder import Ints, LadderState
-from rules.load import joined
+from meterwatch.known_loads import KnownLoads
+from rules.ladder import Ints
+from rules.late import Fold, JudgesPast
 from rules.overload import Overload
-from rules.past import TRANSFORMERS_TOGETHER, Past, with_ring
-
-
-class StoredLoads(Protocol):
-    """storage.past_loads.PastLoads."""
-
-    async def oldest(self, transformers: Ints) -> int | None: ...
-    async def between(self, transformers: Ints, first: int, stop: int) -> Loads: ...
+from rules.past import with_ring
 
 
 async def judged(
+    rules: Sequence[JudgesPast],
     overload: Overload,
-    stored: StoredLoads,
+    loads: KnownLoads,
+    now_us: int,
     judge: Callable[[], list[Verdict]],
     go_on: Callable[[], bool] = lambda: True,
 ) -> list[Verdict]:
-    """The verdicts of `judge`, and those of windows that have left the ring. Raises StorageUnavailable.
+    """The verdicts of `judge`, and those of windows that had been judged before. Raises StorageUnavailable.
 
-    go_on: asked before each TRANSFORMERS_TOGETHER transformers; the rest stays late.
+    overload: whose ring the rules rest on. go_on: asked before each part of a rule's assets; the rest stays late.
     """
-    index, first, last = overload.late()
     past: list[Verdict] = []
-    before_ring: list[tuple[Ints, LadderState]] = []
-    done = 0
-    while done < len(index) and go_on():
-        mine = done + np.argsort(index[done : done + TRANSFORMERS_TOGETHER])
-        done += len(mine)
-        unsaved = _Unsaved(overload, index[mine])
-        oldest = await stored.oldest(index[mine])
-        folded = Past(overload, index[mine], first[mine], last[mine], unsaved.oldest(oldest))
-        while (wanted := folded.wanted()) is not None:
-            folded.given(unsaved.over(await stored.between(index[mine], *wanted), *wanted))
-        past += folded.verdicts()
-        before_ring.append(folded.before_ring())
-    if not done:
-        return judge()
-    tail = overload.tail
-    overload.late_judged(
-        index[:done],
-        np.concatenate([lasting for lasting, _ in before_ring]),
-        LadderState.joined([state for _, state in before_ring]),
-    )
-    return with_ring(past, judge(), tail, overload.window_us)
+    learnt: list[Callable[[], None]] = []
+    queues = [(rule, waiting) for rule in rules if len(waiting := rule.waiting(now_us))]
+    while queues and go_on():
+        at = int(np.argmin([rule.late.turn[waiting[0]] for rule, waiting in queues]))
+        rule, waiting = queues.pop(at)
+        part = rule.part(waiting)
+        verdicts, learn = (await _folded(rule, np.sort(waiting[:part]), loads, overload.tail)).result()
+        past += verdicts
+        learnt.append(learn)
+        if part < len(waiting):
+            queues.insert(at, (rule, waiting[part:]))
+    for learn in learnt:
+        learn()
+    said, tail = judge(), overload.tail
+    return with_ring(past, said, tail, overload.window_us) if past else said
 
 
-class _Unsaved:
-    """What the next commit does to the stored loads of some transformers."""
+async def _folded(rule: JudgesPast, assets: Ints, loads: KnownLoads, tail: int) -> Fold:
+    oldest = await loads.oldest(rule.made_of(assets))
+    fold = rule.fold(assets, min(oldest, tail))
+    while (wanted := fold.wanted()) is not None:
+        fold.given(await loads.between(fold.transformers, *wanted))
+    return fold
 
-    def __init__(self, overload: Overload, index: Ints) -> None:
-        self._n = overload.members.transformers
-        counted, added = overload.unsaved_cells()
-        self._counted = counted.take(np.isin(counted.transformer, index))
-        self._added = added.take(np.isin(added.transformer, index))
 
-    def oldest(self, stored: int | None) -> int:
-        windows = [int(one.window.min()) for one in (self._counted, self._added) if len(one)]
-        return min(windows if stored is None else [*windows, stored])
+def judged_turn(rules: Sequence[JudgesPast], turn: int) -> int:
+    """All that was observed up to this turn of the overload rule is judged, or waits in its ring for its moment."""
+    return min([turn, *(rule.late.oldest_turn - 1 for rule in rules)])
 
-    def over(self, stored: Loads, first: int, stop: int) -> Loads:
-        counted, added = (one.take((one.window >= first) & (one.window < stop)) for one in (self._counted, self._added))
-        if len(counted):
-            key = counted.window * self._n + counted.transformer
-            stored = stored.take(~np.isin(stored.window * self._n + stored.transformer, key))
-        return joined([stored, counted, added], self._n)
+
+def waiting(rules: Sequence[JudgesPast]) -> int:
+    """Transformers, and feeders, that wait to be judged."""
+    kinds: dict[str, list[Ints]] = {}
+    for rule in rules:
+        kinds.setdefault(rule.asset_kind, []).append(np.flatnonzero(rule.late.last >= 0))
+    return sum(len(np.unique(np.concatenate(each))) for each in kinds.values())

@@ -84,9 +84,12 @@ async def replay(
             rules.engine.overload.saved()
             progress(done - 1, len(starts), read)
         rules.engine.observe_events(await history.events_between(start_us + 1, end_us + 1, None), end_us)
-        drafts = book.reconcile(await rules.evaluate(end_us), end_us)
-        book.apply([draft.alarm for draft in drafts])
-        kept |= {draft.alarm.alarm_id: draft.alarm for draft in drafts}
+        said = await rules.evaluate(end_us)
+        past = [one for one in said if one.until_us is not None]
+        for verdicts in (past, [one for one in said if one.until_us is None]):
+            drafts = book.reconcile(verdicts, end_us)
+            book.apply([draft.alarm for draft in drafts])
+            kept |= {draft.alarm.alarm_id: draft.alarm for draft in drafts}
         progress(done, len(starts), read)
     found = [alarm for alarm in kept.values() if _counts(alarm, from_us, to_us)]
     stored = [alarm for alarm in await AlarmStore(pool).began_between(from_us, to_us) if _counts(alarm, from_us, to_us)]

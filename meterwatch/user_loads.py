@@ -7,13 +7,12 @@ counted too.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.batch import ReadChange
-from meterwatch.loads import Loads
+from meterwatch.known_loads import KnownLoads
 from meterwatch.topology import Topology
 from rules.overload import Overload
 from rules.user.columns import On
@@ -23,17 +22,11 @@ from rules.user.load_columns import LoadColumns
 Ints = NDArray[np.int64]
 
 
-class PastLoads(Protocol):
-    """storage.past_loads.PastLoads."""
-
-    async def between(self, transformers: Ints, first: int, stop: int) -> Loads: ...
-
-
 class LoadRows:
     """meterwatch.user_judging.StoredRows over the loads of one engine."""
 
     def __init__(
-        self, on: On, overload: Overload, topology: Topology, past: PastLoads, oldest_us: Callable[[], Awaitable[int]]
+        self, on: On, overload: Overload, topology: Topology, past: KnownLoads, oldest_us: Callable[[], Awaitable[int]]
     ) -> None:
         self._on = on
         self._overload = overload
@@ -91,21 +84,14 @@ class LoadRows:
         overload = self._overload
         found = [np.zeros((stop - first, len(index)), np.int64) for _ in range(3)]
         tail = max(overload.tail, first) if overload.head >= 0 else stop
-        if first < tail:
-            loads = await self._past.between(index, first, min(tail, stop))
-            counted, added = overload.unsaved_cells()
-            for cells, is_set in ((loads, True), (counted, True), (added, False)):
-                mine = np.isin(cells.transformer, index) & (cells.window >= first) & (cells.window < min(tail, stop))
-                part = cells.take(mine)
-                at = part.window - first, np.searchsorted(index, part.transformer)
-                for column, values in zip(found, (part.wh, part.varh, part.covered), strict=True):
-                    if is_set:
-                        column[at] = values
-                    else:
-                        np.add.at(column, at, values)
+        cells = await self._past.between(index, first, min(tail, stop))
+        at = cells.window - first, np.searchsorted(index, cells.transformer)
+        for column, values in zip(found, (cells.wh, cells.varh, cells.covered), strict=True):
+            column[at] = values
         last = min(stop, overload.head + 1)
         if tail < last:
-            for column, values in zip(found, overload.sums(index, tail, last), strict=True):
+            sums = overload.sums(index, tail, last)
+            for column, values in zip(found, (sums.wh, sums.varh, sums.covered), strict=True):
                 column[tail - first : last - first] = values
         return found
 

@@ -12,6 +12,7 @@ import numpy as np
 from psycopg_pool import AsyncConnectionPool
 
 from meterwatch.episodes import Episode
+from meterwatch.known_loads import KnownLoads
 from meterwatch.user_judging import judged
 from meterwatch.user_loads import LoadRows
 from meterwatch.user_rules import RuleSet
@@ -42,7 +43,7 @@ async def replay_rules(pool: AsyncConnectionPool[Any], rules: RuleSet, from_us: 
     topology = await RegistryStore(pool).load_topology(to_us)
     reads = StoredReads(store, topology)
     overload = Overload(topology)
-    past = PastLoads(pool, overload.members.window_s)
+    past = KnownLoads(overload, PastLoads(pool, overload.members.window_s))
     found: list[Found] = []
     for on in On:
         assets = np.arange(assets_of(on, topology), dtype=np.int32)

@@ -26,8 +26,8 @@ from meterwatch.contract_reads import judge_touched
 from meterwatch.day_marks import DayMarks
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, StorageUnavailable
-from meterwatch.late_heat import looked_back
-from meterwatch.late_loads import judged
+from meterwatch.known_loads import KnownLoads
+from meterwatch.late_loads import judged, judged_turn, waiting
 from meterwatch.quality import METHOD_MASK
 from meterwatch.registers import RegisterChange
 from meterwatch.stored_loads import Told, restore
@@ -36,6 +36,7 @@ from meterwatch.topology import Topology
 from meterwatch.wired_user_rules import UserRules
 from rules.engine import LOOKBACK_S, MARGIN_S, Engine, Wanted
 from rules.hot_words import RULE as HOT
+from rules.overload import Overload
 from storage.arrived import Arrived
 from storage.changes import joined
 from storage.history import History
@@ -49,7 +50,7 @@ HEARD_TOGETHER: Final = 5_000
 PUT_OFF_S: Final = 5.0
 """How far the stored loads may be behind the reads, when those come in no order. (ours)"""
 PAST_SHARE: Final = 0.25
-"""Of the time, for judging windows that have left the ring, while more of them come. (ours)"""
+"""Of the time, for judging anew what had been judged for good, all rules together, while more of it comes. (ours)"""
 PAST_SAVED_S: Final = 0.5
 """So much of it at once: some thousand transformers are judged before the ack, more wait their turn. (ours)"""
 OWED_MAX: Final = 10_000
@@ -86,7 +87,7 @@ class WiredRules:
         self._clock = clock
         self.user = user
         self._put_off_s: float | None = None
-        self._past, self._heat = (TimeShare(PAST_SHARE, PAST_SAVED_S) for _ in range(2))
+        self._past = TimeShare(PAST_SHARE, PAST_SAVED_S)
         self._owing: deque[tuple[int, list[int]]] = deque()
         """Batches evaluated and owed, and the turn of the overload rule in which their reads were observed."""
         self.counted: frozenset[int] = frozenset()
@@ -125,16 +126,12 @@ class WiredRules:
         if self.user is not None:
             await self.user.judge()
         await judge_touched(self.engine.contract, self._history)
-        overload = self.engine.overload
-        stored = PastLoads(self._history.pool, overload.members.window_s)
         whole = whole or len(self._owing) >= OWED_MAX
-        self._heat.start()
-        await looked_back(self.engine.hot_spot, stored, now_us, lambda: self._heat.goes_on() or whole)
-        self._heat.goes_on()
         self._past.start()
         found = await judged(
-            overload, stored, lambda: self.engine.evaluate(now_us), lambda: self._past.goes_on() or whole
-        )
+            self.engine.past, self.engine.overload, known_loads(self._history, self.engine.overload), now_us,
+            lambda: self.engine.evaluate(now_us), lambda: self._past.goes_on() or whole,
+        )  # fmt: skip
         self._past.goes_on()
         return signed(found + (self.user.taken() if self.user is not None else []), self._version)
 
@@ -183,12 +180,13 @@ class WiredRules:
     async def settle(self, desk: AlarmDesk, verdicts: Sequence[Verdict] = (), batch_ids: Sequence[int] = ()) -> None:
         """Commit all loads, with verdicts and batches."""
         overload = self.engine.overload
-        judged_turn = self._judged_turn
-        past_owed = judged_turn < overload.turn
-        done = list(takewhile(lambda owing: owing[0] <= judged_turn, self._owing))
+        turn = self._judged_turn
+        past_owed = turn < overload.turn
+        done = list(takewhile(lambda owing: owing[0] <= turn, self._owing))
         batches = tuple(batch_id for _, some in done for batch_id in some)
-        await desk.record(verdicts, batch_ids, replace(overload.unsaved(), past_owed=past_owed, judged=batches))
-        overload.saved()
+        loads = replace(overload.unsaved(owing=past_owed), past_owed=past_owed, judged=batches)
+        await desk.record(verdicts, batch_ids, loads)
+        overload.saved(owing=past_owed)
         self._put_off_s = None
         for _ in done:
             self._owing.popleft()
@@ -217,13 +215,12 @@ class WiredRules:
 
     @property
     def past_owed(self) -> int:
-        """Transformers that wait to be judged: with windows before the ring, or temperatures before the newest ones."""
-        return len(self.engine.overload.late()[0]) + self.engine.hot_spot.waiting
+        """Transformers, and feeders, of which something of the past waits to be judged."""
+        return waiting(self.engine.past)
 
     @property
     def _judged_turn(self) -> int:
-        """Up to this turn of the overload rule everything is judged; -1: nothing is known to be."""
-        return -1 if self.engine.hot_spot.waiting else self.engine.overload.judged_turn
+        return judged_turn(self.engine.past, self.engine.overload.turn)
 
     def deaf_to(self, head_ends: frozenset[int], now_us: int) -> None:
         """These head-ends could not be heard up to now, for reasons of ours."""
@@ -236,6 +233,12 @@ class WiredRules:
             silence.head_end_connected(head_end_id, now_us)
         else:
             silence.head_end_gone(head_end_id, now_us)
+
+
+def known_loads(history: History, overload: Overload) -> KnownLoads:
+    """The loads the rules rest on, after the next commit."""
+    members = overload.members
+    return KnownLoads(overload, PastLoads(history.pool, members.window_s, phases=members.phase is not None))
 
 
 def signed(verdicts: list[Verdict], version: str) -> list[Verdict]:

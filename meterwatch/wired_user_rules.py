@@ -20,6 +20,7 @@ from meterwatch.alarms import USER_PREFIX, Alarm, AlarmState
 from meterwatch.batch import ReadChange, Reads, Stored
 from meterwatch.clock import US
 from meterwatch.episodes import Episode, Verdict
+from meterwatch.known_loads import KnownLoads
 from meterwatch.metrics import Metrics
 from meterwatch.topology import Topology
 from meterwatch.user_judging import judged
@@ -118,7 +119,7 @@ class UserRules:
                 else:
                     closing.append(_ended(alarm, self._now_us()))
         reads = StoredReads(self._store, topology)
-        past = PastLoads(self._store.pool, overload.members.window_s)
+        past = KnownLoads(overload, PastLoads(self._store.pool, overload.members.window_s))
         self._loads = {
             on: LoadRows(on, overload, topology, past, reads.oldest_us) for on in kernels if on is not On.METER
         }

@@ -25,8 +25,10 @@ from meterwatch.topology import Topology
 from rules import outage
 from rules.by_design import Plans
 from rules.contract import Contract
+from rules.heat_past import PastHeat
 from rules.hot_spot import HotSpot
 from rules.interruptions import Heard
+from rules.late import JudgesPast
 from rules.overdue import SPOKE_BEFORE_US, Paths
 from rules.overload import Overload
 from rules.phase_votes import begins, heard_of, lost_runs, returns
@@ -107,6 +109,10 @@ class Engine:
         self.overload = Overload(topology, self.profile.overload)
         self.hot_spot = HotSpot(topology, self.profile.hot_spot, self.overload)
         self.contract = Contract(topology, self.profile.contract)
+        self.past: tuple[JudgesPast, ...] = (*self.overload.past, PastHeat(self.hot_spot))
+        """All that judges windows anew which had been judged for good: OVERLOAD, REVERSE, PHASE and UNBALANCE of
+        transformers, OVERLOAD of feeders, HOT_SPOT. Outages ask for their votes by `wanted`, however old; silence is of
+        now."""
         self.silence = Silence(topology, self.profile.silence)
         self._tree = Tree(topology)
         self._plans = Plans(topology, self.profile.outage)

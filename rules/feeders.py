@@ -14,6 +14,8 @@ import numpy as np
 from meterwatch.loads import Loads
 from meterwatch.topology import Topology
 from rules.ladder import Floats, Ints, Ladder, OverloadProfile
+from rules.load import Sums
+from rules.past import Measured
 from rules.rated import FEEDER, Wording
 from rules.rungs import Rungs, Windows
 
@@ -40,6 +42,7 @@ class Feeders:
         judged[judged] = self.vah[self._of[judged]] > 0
         self._of[~judged] = -1
         self._any = bool(judged.any())
+        """Nothing is summed up and judged otherwise."""
         self._wh, self._varh, self._covered, self._expected = (
             np.zeros((windows.count, n if self._any else 0), np.int64) for _ in range(4)
         )
@@ -47,6 +50,11 @@ class Feeders:
         wording = Wording(FEEDER, topology.feeder, rated_kva, supplied, profile)
         self.rungs = Rungs("OVERLOAD", "feeder", n if self._any else 0, profile, windows, self._load, wording.episode)
         self._calm_vah = self.vah * Ladder(profile).calm_pu
+
+    @property
+    def past(self) -> tuple[list[Measured], Ints]:
+        """What is judged of windows before the ring, and the feeder of each transformer, -1: none."""
+        return [Measured(self.rungs, self.vah > 0, self._b)] if self._any else [], self._of
 
     def supplied_by(self, feeder: int) -> Ints:
         """Transformers of a feeder; none of one that is not judged."""
@@ -78,10 +86,15 @@ class Feeders:
 
     def _load(self, index: Ints, first: int, stop: int) -> tuple[Floats, Floats]:
         at = np.ix_(np.arange(first, stop) % self._windows.count, index)
-        rated, expected = self.vah[index], self._expected[at]
-        apparent = np.hypot(self._wh[at], self._varh[at]) * self._profile.loss_factor
-        b = np.divide(apparent, rated, out=np.full(apparent.shape, np.nan), where=rated > 0)
-        return b, np.divide(self._covered[at], expected, out=np.zeros(b.shape), where=expected > 0)
+        sums = Sums(self._wh[at], self._varh[at], self._covered[at], self._expected[at])
+        return self._b(index, sums), sums.coverage
+
+    def _b(self, index: Ints, sums: Sums) -> Floats:
+        """b of the feeders `index` [windows, feeders]; NaN without a rating."""
+        rated = self.vah[index]
+        apparent = np.hypot(sums.wh, sums.varh) * self._profile.loss_factor
+        b: Floats = np.divide(apparent, rated, out=np.full(apparent.shape, np.nan), where=rated > 0)
+        return b
 
     def restless(self, cells: Loads, expected: Ints) -> Ints:
         """Transformers of the feeders that may have a level latched or held before these cells, of one window.

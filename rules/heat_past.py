@@ -1,105 +1,249 @@
 """Temperatures in windows that the near ones do not show: late and corrected reads, late air, a start.
 
-A Lookback folds the loads of some transformers from far enough before their first changed window: a calm before it, so
-that nothing of what was before is open, and the warm-up before that day. It asks for the loads that have left the ring
-(`wanted`) and goes twice as far back each time until everybody's calm is found, or all there is was judged. Memory: the
-loads of that time. Refuses to know: the database, alarms, the clock. Nothing here changes the rule.
+Argument. A load is felt in fewer than `Days.reach` windows. So a change in windows a..b changes no temperature from
+b + reach on, and what is said from the first calm after that (rules.heat) is what was said before; what is said from
+the last calm before a on follows from the loads since then and the warm-up before that day. A Lookback folds the loads
+between the two calms, and up to the near windows where there is none after: there the rule goes on from it. Most
+transformers have loads so low all the while that nothing can be hot; of those nothing is stepped.
+
+The loads that have left the ring are asked for piece by piece, a day and its warm-up at least, so memory is a piece.
+Refuses to know: the database, alarms, the clock. Nothing here changes the rule.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from meterwatch.episodes import Verdict
 from meterwatch.loads import Loads
-from rules.heat import Heat, HeatState, step
+from rules.heat import Bools, Heat, HeatState, step
 from rules.hot_spot import HotSpot
+from rules.ladder import NEVER, Ints
+from rules.late import Late
 from rules.thermal import Floats
 from rules.twin import Twin
 
-Ints = NDArray[np.int64]
 TRANSFORMERS_TOGETHER: Final = 500
-DAYS_MAX: Final = 32
-"""Heat that has lasted for longer is dated to that day. (ours)"""
+CELLS_TOGETHER: Final = 200_000
+"""Of one piece, 1.6 MB a column; a day and its warm-up of a transformer are 168."""
+SLACK_WINDOWS: Final = 8
+"""Looked at beyond the least in which a calm may lie: some windows are not known."""
+
+
+class PastHeat:
+    """HOT_SPOT as rules.late.JudgesPast."""
+
+    asset_kind = "transformer"
+
+    def __init__(self, rule: HotSpot) -> None:
+        self._rule = rule
+
+    @property
+    def late(self) -> Late:
+        return self._rule.late
+
+    def waiting(self, now_us: int) -> Ints:
+        self._rule.sort_out(now_us)
+        return self.late.waiting()
+
+    def part(self, waiting: Ints) -> int:
+        some = waiting[:TRANSFORMERS_TOGETHER]
+        first = np.minimum.accumulate(self.late.first[some])
+        last = np.minimum(np.maximum.accumulate(self.late.last[some]), self._rule.at)
+        cells = (last - first + 2 * _margin(self._rule)) * np.arange(1, len(some) + 1)
+        return max(int(np.searchsorted(cells, CELLS_TOGETHER, "right")), 1)
+
+    def made_of(self, assets: Ints) -> Ints:
+        return assets
+
+    def fold(self, assets: Ints, oldest: int) -> Lookback:
+        return Lookback(self._rule, assets, self.late.first[assets], self.late.last[assets], oldest)
 
 
 class Lookback:
-    """Some transformers, ascending, and the first changed window of each. Give until `wanted` is None."""
+    """Some transformers, ascending, and the windows of each that changed; as rules.late.Fold.
 
-    def __init__(self, rule: HotSpot, index: Ints, first: Ints, oldest: int) -> None:
+    Three steps: who was cool all the while; the calm before, backwards; the fold, forward.
+    """
+
+    def __init__(self, rule: HotSpot, index: Ints, first: Ints, last: Ints, oldest: int) -> None:
         """oldest: no window before it has a load."""
-        self.index, self._rule, self._first, self._oldest = index, rule, first, oldest
+        self._rule, self._all, self._oldest = rule, index, oldest
+        self._cool: list[Verdict] | None = None
+        """Of who was cool; None: not known yet."""
+        self._take(index, first, np.minimum(last, rule.at))
+        self._back: int | None = int(first.min())
+        """Windows before it are still to be looked through, backwards; None: the fold goes forward."""
         self._days = 1
-        self._done = False
-        n = len(index)
-        self._twin = Twin(rule.profile, rule.days, rule.parameters.take(index))
-        self._heat = HeatState.cold(n)
-        self._since = np.full(n, -1, np.int64)
+        self._at = 0
+        """First window that is not folded."""
+        self._judged_from = 0
         self._ended: dict[int, list[Heat]] = {}
 
+    def _take(self, index: Ints, first: Ints, last: Ints) -> None:
+        rule, n = self._rule, len(index)
+        self.index, self._first, self._last = index, first, last
+        self._since = np.full(n, -1, np.int64)
+        """Of each: the window after the calm before; -1: not found yet."""
+        self._until = np.full(n, NEVER)
+        """Of each: the window after the calm that follows; NEVER: not found (yet)."""
+        self._calm = np.zeros(n, np.int64)
+        """Known windows in a row with nothing held, of those that can end it."""
+        self._twin = Twin(rule.profile, rule.days, rule.parameters.take(index))
+        self._heat = HeatState.cold(n)
+
     @property
-    def _begin(self) -> int:
-        """First window folded; the warm-up from here on says nothing of heat."""
-        days = self._rule.days
-        return days.begin_of(int(self._first.min())) - (self._days - 1) * days.windows
+    def transformers(self) -> Ints:
+        """Whose loads are wanted."""
+        return self.index
 
     def wanted(self) -> tuple[int, int] | None:
-        """Windows from..to-1 whose loads are needed beside those of the ring; maybe none (from == to). None: done."""
-        if self._done:
+        piece = self._piece()
+        if piece is None:
             return None
-        return self._begin, max(min(self._rule.overload.tail, self._rule.at), self._begin)
+        first, stop = piece
+        return first, max(first, min(stop, self._rule.overload.tail))
+
+    def _piece(self) -> tuple[int, int] | None:
+        """Windows looked at next, those of the ring too."""
+        rule, days = self._rule, self._rule.days
+        if self._cool is None:
+            margin = _margin(rule)
+            return int(self._first.min()) - margin, min(int(self._last.max()) + margin, rule.at)
+        if not len(self.index):
+            return None
+        if self._back is not None:
+            return days.begin_of(self._back - 1) - (self._days - 1) * days.windows, self._back
+        if self._at >= rule.at or (self._until < NEVER).all():
+            return None
+        return self._at, min(self._at + self._days * days.windows, rule.at)
 
     def given(self, cells: Loads) -> None:
-        """The loads of the windows wanted: cells of these transformers; those that are missing are empty."""
-        wanted = self.wanted()
-        assert wanted is not None
-        rule = self._rule
-        ring = rule.loads(self.index, wanted[1], max(rule.at, wanted[1]))
-        self._fold(wanted[0], np.concatenate([self._table(cells, *wanted), ring])[: rule.at - wanted[0]])
-        begin = self._begin + rule.days.warm_windows
-        if (self._since < 0).any() and begin > self._oldest and self._days < DAYS_MAX:
-            self._days *= 2
+        piece = self._piece()
+        assert piece is not None
+        first, stop = piece
+        load = self._table(cells, first, stop)
+        if self._cool is None:
+            self._pass_over_cool(first, load)
             return
-        self._since = np.where(self._since < 0, np.minimum(begin, self._first), self._since)
-        self._done = True
+        if self._back is not None:
+            self._look_back(first, load)
+        else:
+            self._fold(first, load)
+        self._days = min(2 * self._days, max(CELLS_TOGETHER // (len(self.index) * self._rule.days.windows), 1))
 
     def _table(self, cells: Loads, first: int, stop: int) -> Floats:
         """b [windows, transformers], NaN where it is not known."""
-        overload, shape = self._rule.overload, (stop - first, len(self.index))
-        at = cells.window - first, np.searchsorted(self.index, cells.transformer)
-        wh, varh, covered, expected = (np.zeros(shape, np.int64) for _ in range(4))
-        wh[at], varh[at], covered[at] = cells.wh, cells.varh, cells.covered
-        expected[at] = overload.members.expected_of(cells)
-        b = overload.rated.ratio(self.index, wh, varh)
-        known = (expected > 0) & (covered >= overload.profile.coverage_min * expected)
-        return np.where(known, b, np.nan)
+        rule, overload = self._rule, self._rule.overload
+        b = rule.loads(self.index, first, stop)
+        if first >= overload.tail:
+            return b
+        column = np.full(overload.members.transformers, -1, np.int64)
+        column[self.index] = np.arange(len(self.index))
+        sums = overload.members.sums(cells, column, len(self.index), first, min(stop, overload.tail))
+        known = sums.coverage >= overload.profile.coverage_min
+        b[: len(known)] = np.where(known, overload.rated.load(self.index, sums), np.nan)
+        return b
+
+    def _pass_over_cool(self, begin: int, load: Floats) -> None:
+        """Who had no load that may make it hot, from long enough before the change to long enough after it."""
+        rule, reach = self._rule, self._rule.days.reach
+        cool = _counted(load > rule.safe_pu[self.index], reach) == 0
+        cool[: reach - 1] = False  # what was before is not known
+        calm = _counted(cool & ~np.isnan(load), rule.falls_after) == rule.falls_after
+        after = np.arange(begin + 1, begin + len(load) + 1)[:, None]
+        """The window after each."""
+        since = np.where(calm & (after <= self._first), after, -1).max(axis=0)
+        until = np.where(calm & (after - rule.falls_after >= self._last + reach), after, NEVER).min(axis=0)
+        warm = (~cool & (after > since) & (after <= until)).any(axis=0)
+        done = (since >= 0) & (until < NEVER) & ~warm
+        self._cool = [
+            rule.verdict(transformer, first, (), stop)
+            for transformer, first, stop in zip(
+                self.index[done].tolist(), since[done].tolist(), until[done].tolist(), strict=True
+            )
+        ]
+        self._take(self.index[~done], self._first[~done], self._last[~done])
+        self._back = int(self._first.min(initial=NEVER))
+
+    def _look_back(self, begin: int, load: Floats) -> None:
+        rule, days = self._rule, self._rule.days
+        twin = Twin(rule.profile, days, rule.parameters.take(self.index))
+        calm, since = np.zeros(len(self.index), np.int64), np.full(len(self.index), -1, np.int64)
+        air = rule.air_of(self.index, begin, begin + len(load))
+        judged_from = begin + days.warm_windows
+        for window, b in enumerate(load, begin):
+            twin.step(window, b, air[window - begin])
+            if window >= judged_from:
+                calm = _in_a_row(calm, ~np.isnan(b), twin.levels()[2] == 0)
+                since[calm >= rule.falls_after] = window + 1
+        self._since = np.where(self._since < 0, since, self._since)
+        if (self._since < 0).any() and judged_from > self._oldest:
+            self._back = judged_from
+            return
+        self._since = np.where(self._since < 0, np.minimum(judged_from, self._first), self._since)
+        self._back = None
+        self._at = days.begin_of(min(int(self._since.min()), rule.at - 1))
+        self._judged_from = self._at + days.warm_windows
 
     def _fold(self, begin: int, load: Floats) -> None:
-        rule, n = self._rule, len(self.index)
-        warm = rule.days.warm_windows
-        self._twin, self._heat = Twin(rule.profile, rule.days, rule.parameters.take(self.index)), HeatState.cold(n)
-        self._ended, self._since = {}, np.full(n, -1, np.int64)
+        rule = self._rule
         air = rule.air_of(self.index, begin, begin + len(load))
-        calm = np.zeros(n, np.int64)
         for window, b in enumerate(load, begin):
             self._twin.step(window, b, air[window - begin])
-            if window < begin + warm:
+            if window < self._judged_from:
                 continue
             _, reached, held = self._twin.levels()
             known = ~np.isnan(b)
-            calm = np.where(known, np.where(held == 0, calm + 1, 0), calm)
-            rests = (calm >= rule.falls_after) & (window < self._first)
-            self._since[rests] = window + 1
             over = step(self._heat, window, rule.falls_after, known, reached, held, self._twin.now.hot_spot_c)
             for i in over.tolist():
                 self._ended.setdefault(i, []).append(self._heat.heat(i, window))
+            self._calm = _in_a_row(self._calm, known & (window >= self._last + rule.days.reach), held == 0)
+            self._until[(self._calm >= rule.falls_after) & (self._until == NEVER)] = window + 1
+        self._at = begin + len(load)
 
-    def tell(self) -> None:
-        """Let the rule know what is so just before its near windows, and since when all is known."""
-        ended = {
-            i: [one for one in heats if one.cleared is not None and one.cleared >= self._since[i]]
-            for i, heats in self._ended.items()
-        }
-        self._rule.looked_back(self.index, self._twin, self._heat, self._since, ended)
+    def result(self) -> tuple[list[Verdict], Callable[[], None]]:
+        """As rules.late.Fold; of who goes on into the near windows the rule itself says all."""
+        rule, everybody = self._rule, self._all
+        ended = {i: self._between(i, heats) for i, heats in self._ended.items()}
+        over, lasts = np.flatnonzero(self._until < NEVER), np.flatnonzero(self._until == NEVER)
+        said = [
+            rule.verdict(
+                int(self.index[i]), int(self._since[i]), rule.dressed(int(self.index[i]), ended.get(i, [])),
+                int(self._until[i]),
+            )
+            for i in over.tolist()
+        ]  # fmt: skip
+        index, since = self.index[lasts], self._since[lasts]
+        twin, heat = self._twin.take(lasts), self._heat.take(lasts)
+        in_near = {row: ended[i] for row, i in enumerate(lasts.tolist()) if i in ended}
+
+        def taken() -> None:
+            rule.late.judged(everybody)
+            rule.looked_back(index, twin, heat, since, in_near)
+
+        return [*(self._cool or []), *said], taken
+
+    def _between(self, i: int, heats: list[Heat]) -> list[Heat]:
+        since, until = int(self._since[i]), int(self._until[i])
+        return [one for one in heats if one.cleared is not None and one.cleared >= since and one.onset < until]
+
+
+def _margin(rule: HotSpot) -> int:
+    """So many windows before a change and after it say whether it was cool all the while."""
+    return rule.days.reach + rule.falls_after + SLACK_WINDOWS
+
+
+def _counted(mask: Bools, windows: int) -> Ints:
+    """How many of the last so many windows, this one among them, are True. [windows, n]."""
+    count = np.cumsum(mask, axis=0, dtype=np.int64)
+    count[windows:] -= count[:-windows].copy()
+    return count
+
+
+def _in_a_row(calm: Ints, known: Bools, cool: Bools) -> Ints:
+    """Known windows in a row with nothing held, after one more; what is not known is passed over."""
+    return np.where(known, np.where(cool, calm + 1, 0), calm)

@@ -3,12 +3,12 @@
 Argument. The temperature after a window follows from the loads of at most `Days.reach` windows (rules.twin), and what
 is said of a time from the last calm before it (rules.heat). So a change is judged from its own window on:
   - in the few newest windows, by folding those from the state before them (`near`), which everybody has;
-  - in an older one, by a Lookback over the loads since the calm before it, which are asked for (`wanted`).
+  - in an older one, by a Lookback over the loads from the calm before it to the calm after it (rules.heat_past); until
+    then it is `late`.
 A transformer whose loads have stayed below `safe_pu` for as long as a load is felt cannot be hot, whatever the order of
 its loads: it is stepped with all the others and costs nothing else.
 
-Promises: any order and split of reads that come while their window is in the ring give the same verdicts, and so does a
-restart. A read behind the ring counts in what is judged later, and begins no judgement of windows behind the ring.
+Promises: any order and split of reads give the same verdicts, however late they come, and so does a restart.
 Refuses to know: the database, alarms, the wall clock.
 """
 
@@ -21,13 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.clock import US
-from meterwatch.episodes import Verdict
+from meterwatch.episodes import Episode, Verdict
 from meterwatch.errors import ConfigError
 from meterwatch.loads import Loads
 from meterwatch.topology import Topology
 from meterwatch.weather import Weather
 from rules.heat import Heat, HeatState, step
 from rules.hot_words import RULE, Figures, episode
+from rules.late import NEXT_TURN, Late
 from rules.overload import Overload
 from rules.thermal import Floats, Thermal, ThermalParameters, ageing_factor
 from rules.twin import Days, HotSpotProfile, Twin
@@ -35,6 +36,8 @@ from rules.twin import Days, HotSpotProfile, Twin
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 NEVER = int(np.iinfo(np.int64).max)
+UP_TO_NOW = NEVER // 2
+"""As the last window that changed: whatever comes, the temperatures are not known yet."""
 HOT_AIR_C = 40.0
 """Air as hot as this is reckoned with always; hotter by AIR_STEP_C at a time as it is told. (ours)"""
 AIR_STEP_C = 5.0
@@ -90,7 +93,8 @@ class HotSpot:
         )
         self._weather = weather or Weather()
         self._air_c = _reckoned_c(self._weather)
-        self._safe_pu = _safe_pu(profile, self.parameters, self._air_c)
+        self.safe_pu = _safe_pu(profile, self.parameters, self._air_c)
+        """[n]: loads up to this make nobody hot, however long."""
 
         overload.heard = self.heard
         self._at = -1
@@ -103,8 +107,11 @@ class HotSpot:
         """Newest window before _at with a load that may make it hot."""
         self._told = np.zeros(n, np.bool_)
         self._touched_from, self._touched_to = np.full(n, NEVER), np.full(n, -1, np.int64)
-        self._far_from = np.full(n, NEVER)
-        """Windows before _at changed, from here on; a Lookback is to judge them."""
+        rated = overload.rated.vah > 0
+        self.late = Late(rated)
+        """Windows before _at changed; a Lookback is to judge them."""
+        self._before = Late(rated)
+        """The same, not sorted out yet: of most a Lookback has nothing to say."""
         self._since: dict[int, int] = {}
         self._ended: dict[int, list[Heat]] = {}
         """What Lookbacks found: from where on, and what was over by _at."""
@@ -122,6 +129,12 @@ class HotSpot:
             self._begin(head + 1)
         elif 0 <= self._at < newest - self.overload.profile.ring_windows + 1 + self.days.reach:
             self._advance(head + 1)
+        if self._at > int(cells.window[0]):
+            old = int(np.searchsorted(cells.window, self._at))
+            self._before.note(cells.transformer[:old], cells.window[:old], self.overload.turn)
+            cells = cells.take(slice(old, None))
+            if not len(cells):
+                return
         if int(cells.window[0]) == newest:  # nearly always
             self._touched_from[cells.transformer] = np.minimum(self._touched_from[cells.transformer], newest)
             self._touched_to[cells.transformer] = np.maximum(self._touched_to[cells.transformer], newest)
@@ -142,9 +155,9 @@ class HotSpot:
             differs = ~np.isclose(self._air(before, first, stop), self._air(weather, first, stop), rtol=0, atol=0)
             from_window = np.where(differs.any(axis=0), first + np.argmax(differs, axis=0), NEVER)[self._area_of]
             np.minimum(self._touched_from, from_window, out=self._touched_from)
-            np.maximum(self._touched_to, np.where(from_window < NEVER, from_window, -1), out=self._touched_to)
+            np.maximum(self._touched_to, np.where(from_window < NEVER, self._at, -1), out=self._touched_to)
         if air_c != self._air_c:
-            self._air_c, self._safe_pu = air_c, _safe_pu(self.profile, self.parameters, air_c)
+            self._air_c, self.safe_pu = air_c, _safe_pu(self.profile, self.parameters, air_c)
             if self._at >= 0:
                 self._look_for_warm(self._at)
 
@@ -180,7 +193,7 @@ class HotSpot:
         self._look_for_warm(self._at)
         warm = (self._last_warm >= 0) | self._told
         self._touched_from[warm] = np.minimum(self._touched_from[warm], self.overload.tail)
-        self._touched_to[warm] = np.maximum(self._touched_to[warm], self.overload.tail)
+        self._touched_to[warm] = np.maximum(self._touched_to[warm], self._at)
 
     def twin_of(self, index: Ints, at: int) -> Twin:
         """These transformers just before the window `at`, out of the ring."""
@@ -194,7 +207,7 @@ class HotSpot:
     def _look_for_warm(self, stop: int) -> None:
         everyone = np.arange(self._n)
         for window in range(self.overload.tail, stop):
-            warm = self.loads(everyone, window, window + 1)[0] > self._safe_pu
+            warm = self.loads(everyone, window, window + 1)[0] > self.safe_pu
             self._last_warm[warm] = np.maximum(self._last_warm[warm], window)
 
     def _advance(self, to: int) -> None:
@@ -206,7 +219,7 @@ class HotSpot:
         for window in range(self._at, to):
             load = self.loads(everyone, window, window + 1)[0]
             self._twin.step(window, load, self.air_of(everyone, window, window + 1)[0])
-            self._last_warm[load > self._safe_pu] = window
+            self._last_warm[load > self.safe_pu] = window
             hot = np.flatnonzero((self._heat.level > 0) | (self._last_warm > window - self.days.reach))
             if len(hot):
                 self._refresh(hot, window + 1)
@@ -222,24 +235,18 @@ class HotSpot:
         if not len(index):
             return
         if self.days.begin_of(at - 1) < self.overload.tail:
-            self._far_from[index] = np.minimum(self._far_from[index], at)
+            for window in (at, UP_TO_NOW):
+                self.late.note(index, np.full(len(index), window), NEXT_TURN)
             return
         self._twin.put(index, self.twin_of(index, at))
         self._stale[index] = False
 
     # Windows before the near ones
 
-    def wanted(self, now_us: int) -> tuple[Ints, Ints]:
-        """Transformers to look back at, and from which window on each changed. Answer by a Lookback, then judge."""
+    def sort_out(self, now_us: int) -> None:
+        """Find who is late by now."""
         if self.overload.head >= 0:
             self._sort_out(self._stop(now_us))
-        index = np.flatnonzero(self._far_from < NEVER)
-        return index, self._far_from[index]
-
-    @property
-    def waiting(self) -> int:
-        """Transformers that are to be looked back at before anything is said of them."""
-        return int(np.count_nonzero(self._far_from < NEVER))
 
     @property
     def at(self) -> int:
@@ -251,7 +258,6 @@ class HotSpot:
         self._twin.put(index, twin)
         self._heat.put(index, heat)
         self._stale[index] = False
-        self._far_from[index] = NEVER
         self._touched_from[index] = np.minimum(self._touched_from[index], self._at)
         self._touched_to[index] = np.maximum(self._touched_to[index], self._at)
         for i, transformer in enumerate(index.tolist()):
@@ -267,22 +273,37 @@ class HotSpot:
             self._begin(stop)
         if stop - self.profile.near_windows - self._at > self.days.reach:
             self._advance(stop - self.profile.near_windows)
-        old = np.flatnonzero(self._touched_from < self._at)
+        self._passed()
+        old = np.flatnonzero(self._before.last >= 0)
         if not len(old):
             return
-        tail = self.overload.tail
-        self._stale[old] = True
-        behind = self._touched_from[old] < tail
-        unseen = np.where(behind, np.minimum(self._touched_to[old], tail - 1), -1)
-        first = np.maximum(self._touched_from[old], tail)
-        warm = self.loads(old, int(first.min()), self._at) > self._safe_pu[old]
+        tail, before = self.overload.tail, self._before
+        first, last, turn = before.first[old], before.last[old], before.turn[old]
+        before.judged(old)
+        self._stale[old[last + self.days.reach >= self._at]] = True
+        behind, shown = first < tail, np.maximum(first, tail)
+        warm = self.loads(old, int(shown.min()), self._at) > self.safe_pu[old]
         newest = np.where(warm.any(axis=0), self._at - 1 - np.argmax(warm[::-1], axis=0), -1)
+        unseen = np.where(behind, np.minimum(last, tail - 1), -1)
         self._last_warm[old] = np.maximum(self._last_warm[old], np.maximum(newest, unseen))
-        may = self._told[old] | (self._heat.level[old] > 0) | (self._last_warm[old] > first - self.days.reach)
-        far = old[may]
-        self._far_from[far] = np.minimum(self._far_from[far], first[may])
-        self._touched_from[old] = np.where(self._touched_to[old] >= self._at, self._at, NEVER)
-        self._touched_to[old[self._touched_from[old] == NEVER]] = -1
+        may = self._told[old] | (self._heat.level[old] > 0) | (self._last_warm[old] > shown - self.days.reach) | behind
+        turn = np.where(behind, turn, NEXT_TURN)  # what is still in the ring is of today
+        for window in (first, last):
+            self.late.note(old[may], window[may], turn[may])
+
+    def _passed(self) -> None:
+        """What changed and was not judged before _at passed it."""
+        index = np.flatnonzero(self._touched_from < self._at)
+        last = self._touched_to[index]
+        for window in (self._touched_from[index], np.minimum(last, self._at - 1)):
+            self._before.note(index, window, self.overload.turn)
+        self._touched_from[index] = np.where(last >= self._at, self._at, NEVER)
+        self._touched_to[index[last < self._at]] = -1
+
+    def _waits(self, index: Ints) -> Bools:
+        """True where what is late changes the temperatures of the near windows: nothing is said of those."""
+        waits: Bools = self.late.last[index] >= self._at - self.days.reach
+        return waits
 
     # Verdicts out
 
@@ -297,7 +318,8 @@ class HotSpot:
             return []
         stop = self._stop(now_us)
         self._sort_out(stop)
-        index = np.flatnonzero((self._touched_from < stop) & (self._far_from == NEVER))
+        index = np.flatnonzero(self._touched_from < stop)
+        index = index[~self._waits(index)]
         waiting = self._touched_to[index] >= stop
         self._touched_from[index] = np.where(waiting, stop, NEVER)
         self._touched_to[index[~waiting]] = -1
@@ -308,7 +330,7 @@ class HotSpot:
 
     def _may_be_hot(self, index: Ints, load: Floats) -> Bools:
         """load [windows, transformers]: of the near windows."""
-        warm = (load > self._safe_pu[index]).any(axis=0) | (self._last_warm[index] > self._at - self.days.reach)
+        warm = (load > self.safe_pu[index]).any(axis=0) | (self._last_warm[index] > self._at - self.days.reach)
         known = np.isin(index, np.fromiter(self._since, np.int64, len(self._since)))
         may: Bools = warm | (self._heat.level[index] > 0) | self._told[index] | known
         return may
@@ -317,7 +339,7 @@ class HotSpot:
         load = self.loads(index, self._at, stop)
         may = self._may_be_hot(index, load)
         self._refresh(index[may], self._at)
-        may &= self._far_from[index] == NEVER
+        may &= ~self._waits(index)
         index, load = index[may], load[:, may]
         if not len(index):
             return []
@@ -331,11 +353,22 @@ class HotSpot:
             since = self._since.pop(transformer, None)
             if heats or self._told[transformer] or since is not None:  # looked back: what was told of then may be over
                 since = self._at if since is None else since
-                name, rated = self._topology.transformer[transformer], float(self._topology.rated_kva[transformer])
-                dressed = tuple(episode(self.profile, name, rated, one, figures, i, self.window_us) for one in heats)
-                verdicts.append(Verdict(RULE, "transformer", transformer, since * self.window_us + 1, dressed))
+                verdicts.append(self.verdict(transformer, since, self.dressed(transformer, heats, figures, i)))
             self._told[transformer] = bool(heats)
         return verdicts
+
+    def dressed(
+        self, transformer: int, heats: Sequence[Heat], figures: Figures | None = None, i: int = 0
+    ) -> tuple[Episode, ...]:
+        """Its episodes for people. figures: of row i, of the newest windows; None: none of them lasts."""
+        name, rated = self._topology.transformer[transformer], float(self._topology.rated_kva[transformer])
+        known = Figures.none(0) if figures is None else figures
+        return tuple(episode(self.profile, name, rated, one, known, i, self.window_us) for one in heats)
+
+    def verdict(self, transformer: int, since: int, episodes: tuple[Episode, ...], until: int | None = None) -> Verdict:
+        """Of the windows from `since` on; until: up to this one, None: up to now."""
+        until_us = None if until is None else until * self.window_us
+        return Verdict(RULE, "transformer", transformer, since * self.window_us + 1, episodes, until_us=until_us)
 
     def fold(
         self, twin: Twin, heat: HeatState, index: Ints, first: int, load: Floats, figures: Figures | None = None

@@ -7,6 +7,7 @@ coverage. A read counts for the transformer that supplied the meter when its int
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import sqrt
 from typing import Any, NamedTuple
 
@@ -25,6 +26,29 @@ CONTRACT_W_UNKNOWN = 1000
 NEVER = int(np.iinfo(np.int64).max)
 
 Ints = NDArray[np.int64]
+
+
+class Sums(NamedTuple):
+    """What assets carried in windows, int64 [windows, assets] each; sums of cells."""
+
+    wh: Ints
+    varh: Ints
+    covered: Ints
+    expected: Ints
+    """Weight-seconds of all members in service."""
+    phase_wh: NDArray[np.integer] | None = None
+    """[windows, assets, 3]; None: not counted."""
+
+    @property
+    def coverage(self) -> NDArray[np.float64]:
+        """Share of the expected weight-seconds that has reported, 0 to 1."""
+        return np.divide(self.covered, self.expected, out=np.zeros(self.wh.shape), where=self.expected > 0)
+
+    def take(self, windows: slice, assets: NDArray[np.int64]) -> Sums:
+        """Some of both."""
+        phase_wh = None if self.phase_wh is None else self.phase_wh[windows][:, assets]
+        wh, varh, covered, expected = (column[windows][:, assets] for column in self[:4])
+        return Sums(wh, varh, covered, expected, phase_wh)
 
 
 class _Stays(NamedTuple):
@@ -158,10 +182,45 @@ class Members:
     def expected_of(self, cells: Loads) -> Ints:
         """Weight-seconds expected in each of these cells."""
         expected = np.zeros(len(cells), np.int64)
-        for window in np.unique(cells.window).tolist():
-            here = cells.window == window
-            expected[here] = self.expected(window)[cells.transformer[here]]
+        order = np.argsort(cells.window, kind="stable")
+        window = cells.window[order]
+        for first, stop in pairwise(np.flatnonzero(np.diff(window, prepend=-1, append=-1)).tolist()):
+            here = order[first:stop]
+            expected[here] = self.expected(int(window[first]))[cells.transformer[here]]
         return expected
+
+    def sums(self, cells: Loads, column_of: Ints, columns: int, first: int, stop: int) -> Sums:
+        """What assets carried in windows first..stop-1, from all cells of the transformers they are made of.
+
+        column_of: of each transformer, the column of the asset it adds to; -1: none.
+        """
+        column = column_of[cells.transformer]
+        mine = np.flatnonzero(column >= 0)
+        at = cells.window[mine] - first, column[mine]
+        shape = stop - first, columns
+        wh, varh, covered = (np.zeros(shape, np.int64) for _ in range(3))
+        for found, values in ((wh, cells.wh), (varh, cells.varh), (covered, cells.covered)):
+            np.add.at(found, at, values[mine])
+        phase_wh = None
+        if self.phase is not None:
+            phase_wh = np.zeros((*shape, 3), np.int64)
+            if cells.phase_wh is not None:
+                np.add.at(phase_wh, at, cells.phase_wh[mine])
+        return Sums(wh, varh, covered, self._expected_sums(column_of, columns, first, stop), phase_wh)
+
+    def _expected_sums(self, column_of: Ints, columns: int, first: int, stop: int) -> Ints:
+        mine = np.flatnonzero(column_of >= 0)
+        rows: dict[int, tuple[Ints, Ints]] = {}
+        """By the row of all transformers, which is kept beside: many windows have the same one."""
+        found = np.zeros((stop - first, columns), np.int64)
+        for window in range(first, stop):
+            everybody = self.expected(window)
+            if id(everybody) not in rows:
+                row = np.zeros(columns, np.int64)
+                np.add.at(row, column_of[mine], everybody[mine])
+                rows[id(everybody)] = everybody, row
+            found[window - first] = rows[id(everybody)][1]
+        return found
 
     def cells(self, change: ReadChange) -> tuple[Loads, Ints]:
         """Sums per (transformer, window), and of each read that counts the window in which it ends."""

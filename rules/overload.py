@@ -2,15 +2,14 @@
 
 The sums of the members' reads live in a ring of windows as integers, so the order of reads does not matter and a
 corrected read (-1 old, +1 new) leaves no residue. Estimated and substituted reads are not evidence: they add neither
-energy nor coverage. Three ladders (`rules.rungs`) look at the ring: OVERLOAD of transformers, REVERSE of what they
-deliver upwards, OVERLOAD of feeders out of the sums of their transformers (`rules.feeders`).
+energy nor coverage. Ladders (`rules.rungs`) look at the ring: OVERLOAD of transformers, REVERSE of what they deliver
+upwards, PHASE and UNBALANCE where phases are counted, OVERLOAD of feeders out of the sums of their transformers.
 
 Promises: any order, split or re-send of reads inside the ring gives the same verdicts; of windows that have left it
-this module only knows that they changed, and `rules.past` judges them for OVERLOAD of transformers; REVERSE and feeders
-stay as they were told. An episode begins with the first level latched and ends with the last; it is emitted only once a
-level at or above `page_from_level` was latched, so HEAVY by itself is no alarm. Refuses to know: alarms, the database,
-the wall clock, other rules. Membership is that of the one Topology given; a registry change means a new Overload and a
-rebuild.
+this module only notes that they changed, and `rules.past` judges them for every ladder. An episode begins with the
+first level latched and ends with the last; it is emitted only once a level at or above `page_from_level` was latched,
+so HEAVY by itself is no alarm. Refuses to know: alarms, the database, the wall clock, other rules. Membership is that
+of the one Topology given; a registry change means a new Overload and a rebuild.
 """
 
 from __future__ import annotations
@@ -24,8 +23,9 @@ from meterwatch.episodes import Verdict
 from meterwatch.loads import LoadChange, Loads
 from meterwatch.topology import Topology
 from rules.feeders import Feeders
-from rules.ladder import NEVER, Floats, Ints, Ladder, LadderState, OverloadProfile
-from rules.load import Members, joined
+from rules.ladder import Floats, Ints, Ladder, OverloadProfile
+from rules.load import Members, Sums, joined
+from rules.past import Measured, PastLadders
 from rules.phase_ladders import PhaseLadders
 from rules.rated import Rated
 from rules.rungs import Rungs, Windows
@@ -69,20 +69,17 @@ class Overload:
         self._expected: list[Ints] = [np.zeros(0, np.int64)] * windows
         rated, reverse = self.rated, self._profile.of_reverse
         self._rungs = Rungs(RULE, "transformer", n, self._profile, self._windows, self._load, rated.episode)
-        self._reverse = Rungs(REVERSE, "transformer", n, reverse, self._windows, self._reverse_load, rated.reverse)
+        self._reverse = Rungs(REVERSE, "transformer", n, reverse, self._windows, self._upwards, rated.reverse)
         self._phases: PhaseLadders | None = None
         if self.members.phase is not None:
-            self._phases = PhaseLadders(topology, self.members, profile, self._windows, self._sums)
+            self._phases = PhaseLadders(topology, self.members, profile, self._windows, self.sums)
         self._feeders = Feeders(topology, self._profile.of_feeders, self._windows)
         self._calm_vah = rated.vah * Ladder(self._profile).calm_pu
         self._ladders = [self._rungs, self._reverse, self._feeders.rungs]
         if self._phases is not None:
             self._ladders += self._phases.rungs
-        self._late_from = np.full(n, NEVER)
-        self._late_to = np.full(n, -1, np.int64)
-        """Windows changed after they had left the ring; `rules.past` judges them."""
-        self._late_turn = np.full(n, NEVER)
-        """In which turn the first of them came."""
+        self.past = self._of_the_past()
+        """Who judges windows that changed after they had left the ring: of transformers, of feeders."""
         self.turn = 0
         """So often reads were observed."""
         self._added: list[Loads] = []
@@ -125,10 +122,12 @@ class Overload:
         b, coverage = self._load(np.arange(self._n), window, window + 1)
         return b[0], coverage[0]
 
-    def sums(self, index: Ints, first: int, stop: int) -> tuple[Ints, Ints, Ints]:
-        """wh, varh and covered weight-seconds [windows, transformers] of windows of the ring."""
-        at = np.ix_(np.arange(first, stop) % self._profile.ring_windows, index)
-        return self._wh[at], self._varh[at], self._covered[at]
+    def sums(self, index: Ints, first: int, stop: int) -> Sums:
+        """What these transformers carried in windows of the ring, without the phases."""
+        rows = np.arange(first, stop) % self._profile.ring_windows
+        at = np.ix_(rows, index)
+        expected = np.stack([self._expected[row][index] for row in rows.tolist()])
+        return Sums(self._wh[at], self._varh[at], self._covered[at], expected)
 
     def known(self, index: Ints, first: int, stop: int) -> Floats:
         """b [windows, transformers] of windows of the ring; NaN where it is not known: no rating, or too few reads."""
@@ -136,23 +135,12 @@ class Overload:
         return np.where(coverage >= self._profile.coverage_min, b, np.nan)
 
     def _load(self, index: Ints, first: int, stop: int) -> tuple[Floats, Floats]:
-        rows = np.arange(first, stop) % self._profile.ring_windows
-        at = np.ix_(rows, index)
-        expected = np.stack([self._expected[row][index] for row in rows.tolist()])
-        b = self.rated.ratio(index, self._wh[at], self._varh[at])
-        coverage = np.divide(self._covered[at], expected, out=np.zeros(b.shape), where=expected > 0)
-        return b, coverage
+        sums = self.sums(index, first, stop)
+        return self.rated.load(index, sums), sums.coverage
 
-    def _sums(self, index: Ints, first: int, stop: int) -> tuple[Ints, Ints, Floats]:
-        """Active and reactive energy, and coverage [windows, transformers]."""
-        at = np.ix_(np.arange(first, stop) % self._profile.ring_windows, index)
-        return self._wh[at], self._varh[at], self._load(index, first, stop)[1]
-
-    def _reverse_load(self, index: Ints, first: int, stop: int) -> tuple[Floats, Floats]:
-        """b of what flows upwards, 0 where nothing does, and coverage."""
-        b, coverage = self._load(index, first, stop)
-        up = self._wh[np.ix_(np.arange(first, stop) % self._profile.ring_windows, index)] < 0
-        return np.where(up | np.isnan(b), b, 0.0), coverage
+    def _upwards(self, index: Ints, first: int, stop: int) -> tuple[Floats, Floats]:
+        sums = self.sums(index, first, stop)
+        return self.rated.upwards(index, sums), sums.coverage
 
     def _expect(self, window: int) -> None:
         expected = self._expected[window % self._profile.ring_windows] = self.members.expected(window)
@@ -270,54 +258,48 @@ class Overload:
         self.restore(cells)
         self._counted, self._recounted = cells, transformers
         self._marks = np.zeros(0, np.int64) if marks is None else marks
-        if owed is not None and self._head >= 0:
+        if owed is not None and len(owed) and self._head >= 0:
+            self.heard(owed)
             self._note_late(owed.take(owed.window < self.tail))
 
     # Windows that have left the ring
 
+    def _of_the_past(self) -> list[PastLadders]:
+        rated = self.rated
+        of_transformers = [
+            Measured(self._rungs, rated.vah > 0, rated.load),
+            Measured(self._reverse, rated.vah > 0, rated.upwards),
+            *(self._phases.past if self._phases is not None else []),
+        ]
+        of_feeders, feeder_of = self._feeders.past
+        return [
+            PastLadders(rules, self.members, self._windows, self.window_us, of)
+            for rules, of in ((of_transformers, np.arange(self._n)), (of_feeders, feeder_of))
+            if rules
+        ]
+
     def _note_late(self, cells: Loads) -> None:
-        np.minimum.at(self._late_from, cells.transformer, cells.window)
-        np.maximum.at(self._late_to, cells.transformer, cells.window)
-        np.minimum.at(self._late_turn, cells.transformer, self.turn)
-
-    def late(self) -> tuple[Ints, Ints, Ints]:
-        """Transformers with windows changed after they had left the ring, and the first and last of those of each.
-
-        In the order in which they came, those of one turn by time. What else of such a transformer changed in the ring
-        and has left it since then is among the windows.
-        """
-        index = np.flatnonzero((self._late_to >= 0) & (self.rated.vah > 0))
-        index = index[np.lexsort((self._late_from[index], self._late_turn[index]))]
-        first, last = self._late_from[index], self._late_to[index]
-        touched_from = self._rungs.touched_from[index]
-        return index, np.minimum(first, touched_from), np.where(touched_from < self.tail, self.tail - 1, last)
-
-    @property
-    def judged_turn(self) -> int:
-        """All that was observed up to this turn is judged, or waits in the ring for its moment."""
-        late = self._late_turn[(self._late_to >= 0) & (self.rated.vah > 0)]
-        return int(late.min(initial=self.turn + 1)) - 1
-
-    def late_judged(self, judged: Ints, index: Ints, state: LadderState) -> None:
-        """What `late()` said of `judged` is judged; `state` is that of `index`, some of them, before the ring's tail.
-
-        Those are others than the ring knew: what it says of them is told anew, from its tail on.
-        """
-        self._late_from[judged], self._late_to[judged], self._late_turn[judged] = NEVER, -1, NEVER
-        self._rungs.rebase(index, state)
+        for one in self.past:
+            one.note(cells, self.turn)
 
     def unsaved_cells(self) -> tuple[Loads, Loads]:
-        """The cells counted anew, and what was added to them and to others, since `saved()`."""
-        return self._counted, joined(self._added, self._n)
+        """The cells counted anew, and what was added to them and to others, since `saved()`; by rising window."""
+        if len(self._added) > 1:
+            self._added = [joined(self._added, self._n)]
+        return self._counted, self._added[0] if self._added else Loads.none()
 
-    def unsaved(self) -> LoadChange:
-        """What is to be stored of the cells since `saved()`."""
+    def unsaved(self, *, owing: bool = False) -> LoadChange:
+        """What is to be stored of the cells since `saved()`.
+
+        owing: something of the past is not judged yet. A crash before it is, is to count and judge it again, so the
+        marks stay.
+        """
         counted, added = self.unsaved_cells()
         digest = self.members.digest()[self._recounted] if len(self._recounted) else self._recounted
         expected_counted, expected_added = self.members.expected_of(counted), self.members.expected_of(added)
         window_s = self._profile.window_s
         columns = (counted, expected_counted, added, expected_added, self._recounted, digest)
-        return LoadChange(window_s, *columns, marks=self._marks[:0] if len(self.late()[0]) else self._marks)
+        return LoadChange(window_s, *columns, marks=self._marks[:0] if owing else self._marks)
 
     @property
     def scattered(self) -> bool:
@@ -326,11 +308,11 @@ class Overload:
             return False
         return self._added_cells > max(SCATTERED_CELLS_MIN, self._added_reads // SCATTERED_READS_PER_CELL)
 
-    def saved(self) -> None:
+    def saved(self, *, owing: bool = False) -> None:
         """What `unsaved()` said is stored."""
         self._added, self._added_cells, self._added_reads, self._full = [], 0, 0, False
         self._counted, self._recounted = Loads.none(), np.zeros(0, np.int64)
-        if not len(self.late()[0]):  # else a crash before the past is judged is to count and judge it again
+        if not owing:
             self._marks = self._marks[:0]
 
     def _rings(self, cells: Loads) -> tuple[tuple[Ints, Ints], ...]:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from meterwatch.loads import Loads
 from meterwatch.topology import Topology
 from rules.ladder import Bools, Floats, Ints, Ladder, OverloadProfile
-from rules.load import Members
+from rules.load import Members, Sums
+from rules.past import Measured
 from rules.phases import PhaseLimits
 from rules.rated import PHASE_WORDS, UNBALANCE_WORDS, Wording
 from rules.rungs import Rungs, Windows
@@ -32,9 +33,9 @@ class PhaseLadders:
         members: Members,
         profile: OverloadProfile,
         windows: Windows,
-        sums: Callable[[Ints, int, int], tuple[Ints, Ints, Floats]],
+        sums: Callable[[Ints, int, int], Sums],
     ) -> None:
-        """sums(index, first, stop): wh, varh, coverage [windows, transformers] of the ring."""
+        """sums(index, first, stop): of the ring, without the phases."""
         assert members.phase is not None
         n = members.transformers
         self._windows, self._sums, self._members = windows, sums, members
@@ -59,11 +60,21 @@ class PhaseLadders:
                 self._meanings.append(meaning)
                 self._calm_pu.append(Ladder(own).calm_pu)
 
+    @property
+    def past(self) -> list[Measured]:
+        """What is judged of windows before the ring."""
+        return [
+            Measured(rungs, self._limits.judged, _of_sums(meaning))
+            for rungs, meaning in zip(self.rungs, self._meanings, strict=True)
+        ]
+
     def _loads(self, meaning: Meaning) -> Callable[[Ints, int, int], tuple[Floats, Floats]]:
+        of_sums = _of_sums(meaning)
+
         def load(index: Ints, first: int, stop: int) -> tuple[Floats, Floats]:
-            wh, varh, coverage = self._sums(index, first, stop)
             single = self.single[np.ix_(np.arange(first, stop) % self._windows.count, index)]
-            return meaning(index, wh, varh, single), coverage
+            sums = self._sums(index, first, stop)._replace(phase_wh=single)
+            return of_sums(index, sums), sums.coverage
 
         return load
 
@@ -86,3 +97,11 @@ class PhaseLadders:
         for meaning, calm_pu in zip(self._meanings, self._calm_pu, strict=True):
             calm &= ~(meaning(cells.transformer, cells.wh, cells.varh, cells.phase_wh) >= calm_pu)
         return cells.transformer[judged & ~calm]
+
+
+def _of_sums(meaning: Meaning) -> Callable[[Ints, Sums], Floats]:
+    def b(index: Ints, sums: Sums) -> Floats:
+        assert sums.phase_wh is not None
+        return meaning(index, sums.wh, sums.varh, sums.phase_wh)
+
+    return b

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from meterwatch.episodes import Episode
 from meterwatch.topology import Topology
 from rules.ladder import Floats, Ints, OverloadProfile, Span
-from rules.load import Members
+from rules.load import Members, Sums
 from rules.seasons import Seasons
 
 US = 1_000_000
@@ -34,6 +34,15 @@ class Rated:
         names, kva, count = topology.transformer, topology.rated_kva, members.count()
         self.episode = Wording(TRANSFORMER, names, kva, count, profile).episode
         self.reverse = Wording(UPWARDS, names, kva, count, profile.of_reverse).episode
+
+    def load(self, index: Ints, sums: Sums) -> Floats:
+        """b of the transformers `index` [windows, transformers]; NaN without a rating."""
+        return self.ratio(index, sums.wh, sums.varh)
+
+    def upwards(self, index: Ints, sums: Sums) -> Floats:
+        """b of what flows upwards, 0 where nothing does."""
+        b = self.load(index, sums)
+        return np.where((sums.wh < 0) | np.isnan(b), b, 0.0)
 
     def ratio(self, index: Ints, wh: Ints, varh: Ints) -> Floats:
         """b of the transformers `index` from their sums [windows, transformers]; NaN without a rating."""

@@ -60,8 +60,8 @@ class Rungs:
 
         dress(asset, span, first, b, coverage [windows]): the episode for people.
         """
-        self.rule, self.asset_kind, self._profile = rule, asset_kind, profile
-        self._windows, self._load, self._dress = windows, load, dress
+        self.rule, self.asset_kind, self.profile = rule, asset_kind, profile
+        self._windows, self._load, self.dress = windows, load, dress
         self._ladder = Ladder(profile)
         levels = len(profile.levels)
         self._base = LadderState.cold(assets, levels)  # before the ring's tail
@@ -134,6 +134,7 @@ class Rungs:
         self._near_stale[index] = True
         for asset in index.tolist():
             self._near_closed.pop(asset, None)
+        self._watched[index] = True
         self.touched_from[index] = tail
         self._touched_to[index] = np.maximum(self._touched_to[index], tail)
         self._told[index] = True
@@ -165,7 +166,7 @@ class Rungs:
         head, tail = self._windows.head, self._windows.tail
         if head < 0:
             return []
-        window_us = self._profile.window_s * US
+        window_us = self.profile.window_s * US
         stop = min(head + 1, now_us // window_us)
         index = np.flatnonzero(self.touched_from < stop)
         self.settle()
@@ -180,7 +181,7 @@ class Rungs:
         spans = self._spans(index[restless], since[restless], stop)
         load, coverage = self._load(np.array(list(spans), np.int64), tail, max(stop, tail + 1))
         episodes = {
-            asset: tuple(self._dress(asset, span, tail, load[:, i], coverage[:, i]) for span in known)
+            asset: tuple(self.dress(asset, span, tail, load[:, i], coverage[:, i]) for span in known)
             for i, (asset, known) in enumerate(spans.items())
         }
         told = self._told[index]
@@ -201,7 +202,7 @@ class Rungs:
         for at in range(0, len(index), together):
             some = slice(at, at + together)
             load, coverage = self._load(index[some], first, stop)
-            usable = (coverage >= self._profile.coverage_min) & ~np.isnan(load)
+            usable = (coverage >= self.profile.coverage_min) & ~np.isnan(load)
             load[~usable] = 0.0
             self._ladder.fold(state, some, index, first, load, usable, closed)
         return closed
@@ -210,7 +211,7 @@ class Rungs:
         """True where no episode is known: none ended lately, no level is latched or held, nothing since reaches one."""
         checkpoint = self._windows.checkpoint
         load, coverage = self._load(index, checkpoint, max(stop, checkpoint))
-        reached = (coverage >= self._profile.coverage_min) & (load >= self._ladder.lowest_pu)
+        reached = (coverage >= self.profile.coverage_min) & (load >= self._ladder.lowest_pu)
         held = self._near.latched[index].any(axis=1) | (self._near.hold_s[index] > 0).any(axis=1)
         ended = np.isin(index, np.fromiter(self._near_closed, np.int64, len(self._near_closed)))
         calm: Bools = ~(reached.any(axis=0) | held | ended)

@@ -21,6 +21,7 @@ _BETWEEN: Final = """
 SELECT array_agg(transformer_id), array_agg(window_end), array_agg(wh), array_agg(varh), array_agg(covered_weight_s)
 FROM transformer_loads
 WHERE transformer_id = ANY(%(transformers)s) AND window_end > %(first)s AND window_end <= %(last)s"""
+_PHASES: Final = ", array_agg(coalesce(wh_a, 0)), array_agg(coalesce(wh_b, 0)), array_agg(coalesce(wh_c, 0))\nFROM"
 _OLDEST: Final = """
 SELECT min(oldest.window_end) FROM unnest(%s) AS wanted (transformer_id) CROSS JOIN LATERAL (
     SELECT window_end FROM transformer_loads AS l WHERE l.transformer_id = wanted.transformer_id
@@ -30,9 +31,11 @@ SELECT min(oldest.window_end) FROM unnest(%s) AS wanted (transformer_id) CROSS J
 class PastLoads:
     """Over a connection pool. Every method may raise as storage_faults says."""
 
-    def __init__(self, pool: AsyncConnectionPool[Any], window_s: int) -> None:
+    def __init__(self, pool: AsyncConnectionPool[Any], window_s: int, *, phases: bool = False) -> None:
+        """phases: with what single-phase members drew."""
         self._pool = pool
         self._window_us = window_s * US
+        self._between = _BETWEEN.replace("\nFROM", _PHASES) if phases else _BETWEEN
 
     async def oldest(self, transformers: NDArray[np.int64]) -> int | None:
         """First window of which one of these has a stored load; None: none has."""
@@ -51,5 +54,7 @@ class PastLoads:
         }
         with storage_faults():
             async with self._pool.connection() as connection, connection.transaction():
-                [[transformer, end_us, wh, varh, covered]] = await fetch_columns(connection, _BETWEEN, parameters)
-        return Loads(transformer.astype(np.int64), end_us // self._window_us - 1, wh, varh, covered)
+                [columns] = await fetch_columns(connection, self._between, parameters)
+        transformer, end_us, wh, varh, covered, *phases = columns
+        phase_wh = np.stack(phases, axis=1) if phases else None
+        return Loads(transformer.astype(np.int64), end_us // self._window_us - 1, wh, varh, covered, phase_wh)

@@ -157,9 +157,9 @@ def import_grid(address: str) -> None:
     assert not answer.error, answer.error
 
 
-def until(done: Callable[[], object], what: str) -> None:
+def until(done: Callable[[], object], what: str, enough_s: float = ENOUGH_S) -> None:
     """Wait for something that happens in another thread or process."""
-    deadline = time.monotonic() + ENOUGH_S
+    deadline = time.monotonic() + enough_s
     while not done():
-        assert time.monotonic() < deadline, f"after {ENOUGH_S:.0f} s still not: {what}"
+        assert time.monotonic() < deadline, f"after {enough_s:.0f} s still not: {what}"
         time.sleep(0.002)

@@ -18,9 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg_pool import AsyncConnectionPool
 
+import rules.heat_past
 import rules.overload
+import rules.past
 from alarm.desk import AlarmDesk
-from meterwatch import late_loads, wired_rules
+from meterwatch import wired_rules
 from meterwatch.batch import Batch, Reads, Rejects, Stored
 from meterwatch.clock import ReplayClock
 from meterwatch.errors import StorageUnavailable
@@ -379,7 +381,8 @@ async def test_a_batch_owes_nothing_once_its_past_is_judged(dsn: str, monkeypatc
     async with plant(dsn) as made:
         await made.start()
         await made.evaluate([made.write([(1, 0, 900, 1, False)])])
-        monkeypatch.setattr(late_loads, "TRANSFORMERS_TOGETHER", 1)
+        monkeypatch.setattr(rules.past, "TRANSFORMERS_TOGETHER", 1)
+        monkeypatch.setattr(rules.heat_past, "TRANSFORMERS_TOGETHER", 1)
         pieces: list[bool] = []
         assert made.rules is not None
         monkeypatch.setattr(made.rules._past, "goes_on", lambda: pieces.pop() if pieces else False)
@@ -388,7 +391,7 @@ async def test_a_batch_owes_nothing_once_its_past_is_judged(dsn: str, monkeypatc
         owed = "SELECT count(*) FROM transformer_loads_owed"
         for left in (1, 0):
             assert not made.rules.due
-            pieces[:] = [False, True]
+            pieces[:] = [False, True, True]  # of loads and of heat
             await made.rules.evaluate(START_US)
             assert made.rules.due
             await made.rules.record(made.desk, [], [])  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from law import send, shuffled, town_day
+from law import nothing_owed, send, shuffled, town_day
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
@@ -37,6 +37,7 @@ def told(dsn: str) -> str:
             answer = await asyncio.to_thread(import_registry, service.address, STORY.registry)
             assert not answer.error, answer.error
             await asyncio.to_thread(send, service.address, STORY, shuffled(STORY, 1))
+            await asyncio.to_thread(nothing_owed, dsn)
 
     asyncio.run(live())
     return dsn

@@ -47,22 +47,12 @@ class StoredRows:
         return Events(slot, at_us, slot.astype(np.int16))
 
 
-class NothingLate:
-    """An overload rule that heard nothing older than its ring, and one of temperatures that wants to know nothing."""
-
-    members = SimpleNamespace(window_s=900)
-
-    def wanted(self, _now_us: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-
-    def late(self) -> tuple[list[int], list[int], list[int]]:
-        return [], [], []
-
-
 class Asking:
-    """An engine that wants these and keeps what it is given."""
+    """An engine that wants these and keeps what it is given; nothing of its past is late."""
 
-    overload = hot_spot = NothingLate()
+    overload = SimpleNamespace(members=SimpleNamespace(window_s=900, phase=None), tail=0)
+    past = ()
+    contract = SimpleNamespace(wanted=lambda: None)
 
     def __init__(self, wanted: list[Wanted]) -> None:
         self._wanted = wanted

@@ -19,13 +19,16 @@ from test_past import Table, Told, hear
 
 from meterwatch.episodes import Episode, Severity, Verdict
 from meterwatch.errors import ConfigError, StorageUnavailable
-from meterwatch.late_heat import looked_back
+from meterwatch.known_loads import KnownLoads
+from meterwatch.late_loads import judged, waiting
 from meterwatch.loads import Loads
 from meterwatch.weather import Reading, Weather
+from rules import heat_past
+from rules.heat_past import PastHeat
 from rules.hot_spot import HotSpot
 from rules.overload import Overload, OverloadProfile
 from rules.thermal import ThermalProfile
-from rules.twin import HotSpotProfile
+from rules.twin import HotSpotProfile, Twin
 
 PROFILE = HotSpotProfile()
 DAY, WARM = 96, 72
@@ -158,6 +161,7 @@ class Plant:
             tree(self.transformers, self.transformers), transformer_district=list("NS" * 9)[: self.transformers]
         )
         self.rule = HotSpot(topology, PROFILE, self.overload, self.weather)
+        self.past = PastHeat(self.rule)
 
     async def send(self, rows: list[Row]) -> None:
         self.overload.observe(change(rows), 0)
@@ -166,8 +170,10 @@ class Plant:
 
     async def judge(self, go_on: Callable[[], bool] = lambda: True) -> None:
         now_us = now_after(self.newest)
-        await looked_back(self.rule, self.table, now_us, go_on)
-        self.verdicts = self.rule.judge(now_us)
+        loads = KnownLoads(self.overload, self.table)
+        self.verdicts = await judged(
+            [self.past], self.overload, loads, now_us, lambda: self.rule.judge(now_us), go_on
+        )  # fmt: skip
         self.overload.judge(now_us)
         hear(self.told, self.verdicts)
 
@@ -180,8 +186,8 @@ class Plant:
             rows = sorted((w, t, *sums) for (t, w), sums in self.table.cells.items())
             rows = [row for row in rows if row[0] > rows[-1][0] - 192]
             for at in range(0, len(rows), 50):
-                window, transformer, *sums = np.array(rows[at : at + 50], np.int64).T
-                self.overload.restore(Loads(transformer, window, *sums))
+                window, transformer, wh, varh, covered, *_ = np.array(rows[at : at + 50], np.int64).T
+                self.overload.restore(Loads(transformer, window, wh, varh, covered))
         self.rule.restore_told([t for t, episodes in self.told.items() if episodes])
         before = {t: said_of(episodes) for t, episodes in self.told.items() if episodes}
         await self.judge()
@@ -195,7 +201,7 @@ def close(told: list[Said], truth: list[Said]) -> bool:
 
 
 PALETTE = [None, 0.3, 0.6, 0.9, 1.1, 1.25, 1.4, 1.6, 2.0, 0.3, 0.5, 0.7]
-load_runs = st.lists(st.tuples(st.sampled_from(PALETTE), st.integers(1, 30)), min_size=3, max_size=14)
+load_runs = st.lists(st.tuples(st.sampled_from(PALETTE), st.integers(1, 60)), min_size=3, max_size=20)
 
 
 def flat(runs: list[tuple[float | None, int]]) -> Loaded:
@@ -209,6 +215,14 @@ def flat(runs: list[tuple[float | None, int]]) -> Loaded:
 async def test_order_splits_corrections_and_restarts_say_what_the_scalar_twin_says(
     each: list[list[tuple[float | None, int]]], seed: int, warm_c: float
 ) -> None:
+    """Most reads come in time; of the late ones some within two days, some weeks later."""
+    with pytest.MonkeyPatch.context() as patch:
+        if seed % 3:
+            patch.setattr(heat_past, "CELLS_TOGETHER", 500)
+        await told_in_any_order(each, seed, warm_c)
+
+
+async def told_in_any_order(each: list[list[tuple[float | None, int]]], seed: int, warm_c: float) -> None:
     rng = np.random.default_rng(seed)
     loads = [flat(runs) for runs in each]
     longest = max(map(len, loads))
@@ -217,10 +231,10 @@ async def test_order_splits_corrections_and_restarts_say_what_the_scalar_twin_sa
     sent: list[tuple[float, Row]] = []
     for slot, mine in enumerate(loads):
         for row in rows_of(mine, slot):
-            at = row[1] / WINDOW_US + rng.choice([0.0, 0.0, 0.0, 20.0, 90.0]) * rng.random()
+            at = row[1] / WINDOW_US + rng.choice([0.0, 0.0, 0.0, 20.0, 90.0, 1500.0]) * rng.random()
             if rng.random() < 0.1:
-                wrong = (*row[:3], int(rng.integers(0, 50_000)))
-                sent += [(at, (*wrong, 1)), (at + 20, (*wrong, -1)), (at + 20, row)]
+                wrong, later = (*row[:3], int(rng.integers(0, 50_000))), at + rng.choice([20, 700])
+                sent += [(at, (*wrong, 1)), (later, (*wrong, -1)), (later, row)]
             else:
                 sent.append((at, row))
     sent.sort(key=lambda one: one[0])
@@ -230,7 +244,6 @@ async def test_order_splits_corrections_and_restarts_say_what_the_scalar_twin_sa
     at = 0
     while at < len(sent):
         rows = int(rng.choice([1, 10, 40, 100]))
-        rows = sum(one[0] <= sent[at][0] + 60 for one in sent[at : at + rows])  # nothing is more than 48 h late
         while at + rows < len(sent) and sent[at + rows][1][4] > 0 > sent[at + rows - 1][1][4]:
             rows += 1  # a correction is one change
         await plant.send([row for _, row in sent[at : at + rows]])
@@ -240,6 +253,7 @@ async def test_order_splits_corrections_and_restarts_say_what_the_scalar_twin_sa
         if rng.random() < 0.03:
             await plant.restart()
     await plant.judge()
+    assert waiting([plant.past]) == 0
     for slot, mine in enumerate(loads):
         air = [warm_c if slot % 2 else 30.0] * longest
         told, truth = said_of(plant.told.get(slot, [])), oracle(mine, air)
@@ -393,13 +407,71 @@ async def test_a_failure_of_the_database_changes_nothing_and_the_next_try_tells_
     assert [one[:3] for one in said_of(plant.told[0])] == [one[:3] for one in oracle(loads[:150], [30.0] * 150)]
 
 
-async def test_a_read_behind_the_ring_begins_no_judgement_of_its_window() -> None:
-    loads: Loaded = [0.6] * 30 + [None] * 8 + [0.4] * 260
+async def test_heat_of_weeks_ago_is_told_when_its_reads_come_and_taken_back_when_they_were_wrong() -> None:
+    """The verdict ends with the calm after it: what was told of later stays."""
+    before: Loaded = [0.6] * 30 + [None] * 8 + [0.4] * 2000
+    hot = [(0, START_US + (i + 1) * WINDOW_US, 900, 42_500, 1) for i in range(30, 38)]
     plant = Plant(1)
-    for row in rows_of(loads):
+    await plant.send(rows_of(before))
+    await plant.send(hot)
+    truth = [*before[:30], *[1.7] * 8, *before[38:]]
+    assert close(said_of(plant.told[0]), oracle(truth, [30.0] * len(truth)))
+    [verdict] = plant.verdicts
+    assert verdict.until_us is not None
+    assert verdict.until_us < START_US + 300 * WINDOW_US
+    assert plant.rule.hot == 0
+    await plant.send([(*row[:4], -1) for row in hot])
+    assert plant.told[0] == []
+
+
+class Unstepped(Twin):
+    def step(self, *_: object) -> None:
+        raise AssertionError("nothing can be hot")
+
+
+async def test_who_was_cool_weeks_ago_too_is_read_once_and_not_stepped(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant, loads = Plant(2), [0.6] * 1500
+    late = rows_of(loads, 1)[400:500]
+    await plant.send([*rows_of(loads, 0), *rows_of(loads, 1)[:400], *rows_of(loads, 1)[500:]])
+    plant.table.save(plant.overload)
+    monkeypatch.setattr(heat_past, "Twin", Unstepped)
+    pieces, plant.table.windows_max = plant.table.pieces, 0
+    await plant.send(late)
+    assert plant.table.pieces == pieces + 1
+    assert [(one.asset_id, one.episodes) for one in plant.verdicts] == [(1, ())]
+    assert plant.table.windows_max < 100 + 2 * 200
+
+
+async def test_a_day_of_weeks_ago_costs_the_days_around_it() -> None:
+    """Whatever the load: memory is a piece, and between the calms it is folded once."""
+    loads: Loaded = [0.6] * 700 + [1.7] * 8 + [0.6] * 2000
+    plant = Plant(1)
+    rows = rows_of(loads)
+    await plant.send([*rows[:650], *rows[750:]])
+    plant.table.save(plant.overload)
+    plant.table.pieces = plant.table.windows_max = 0
+    await plant.send(rows[650:750])
+    assert close(said_of(plant.told[0]), oracle(loads, [30.0] * len(loads)))
+    assert plant.table.pieces <= 6
+    assert plant.table.windows_max <= 500
+
+
+async def test_what_waits_of_weeks_ago_keeps_nobody_from_hearing_of_now() -> None:
+    """There is no time for the past: an alarm of today is told, and that of the past when there is."""
+    loads: Loaded = [0.6] * 40 + [1.7] * 10 + [0.5] * 1500 + [1.7] * 4
+    rows = rows_of(loads)
+    plant = Plant(1)
+    known = [*rows[:40], *rows[50:-4]]
+    for at in range(0, len(known), 90):
+        await plant.send(known[at : at + 90])
+    plant.go_on = lambda: False
+    for row in [*rows[40:50], *rows[-4:]]:
         await plant.send([row])
-    await plant.send([(0, START_US + (i + 1) * WINDOW_US, 900, 42_500, 1) for i in range(30, 38)])
-    assert plant.told.get(0, []) == []
+    assert waiting([plant.past]) == 1
+    assert [one.onset for one in said_of(plant.told[0])] == [1550]
+    await plant.judge()
+    assert waiting([plant.past]) == 0
+    assert close(said_of(plant.told[0]), oracle(loads, [30.0] * len(loads)))
 
 
 async def test_who_is_calm_is_asked_for_no_loads_and_told_nothing_of() -> None:

@@ -420,7 +420,8 @@ def test_a_change_in_a_window_that_has_left_the_ring_is_noted_and_changes_no_ver
     rule.observe(change(rows_of([None] * 195 + [0.5])), now_after(196))
     rule.judge(now_after(196))
     rule.observe(change(rows_of([2.0, None, 1.0])), now_after(196))
-    assert [column.tolist() for column in rule.late()] == [[0], [START], [START + 2]]
+    late = rule.past[0].late
+    assert (late.waiting().tolist(), late.first.tolist(), late.last.tolist()) == ([0], [START], [START + 2])
     assert rule.judge(now_after(196)) == []
     with pytest.raises(KeyError, match="the windows of the ring"):
         rule.load(START)
@@ -439,7 +440,7 @@ def test_what_began_and_ended_between_two_judgements_is_told_however_far_the_rin
     for part in (rows[:split], rows[split:]):
         if part:
             rule.observe(change(part), now)
-    assert not len(rule.late()[0])
+    assert not len(rule.past[0].late)
     said = {verdict.asset_id: verdict for verdict in rule.judge(now)}
     for transformer, loads in enumerate(runs):
         episodes = said[transformer].episodes if transformer in said else ()

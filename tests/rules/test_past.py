@@ -6,6 +6,7 @@ loads are stored at once or put off. What is told is kept as the alarm book keep
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -16,25 +17,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_overload import FULL_WH, PALETTE, QUICK, Row, change, now_after, oracle, rows_of, spoken, tree
 
-from meterwatch import late_loads
 from meterwatch.episodes import Episode, Verdict
 from meterwatch.errors import StorageUnavailable
-from meterwatch.late_loads import judged
+from meterwatch.known_loads import KnownLoads
+from meterwatch.late_loads import judged as judged_by
+from meterwatch.late_loads import judged_turn
 from meterwatch.loads import Loads
+from rules import past
 from rules.ladder import Ints
 from rules.overload import Overload
 
 LOW = 0.3
 Told = dict[int, list[Episode]]
+Of = tuple[str, str]
+OF_TRANSFORMERS: Of = ("OVERLOAD", "transformer")
+NOTHING = (0,) * 6
 DAY = [LOW] * 96
 HOT = [LOW] * 40 + [1.2] * 16 + [LOW] * 40
 
 
 @dataclass
 class Table:
-    """The stored loads."""
+    """The stored loads; with what each phase drew."""
 
-    cells: dict[tuple[int, int], tuple[int, int, int]] = field(default_factory=dict)
+    cells: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
     away: bool = False
     pieces: int = 0
     windows_max: int = 0
@@ -49,19 +55,30 @@ class Table:
         self.pieces, self.windows_max = self.pieces + 1, max(self.windows_max, stop - first)
         of = set(transformers.tolist())
         rows = [(t, w, *sums) for (t, w), sums in self.cells.items() if first <= w < stop and t in of]
-        return Loads(*np.array(rows, np.int64).reshape(-1, 5).T)
+        columns = np.array(rows, np.int64).reshape(-1, 8).T
+        return Loads(*columns[:5], phase_wh=columns[5:].T)
 
     def save(self, rule: Overload) -> None:
         stored = rule.unsaved()
         for cells, adds in ((stored.counted, False), (stored.added, True)):
             for t, w, *sums in zip(*(column.tolist() for column in columns(cells)), strict=True):
-                before = self.cells.get((t, w), (0, 0, 0)) if adds else (0, 0, 0)
-                self.cells[t, w] = tuple(a + b for a, b in zip(before, sums, strict=True))  # type: ignore[assignment]
+                before = self.cells.get((t, w), NOTHING) if adds else NOTHING
+                self.cells[t, w] = tuple(a + b for a, b in zip(before, sums, strict=True))
         rule.saved()
 
 
 def columns(cells: Loads) -> list[Ints]:
-    return [cells.transformer, cells.window, cells.wh, cells.varh, cells.covered]
+    phases = np.zeros((len(cells), 3), np.int64) if cells.phase_wh is None else cells.phase_wh
+    return [cells.transformer, cells.window, cells.wh, cells.varh, cells.covered, *phases.T]
+
+
+async def judged(
+    rule: Overload, table: Table, now_us: int, go_on: Callable[[], bool] = lambda: True, of: Of = OF_TRANSFORMERS
+) -> list[Verdict]:
+    """What is said of one rule after what was observed."""
+    loads = KnownLoads(rule, table)
+    found = await judged_by(rule.past, rule, loads, now_us, lambda: rule.judge(now_us), go_on)
+    return [one for one in found if (one.rule, one.asset_kind) == of]
 
 
 def hear(told: Told, verdicts: list[Verdict]) -> None:
@@ -76,6 +93,19 @@ def hear(told: Told, verdicts: list[Verdict]) -> None:
         told[verdict.asset_id] = sorted([*kept, *verdict.episodes], key=lambda e: e.onset_us)
         ends = [(e.onset_us, e.cleared_us or now_after(10**6)) for e in told[verdict.asset_id]]
         assert all(end <= begin for (_, end), (begin, _) in pairwise(ends)), ends
+
+
+def as_sent(rows: list[Row], rng: np.random.Generator) -> list[Row]:
+    """These reads, some up to weeks late, some with a wrong value first."""
+    sent: list[tuple[float, Row]] = []
+    for row in rows:
+        at = row[1] / (900 * 10**6) + rng.choice([0.0, 0.0, 0.0, 300.0, 2000.0]) * rng.random()
+        if rng.random() < 0.2:
+            wrong = (*row[:3], int(rng.integers(0, 3 * FULL_WH)))
+            sent += [(at, (*wrong, 1)), (at + 400, (*wrong, -1)), (at + 400, row)]
+        else:
+            sent.append((at, row))
+    return [row for _, row in sorted(sent, key=lambda one: one[0])]
 
 
 load_runs = st.lists(st.tuples(st.sampled_from([*PALETTE, LOW, LOW, LOW]), st.integers(1, 60)), min_size=5, max_size=60)
@@ -96,7 +126,7 @@ async def test_reads_weeks_late_say_what_they_say_in_order(
     each: list[list[tuple[float | None, int]]], seed: int, put_off: bool, waits: float
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(late_loads, "TRANSFORMERS_TOGETHER", 3 if seed % 2 else 1)
+        patch.setattr(past, "TRANSFORMERS_TOGETHER", 3 if seed % 2 else 1)
         await weeks_late(each, seed, put_off, waits)
 
 
@@ -104,51 +134,41 @@ async def weeks_late(each: list[list[tuple[float | None, int]]], seed: int, put_
     """waits: how often the time is up before a part of the past is judged."""
     rng = np.random.default_rng(seed)
     loads = [flat(runs) for runs in each]
-    rows = [row for slot, mine in enumerate(loads) for row in rows_of(mine, slot)]
-    sent: list[tuple[float, Row]] = []
-    for row in rows:
-        late = rng.choice([0.0, 0.0, 0.0, 300.0, 2000.0]) * rng.random()
-        sent.append((row[1] / (900 * 10**6) + late, row))
-        if rng.random() < 0.2:
-            slot, end_us, length, _, _ = row
-            wrong = int(rng.integers(0, 3 * FULL_WH))
-            sent[-1:] = [(sent[-1][0], (slot, end_us, length, wrong, 1))]
-            sent += [(sent[-1][0] + 400, (slot, end_us, length, wrong, -1)), (sent[-1][0] + 400, row)]
-    sent.sort(key=lambda one: one[0])
+    sent = as_sent([row for slot, mine in enumerate(loads) for row in rows_of(mine, slot)], rng)
     now = now_after(max(map(len, loads)) + 1)
     rule, table, told = Overload(tree(len(loads), len(loads)), QUICK), Table(), Told()
     at = 0
     while at < len(sent):
         some = int(rng.integers(1, 400))
-        rule.observe(change([row for _, row in sent[at : at + some]]), now)
-        hear(told, await judged(rule, table, lambda: rule.judge(now), lambda: rng.random() >= waits))
+        rule.observe(change(sent[at : at + some]), now)
+        hear(told, await judged(rule, table, now, lambda: rng.random() >= waits))
         if not put_off or rng.random() < 0.3:
             table.save(rule)
         at += some
-    hear(told, await judged(rule, table, lambda: rule.judge(now)))
-    assert rule.judged_turn == rule.turn
+    hear(told, await judged(rule, table, now))
+    assert judged_turn(rule.past, rule.turn) == rule.turn
     for transformer, mine in enumerate(loads):
         assert spoken(tuple(told.get(transformer, []))) == oracle(mine, QUICK)
 
 
 async def test_the_past_is_judged_in_the_order_in_which_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(late_loads, "TRANSFORMERS_TOGETHER", 1)
+    monkeypatch.setattr(past, "TRANSFORMERS_TOGETHER", 1)
     rule, table = Overload(tree(4, 4), QUICK), Table()
     now = now_after(500)
     rule.observe(change(rows_of([LOW] * 500, 3)), now)
-    await judged(rule, table, lambda: rule.judge(now))
-    assert rule.judged_turn == rule.turn == 1
+    await judged(rule, table, now)
+    assert judged_turn(rule.past, rule.turn) == rule.turn == 1
     for slot in (1, 2, 0, 1):
         rule.observe(change(rows_of([LOW], slot)), now)
     for left, turn in (([2, 0], 2), ([0], 3), ([], 5)):
         once = iter([True, False])
-        await judged(rule, table, lambda: rule.judge(now), partial(next, once))
-        assert (rule.late()[0].tolist(), rule.judged_turn) == (left, turn)
+        await judged(rule, table, now, partial(next, once))
+        assert (rule.past[0].waiting(now).tolist(), judged_turn(rule.past, rule.turn)) == (left, turn)
 
 
 async def tell(rule: Overload, table: Table, told: Told, rows: list[Row], now: int) -> list[Verdict]:
     rule.observe(change(rows), now)
-    said = await judged(rule, table, lambda: rule.judge(now))
+    said = await judged(rule, table, now)
     hear(told, said)
     table.save(rule)
     return said
@@ -195,17 +215,17 @@ async def test_an_old_read_costs_the_days_around_it_and_no_more() -> None:
 
 
 async def test_many_transformers_are_judged_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meterwatch.late_loads.TRANSFORMERS_TOGETHER", 2)
+    monkeypatch.setattr(past, "TRANSFORMERS_TOGETHER", 2)
     rule, table, told = Overload(tree(5, 5), QUICK), Table(), Told()
     truth = [*DAY, *HOT, *DAY * 4]
     now = now_after(len(truth))
     gap = [*DAY, *[None] * 96, *DAY * 4]
     rule.observe(change([row for slot in range(5) for row in rows_of(gap, slot)]), now)
-    hear(told, await judged(rule, table, lambda: rule.judge(now)))
+    hear(told, await judged(rule, table, now))
     table.save(rule)
     hot = [row for slot in range(5) for row in rows_of(truth, slot)[96:192]]
     rule.observe(change(hot), now)
-    hear(told, await judged(rule, table, lambda: rule.judge(now)))
+    hear(told, await judged(rule, table, now))
     assert [spoken(tuple(told[slot])) for slot in range(5)] == [oracle(truth, QUICK)] * 5
 
 
@@ -217,11 +237,11 @@ async def test_a_failure_of_the_database_leaves_the_rule_as_it_was() -> None:
     table.away = True
     rule.observe(change(rows_of(truth)[96:192]), now)
     with pytest.raises(StorageUnavailable):
-        await judged(rule, table, lambda: rule.judge(now))
+        await judged(rule, table, now)
     table.away = False
-    hear(told, await judged(rule, table, lambda: rule.judge(now)))
+    hear(told, await judged(rule, table, now))
     assert spoken(tuple(told[0])) == oracle(truth, QUICK)
-    assert not len(rule.late()[0])
+    assert not len(rule.past[0].late)
 
 
 async def test_batches_counted_after_a_crash_are_judged_too() -> None:
@@ -234,5 +254,5 @@ async def test_batches_counted_after_a_crash_are_judged_too() -> None:
     again.restore(again.members.cells(change(known[-100:]))[0])
     owed, _ = again.members.cells(change(rows_of(truth)[96:192]))
     again.recount(owed, np.zeros(0, np.int64), owed)
-    hear(told, await judged(again, table, lambda: again.judge(now)))
+    hear(told, await judged(again, table, now))
     assert spoken(tuple(told[0])) == oracle(truth, QUICK)

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from test_overload import FULL_WH, QUICK, Row, change, now_after, oracle, rows_of, spoken, tree
-from test_past import Table
+from test_past import Table, judged
 
 from alarm.book import OPEN_HISTORY_US, Book
 from meterwatch.alarms import AlarmState
 from meterwatch.episodes import Episode, Severity
-from meterwatch.late_loads import judged
 from rules.overload import Overload
 
 MEMBERS = 10
@@ -73,8 +72,8 @@ async def test_overloads_of_weeks_leave_the_same_alarms_however_late_the_reads(w
     for windows, rows in told(way(np.random.default_rng(8))):
         now_us = now_after(windows)
         rule.observe(change(rows), now_us)
-        late += len(rule.late()[0])
-        verdicts = await judged(rule, table, lambda now_us=now_us: rule.judge(now_us))  # type: ignore[misc]
+        late += len(rule.past[0].late)
+        verdicts = await judged(rule, table, now_us)
         for some in (
             [one for one in verdicts if one.until_us is not None],
             [one for one in verdicts if one.until_us is None],
