@@ -130,10 +130,14 @@ class WiredRules:
         self._past.start()
         found = await judged(
             self.engine.past, self.engine.overload, known_loads(self._history, self.engine.overload), now_us,
-            lambda: self.engine.evaluate(now_us), lambda: self._past.goes_on() or whole,
+            lambda: self._charged(now_us), lambda: self._past.goes_on() or whole,
         )  # fmt: skip
-        self._past.goes_on()
         return signed(found + (self.user.taken() if self.user is not None else []), self._version)
+
+    def _charged(self, now_us: int) -> list[Verdict]:
+        """What the rules say now; what the past took is charged before, and this is not."""
+        self._past.goes_on()
+        return self.engine.evaluate(now_us)
 
     async def _give(self, wanted: list[Wanted], to_us: int) -> None:
         """Read for several groups at once, and give each its own: no meter is in two of them."""
