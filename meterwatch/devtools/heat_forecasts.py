@@ -101,11 +101,11 @@ class _Loads(ForecastStore):
         first, middle = max(first, self._first), min(max(stop, self._first), self._start)
         past = self._wh[first - self._first : middle - self._first, transformers]
         reached = max(min(stop, self._overload.head + 1), middle)
-        wh, varh, covered = self._overload.sums(transformers, middle, reached)
+        sums = self._overload.sums(transformers, middle, reached)
         expected = np.stack([self._overload.members.expected(window)[transformers] for window in range(first, reached)])
         window, at = np.indices(expected.shape).reshape(2, -1)
-        told = [np.concatenate([past, wh]), np.concatenate([np.rint(past * VARH_PER_WH), varh])]
-        told.append(np.concatenate([expected[: len(past)], covered]))
+        told = [np.concatenate([past, sums.wh]), np.concatenate([np.rint(past * VARH_PER_WH), sums.varh])]
+        told.append(np.concatenate([expected[: len(past)], sums.covered]))
         wh, varh, covered = (column.reshape(-1).astype(np.int64) for column in told)
         return Loads(transformers[at], window + first, wh, varh, covered), expected.reshape(-1)
 
