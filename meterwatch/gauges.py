@@ -53,6 +53,10 @@ def watch(parts: Parts, ingest: IngestService, not_ready: Callable[[], str]) -> 
                 "Batches written a second time, with every read looked up, because the hint was wrong.",
                 lambda: sum(writer.careful_batches for writer in parts.writers),
             ),
+            "database_retries": (
+                "Writes done again after a deadlock or a serialisation failure.",
+                lambda: sum(writer.retried for writer in parts.writers),
+            ),
         },
     )
 

@@ -11,16 +11,20 @@ import asyncio
 import os
 import socket
 import time
-from typing import Any, Final
+import uuid
+from typing import Final
 
 import psycopg
 import structlog
 
 from meterwatch.errors import ConfigError, StorageBroken
+from storage.patience import SERVER_TCP, PatientAsyncConnection, patient
 
 KEY: Final = 0x6D657473  # "mets"
 CHECK_S: Final = 5.0
 """How often the connection is tried, so that a lost lock is noticed."""
+ANSWER_S: Final = 10.0
+"""Without an answer for so long the connection is given up: nothing it asks can wait for anybody."""
 DYING_S: Final = 5.0
 """A killed predecessor's connection may take this long to end."""
 
@@ -28,6 +32,12 @@ _HOLDER: Final = """
 SELECT a.application_name, a.backend_start::timestamptz(0)::text
 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = %s
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+
+_END_OWN: Final = """
+SELECT pg_terminate_backend(a.pid)
+FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = %s AND a.application_name = %s
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 _log = structlog.get_logger(__name__)
@@ -38,7 +48,9 @@ class Lease:
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
-        self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
+        self._name = f"meterwatch {socket.gethostname()[:24]}:{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        """Of its sessions, and of no other lease's; PostgreSQL keeps 63 characters."""
+        self._connection: PatientAsyncConnection | None = None
 
     @classmethod
     async def acquire(cls, dsn: str) -> Lease:
@@ -61,7 +73,7 @@ class Lease:
             await asyncio.sleep(CHECK_S)
             try:
                 if self._connection is None or self._connection.closed:
-                    if not await self._take():
+                    if not await self._take() and not await self._take_from_ghost():
                         raise StorageBroken(
                             f"another meterwatch took over this database ({await self._holder()}); this one ends"
                         )
@@ -85,15 +97,29 @@ class Lease:
     async def _take(self) -> bool:
         if self._connection is None or self._connection.closed:
             await self.release()
-            self._connection = await psycopg.AsyncConnection.connect(
-                self._dsn,
+            self._connection = await PatientAsyncConnection.connect(
+                patient(self._dsn),
                 autocommit=True,
                 connect_timeout=10,
-                application_name=f"meterwatch {socket.gethostname()}:{os.getpid()}",
-                options="-c idle_session_timeout=0",
+                application_name=self._name,
+                options=f"-c idle_session_timeout=0 {SERVER_TCP}",
             )
+            self._connection.answer_s = ANSWER_S
         found = await (await self._connection.execute("SELECT pg_try_advisory_lock(%s)", (KEY,))).fetchone()
         return bool(found and found[0])
+
+    async def _take_from_ghost(self) -> bool:
+        """Take it from a session of our own that the server has not missed yet, as after a network that was cut."""
+        assert self._connection is not None
+        ended = await self._connection.execute(_END_OWN, (KEY, self._name))
+        if not await ended.fetchall():
+            return False
+        for _ in range(round(DYING_S / 0.2)):
+            if await self._take():
+                _log.warning("lease taken from an earlier session of this service")
+                return True
+            await asyncio.sleep(0.2)
+        return False
 
     async def _holder(self) -> str:
         assert self._connection is not None

@@ -9,22 +9,25 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-import psycopg
 from psycopg_pool import AsyncConnectionPool
+
+from storage.patience import SERVER_TCP, PatientAsyncConnection, patient
 
 SIZE_MAX: Final = 8
 TIMEOUT_S: Final = 5.0
 """Without a connection for so long a caller is told that the database is away."""
 CHECK_AFTER_S: Final = 1.0
-_OPTIONS: Final = "-c TimeZone=UTC -c lock_timeout=20s -c statement_timeout=120s"
+_OPTIONS: Final = f"-c TimeZone=UTC -c lock_timeout=20s -c statement_timeout=120s {SERVER_TCP}"
 
 
-class _Pooled(psycopg.AsyncConnection[Any]):
+class _Pooled(PatientAsyncConnection):
     returned_s = 0.0
     """When it was last given back, monotonic seconds."""
 
 
 async def _given_back(connection: _Pooled) -> None:
+    if connection.info.parameter_status("default_transaction_read_only") == "on":
+        await connection.close()  # a session that began read-only stays so; the next one may not
     connection.returned_s = time.monotonic()
 
 
@@ -36,7 +39,7 @@ async def _checked(connection: _Pooled) -> None:
 def new_pool(dsn: str) -> AsyncConnectionPool[Any]:
     """A pool, not opened yet."""
     return AsyncConnectionPool(
-        dsn,
+        patient(dsn),
         connection_class=_Pooled,
         min_size=1,
         max_size=SIZE_MAX,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psycopg
+from psycopg import errors as pg
 
 from meterwatch.errors import ConfigError, StorageUnavailable
 
@@ -24,6 +25,8 @@ def check_settings(dsn: str) -> dict[str, str]:
             connection.execute("SET client_min_messages = warning")
             try:
                 connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
+            except pg.ReadOnlySqlTransaction:
+                pass  # told below
             except psycopg.Error as error:
                 raise ConfigError(
                     [

@@ -12,8 +12,10 @@ failed) is kept in `Doubts`: the re-send gets it as stored for the first time, s
 from __future__ import annotations
 
 import os
+import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -31,6 +33,7 @@ from storage.doubts import Doubts
 from storage.events import NO_EVENTS, as_batch, store_events
 from storage.faults import fault_of
 from storage.ledger import EVENTS, READS, REGISTERS
+from storage.patience import SERVER_TCP, PatientConnection, patient
 from storage.reads_table import ReadsTable
 from storage.rowstore import Rowstore
 from storage.settle import settle
@@ -44,6 +47,8 @@ SEND_BUFFER_BYTES = 4 * 1024 * 1024
 time the socket is full libpq moves the rest and the thread sleeps: with the default of 208 kB three times a batch."""
 RETRIES_MAX = 5
 """Deadlocks, serialisation failures and lost races are tried again this often."""
+RETRY_PAUSE_S = 0.01
+"""At most twice as long before the first of them, and each time twice as long as before."""
 _TRANSIENT = (pg.DeadlockDetected, pg.SerializationFailure)
 
 _T = TypeVar("_T")
@@ -62,6 +67,8 @@ class Writer:
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._stamps = Stamps()
         self._busy = threading.Lock()
+        self.retried = 0
+        """Calls done again after a deadlock or a serialisation failure, since start."""
         self.careful_batches = 0
         """Batches written again with every read looked up, since start."""
 
@@ -94,7 +101,7 @@ class Writer:
     def _guarded(self, work: Callable[[], _T]) -> _T:
         with self._busy:
             try:
-                return work()
+                return self._retried(work)
             except psycopg.Error as error:
                 fault = fault_of(error)
                 if fault is None:
@@ -106,17 +113,28 @@ class Writer:
                 self._drop_unless_idle()
                 raise
 
+    def _retried(self, work: Callable[[], _T]) -> _T:
+        """Do it again after a deadlock or a serialisation failure: the database has undone all of it."""
+        for attempt in range(1, RETRIES_MAX):
+            try:
+                return work()
+            except _TRANSIENT:
+                self.retried += 1
+                time.sleep(random.uniform(0.0, RETRY_PAUSE_S * 2.0**attempt))  # whom it collided with waits as well
+        return work()
+
     def _drop_unless_idle(self) -> None:
         if self._connection is not None and self._connection.info.transaction_status != TransactionStatus.IDLE:
             self._drop()
 
     def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
         if self._connection is None or self._connection.closed:
-            connection = psycopg.connect(
-                self._dsn,
+            connection = PatientConnection.connect(
+                patient(self._dsn),
                 autocommit=True,
                 connect_timeout=CONNECT_TIMEOUT_S,
-                options="-c TimeZone=UTC -c lock_timeout=20s -c statement_timeout=60s -c synchronous_commit=on",
+                options="-c TimeZone=UTC -c lock_timeout=20s -c statement_timeout=60s -c synchronous_commit=on "
+                f"{SERVER_TCP}",
             )
             try:
                 _widen(connection)
