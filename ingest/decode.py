@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
@@ -26,6 +26,8 @@ from meterwatch.v1 import ingest_pb2 as pb
 
 ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 UNKNOWN_FIELDS_MAX = 16
+UNKNOWN_BYTES_MAX = 1024
+"""A newer sender adds a few small fields; more is another message, or memory for nothing."""
 SEQ_MAX = 2**63 - 1
 """Epoch and seq are bigint in the ledger."""
 _U4 = np.dtype("<u4")
@@ -64,6 +66,7 @@ def parse(data: bytes) -> pb.IngestRequest:
             f"{len(data)} bytes that are no meterwatch.v1.IngestRequest ({error}); expected a serialised one; "
             "send one generated from ingest.proto",
         ) from None
+    _refuse_unknown(request, "IngestRequest")
     if request.WhichOneof("message") is None:
         raise Rejected(
             "MALFORMED",
@@ -71,6 +74,23 @@ def parse(data: bytes) -> pb.IngestRequest:
             "fill one field of IngestRequest",
         )
     return request
+
+
+def _refuse_unknown(message: Message, kind: str) -> None:
+    """Rejected UNKNOWN_FIELDS if there are many unknown fields, or few large ones."""
+    fields = UnknownFieldSet(message)
+    if not len(fields):
+        return
+    if len(fields) > UNKNOWN_FIELDS_MAX:
+        found = f"{len(fields)} unknown fields"
+    else:
+        unknown = [fields[i].data for i in range(len(fields))]
+        size = sum(len(data) if isinstance(data, bytes) else 8 for data in unknown)
+        group = any(isinstance(data, UnknownFieldSet) for data in unknown)
+        if size <= UNKNOWN_BYTES_MAX and not group:
+            return
+        found = "an unknown group" if group else f"unknown fields of {size} bytes"
+    raise Rejected("UNKNOWN_FIELDS", f"{found}; expected {kind} of ingest.proto; check the field numbers")
 
 
 def check_id(text: str, what: str) -> str:
@@ -96,11 +116,7 @@ def columns(batch: pb.ReadBatch, fingerprints: NDArray[np.uint32], rows_max: int
     dictionary_entries = len(fingerprints)
     if not 0 < batch.seq <= SEQ_MAX:
         raise Rejected("BAD_SEQ", f"seq {batch.seq}; expected 1 to 2^63 - 1; count batches from 1")
-    unknown = len(UnknownFieldSet(batch))
-    if unknown > UNKNOWN_FIELDS_MAX:
-        raise Rejected(
-            "UNKNOWN_FIELDS", f"{unknown} unknown fields; expected ReadBatch of ingest.proto; check the field numbers"
-        )
+    _refuse_unknown(batch, "ReadBatch")
     end_us = np.array(batch.stamp_us, _I8)
     rows = len(end_us)
     index = np.array(batch.meter_index, _U4)

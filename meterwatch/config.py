@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from meterwatch.check_profile import CHECK_PROFILES
 from meterwatch.errors import ConfigError
 from meterwatch.profile_file import known_profiles
+from meterwatch.texts import visible
 from meterwatch.transport.hosts import is_loopback
 from meterwatch.transport.settings import Client, Tls, leaves_in_plain_text
 
@@ -244,7 +245,7 @@ def load_config(path: Path | None = None) -> Config:
     if not bad & {"rules", "rules.profile", "rules.profiles_file", "alarms", "alarms.profile"}:
         problems += _profile_problems(config)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([visible(problem) for problem in problems])
     return config
 
 
@@ -415,7 +416,7 @@ def _profile_problems(config: Config) -> list[str]:
         return error.problems
     chosen = (("rules", config.rules.profile, known.rules), ("alarms", config.alarms.profile, known.alarms))
     return [
-        f"{section}.profile = '{name}' is not known; known are {', '.join(sorted(names))}."
+        f"{section}.profile = {name!r} is not known; known are {', '.join(sorted(names))}."
         for section, name, names in chosen
         if name not in names
     ]
@@ -424,7 +425,7 @@ def _profile_problems(config: Config) -> list[str]:
 def _check_profile(config: Config) -> str | None:
     for name in (config.checks.profile, *config.checks.changes.values()):
         if name not in CHECK_PROFILES:
-            return f"checks.profile = '{name}' is not known; known are {', '.join(sorted(CHECK_PROFILES))}."
+            return f"checks.profile = {name!r} is not known; known are {', '.join(sorted(CHECK_PROFILES))}."
     return None
 
 

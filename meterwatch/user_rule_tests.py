@@ -34,6 +34,7 @@ START_US: Final = 1_767_225_600_000_000  # 2026-01-01
 RATINGS: Final = {"nominal_v": 230.0, "rated_a": 60.0, "contract_kw": 10.0}
 WINDOW_COLUMNS: Final = ("net_kw", "net_kvar", "rated_kva", "coverage")
 _TEST_KEYS: Final = ("name", "on", "interval", "meter", "reads", "windows", "expect", "episodes")
+VALUE_MAX: Final = 2**31 - 1
 _VALUE: Final = re.compile(r"(_|-?\d+(?:\.\d*)?(?:e-?\d+)?)(?:x(\d+))?")
 Spoken = tuple[str, int, int, int | None]
 """Alert, onset, raised, cleared: seconds from the begin."""
@@ -250,5 +251,11 @@ class _Reader:
             if match is None or len(found) + int((match[2] or "1")[:9]) > ROWS_MAX:
                 self._problems.add(line_of(node), f"{what}: {word[:40]!r} is no value; write them like 230x3 _ 254.5")
                 return found
-            found += [math.nan if match[1] == "_" else float(match[1])] * int(match[2] or 1)
+            value = math.nan if match[1] == "_" else float(match[1])
+            if abs(value) > VALUE_MAX:
+                self._problems.add(
+                    line_of(node), f"{what}: {word[:40]!r} is beyond {VALUE_MAX}, what a column can hold"
+                )
+                return found
+            found += [value] * int(match[2] or 1)
         return found

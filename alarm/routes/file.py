@@ -26,8 +26,10 @@ from alarm.routes.model import GROUP_FIELDS, LABEL_FIELD, Department, Escalation
 from meterwatch.alarms import AlarmFilter, AlarmState, AlarmType, Priority, names_a_type
 from meterwatch.episodes import Severity
 from meterwatch.errors import ConfigError
+from meterwatch.texts import visible
 
 BYTES_MAX: Final = 1 << 20
+DEPTH_MAX: Final = 20
 SECRET_BYTES_MAX: Final = 4096
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LABEL: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -201,14 +203,19 @@ def parse_routes(data: bytes, name: str, directory: Path) -> Routes:
         routes = _built(file, directory, problems)
         if not problems:
             return routes
-    raise ConfigError([f"{name}:{_line(lines, loc)}: {text}" for loc, text in sorted(problems, key=_in(lines))])
+    found = sorted(problems, key=_in(lines))
+    raise ConfigError([visible(f"{name}:{_line(lines, loc)}: {text}") for loc, text in found])
 
 
 def _loaded(text: str) -> tuple[Any, dict[Loc, int], list[Problem]]:
     """Plain values, the line of each, keys given twice. ConfigError-worthy YAML raises yaml.YAMLError."""
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError("anchors and aliases are not used here")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH_MAX:  # the parser's own work grows with the square of it
+            raise yaml.YAMLError(f"more than {DEPTH_MAX} levels in each other")
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()

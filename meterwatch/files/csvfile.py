@@ -137,8 +137,12 @@ class _Reader:
     # header ----------
 
     def read_header(self, line: int, text: str) -> None:
-        names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
         say = self.problems.add
+        try:
+            names = [name.strip() for name in next(csv.reader([text], skipinitialspace=True), [])]
+        except csv.Error:
+            say(line, "quotes or line ends are broken in the header; expected LF or CRLF; export the file again")
+            self.problems.raise_if_any()
         for mark, what in ((";", "semicolons"), ("\t", "tabs")):
             if mark in text and "," not in text:
                 say(line, f"the header is separated by {what}; expected commas and decimal points; export it so")

@@ -141,6 +141,11 @@ def test_what_is_no_routes_file_is_one_sentence_and_never_runs(text: str | bytes
     assert problems(text)
 
 
+def test_levels_are_counted_before_they_are_read() -> None:
+    for text in ("{" * 1_000_000, "[" * 21 + "]" * 21, "a:\n" + "".join(f"{' ' * n}- \n" for n in range(25))):
+        assert problems(text) == ["f.yaml: no YAML: more than 20 levels in each other; correct it."]
+
+
 def test_an_address_or_secret_is_in_no_problem() -> None:
     found = problems(SOUND.replace("http://127.0.0.1:1/in", "http://user:tops3cret@host/").replace("HIGH", "x"))
     assert not any("tops3cret" in problem for problem in found)

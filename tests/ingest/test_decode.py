@@ -12,6 +12,7 @@ from ingest_world import decoded, fingerprints
 
 from ingest.decode import check_id, columns, fingerprint, parse
 from meterwatch.channels import CHANNELS, INTERVALS_S
+from meterwatch.devtools.broken_wire import LENGTH, Field, written
 from meterwatch.errors import Rejected
 from meterwatch.v1 import ingest_pb2 as pb
 from meterwatch.v1.ingest_bytes_pb2 import IngestRequestBytes
@@ -98,7 +99,7 @@ def test_a_good_batch_with_one_byte_changed_is_read_or_refused(data):
     whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     assert outcome_of(bytes(whole)) in {
         "read", "no batch", "MALFORMED", "COLUMN_LENGTH", "INDEX_RANGE", "INTERVAL", "UNKNOWN_ENUM", "EMPTY_BATCH",
-        "BAD_SEQ",
+        "BAD_SEQ", "UNKNOWN_FIELDS",
     }  # fmt: skip
 
 
@@ -145,6 +146,19 @@ def test_a_few_unknown_fields_are_a_newer_sender_and_many_are_none():
     newer = batch().SerializeToString() + b"\xc0\x3e\x01" * 16
     assert decoded(pb.ReadBatch.FromString(newer), METERS).rows == 2
     assert refusal(pb.ReadBatch.FromString(newer + b"\xc0\x3e\x01")).reason == "UNKNOWN_FIELDS"
+
+
+@pytest.mark.parametrize(("size", "reason"), [(1024, "read"), (1025, "UNKNOWN_FIELDS"), (4_000_000, "UNKNOWN_FIELDS")])
+def test_unknown_bytes_have_a_limit_in_the_batch_and_around_it(size, reason):
+    unknown = written(Field(1000, LENGTH, bytes(size)))
+    whole = batch().SerializeToString()
+    assert outcome_of(written(Field(3, LENGTH, whole + unknown))) == reason
+    assert outcome_of(written(Field(3, LENGTH, whole)) + unknown) == reason
+
+
+def test_an_unknown_group_is_refused_whatever_is_in_it():
+    group = b"\xc3\x3e" + written(Field(7, LENGTH, bytes(2000))) + b"\xc4\x3e"
+    assert outcome_of(written(Field(3, LENGTH, batch().SerializeToString() + group))) == "UNKNOWN_FIELDS"
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
