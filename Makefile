@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test law check bench bench-peers storm-score torture lock clean
+.PHONY: help setup demo serve test law fuzz faults bad-input check bench bench-peers storm-score torture lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,17 @@ test: setup ## all tests
 law: setup ## the law of event time in full: many ways to send, one result; BAMBERG=FILE.parquet for the whole file, WAYS=20,kill for some
 	@METERWATCH_LAW_LONG=1 $(if $(BAMBERG),METERWATCH_BAMBERG='$(BAMBERG)') $(if $(WAYS),METERWATCH_LAW_WAYS='$(WAYS)') $(BIN)/python -m pytest tests/integration/test_law.py -q -s -p no:cacheprovider -o log_cli=false
 
+fuzz: setup ## whatever reads what others send, against sound input with one thing wrong: N=10000 runs of each reader, SEED=1
+	@$(BIN)/python -m meterwatch.devtools.fuzz --runs $(or $(N),10000) --seed $(or $(SEED),1)
+
+faults: setup ## break the network in front of the service and of its database; SEEDS=20 cuts
+	@METERWATCH_FAULT_SEEDS=$(or $(SEEDS),20) $(BIN)/python -m pytest tests/test_breakable.py tests/storage/test_nth_call.py tests/storage/test_patience.py tests/integration/test_wire_faults.py tests/integration/test_database_faults.py tests/integration/test_nth_call_served.py tests/integration/test_full_disk.py tests/integration/test_descriptors.py -q
+
+bad-input: setup ## send everything of the catalogue of bad input and write down what came back (docs/bad_input.md)
+	@rm -f tests/golden/bad_input.json
+	@METERWATCH_BAD_INPUT=write $(BIN)/python -m pytest tests/integration/test_bad_input.py tests/integration/test_bad_input_wire.py tests/integration/test_bad_start.py tests/integration/test_bad_http2.py tests/files/test_bad_files.py -q
+	@$(BIN)/python tests/bad_inputs.py
+
 check: ## lint, format, types, layout, freshness of generated code and pages
 	@tools/setup.sh python
 	$(BIN)/ruff check .
@@ -34,6 +45,7 @@ check: ## lint, format, types, layout, freshness of generated code and pages
 	$(BIN)/python -m meterwatch.devtools.stubs --check
 	$(BIN)/python -m meterwatch.devtools.protodoc --check
 	$(BIN)/python -m meterwatch.devtools.lifecycle --check
+	$(BIN)/python tests/bad_inputs.py --check
 
 bench: setup ## the whole service beside raw COPY of the same rows; JSON=file also writes every run there, ONLY=copy,fanout just these
 	@$(BIN)/python -m loadtest.bench $(if $(JSON),--json '$(JSON)') $(if $(ONLY),--only '$(ONLY)')

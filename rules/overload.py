@@ -126,7 +126,9 @@ class Overload:
         """What these transformers carried in windows of the ring, without the phases."""
         rows = np.arange(first, stop) % self._profile.ring_windows
         at = np.ix_(rows, index)
-        expected = np.array([self._expected[row][index] for row in rows.tolist()], np.int64).reshape(len(rows), len(index))
+        expected = np.array([self._expected[row][index] for row in rows.tolist()], np.int64).reshape(
+            len(rows), len(index)
+        )
         return Sums(self._wh[at], self._varh[at], self._covered[at], expected)
 
     def known(self, index: Ints, first: int, stop: int) -> Floats:

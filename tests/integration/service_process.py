@@ -96,6 +96,16 @@ class ServiceProcess:
         assert self._process is not None
         self._process.send_signal(number)
 
+    @property
+    def pid(self) -> int:
+        """Of the process that lives."""
+        assert self._process is not None
+        return self._process.pid
+
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
     def died(self) -> int:
         """Wait for it to end by itself; its exit status (-9: SIGKILL)."""
         assert self._process is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from bad_inputs import told
 from databases import Databases
 from served import (
     FOREIGN,
@@ -51,10 +52,19 @@ def grid(offset_s: int) -> int:
     return (int(time.time()) + offset_s) // STEP_S * STEP_S * US
 
 
-def ours(end: Ended, code: str, reason: str, *, retried: bool = False) -> None:
+def ours(end: Ended, code: str, reason: str, *, retried: bool = False, of: tuple[int, str] | None = None) -> None:
+    """The call ended so. of: number and input in the catalogue."""
     assert (end.code, end.reason, end.domain) == (code, reason, "meterwatch"), end
     assert (end.retry_s is not None) == retried, end
     assert end.message
+    if of is not None:
+        again = f" (retry after {end.retry_s:g} s)" if end.retry_s is not None else ""
+        told(*of, "RPC", f"{end.code} {end.reason}: {end.message}{again}")
+
+
+def words(change: dict[str, Any]) -> str:
+    """A change to a good batch or request, as the catalogue shows it."""
+    return ", ".join(f"{name} {str(value).strip()[:80]}" for name, value in change.items())
 
 
 def a_new_stream_goes_on(served: Served) -> None:
@@ -64,29 +74,29 @@ def a_new_stream_goes_on(served: Served) -> None:
 
 # -- rows: the rest of the batch is stored ----------------------------------------------------------------------------
 
-ROWS: list[tuple[str, dict[str, Any], str]] = [
-    ("UNKNOWN_METER", {"meter_index": [4, 0]}, "nobody"),
-    ("NOT_YOURS", {"meter_index": [5, 0]}, FOREIGN),
-    ("FUTURE", {"first_us": lambda: grid(3600)}, "end_us"),
-    ("FUTURE", {"first_us": lambda: grid(0) + 3650 * DAY_US}, "end_us"),
-    ("FUTURE", {"first_us": lambda: 2**63 - 1}, "9223372036854775807"),
-    ("TOO_OLD", {"first_us": lambda: grid(-401 * 86_400)}, "end_us"),
-    ("TOO_OLD", {"first_us": lambda: 0}, "end_us"),
-    ("TOO_OLD", {"first_us": lambda: -(2**63)}, "-9223372036854775808"),
-    ("UNALIGNED", {"first_us": lambda: fresh_end_us() + 60 * US}, "end_us"),
-    ("NOT_FINITE", {"voltage_a_v": [NAN, 230.0]}, "nan"),
-    ("NOT_FINITE", {"voltage_a_v": [INF, 230.0]}, "inf"),
-    ("NOT_FINITE", {"current_b_a": [-INF, 1.0]}, "-inf"),
-    ("NEGATIVE", {"import_wh": [-1, 5]}, "-1"),
-    ("ABOVE_CAPACITY", {"import_wh": [2**31 - 1, 5]}, "2147483647"),
-    ("OUT_OF_RANGE", {"voltage_a_v": [230_000.0, 230.0]}, "230000"),
-    ("OUT_OF_RANGE", {"power_factor": [1.75, 0.9]}, "1.75"),
+ROWS: list[tuple[int, str, dict[str, Any], str]] = [
+    (64, "UNKNOWN_METER", {"meter_index": [4, 0]}, "nobody"),
+    (69, "NOT_YOURS", {"meter_index": [5, 0]}, FOREIGN),
+    (56, "FUTURE", {"first_us": lambda: grid(3600)}, "end_us"),
+    (56, "FUTURE", {"first_us": lambda: grid(0) + 3650 * DAY_US}, "end_us"),
+    (55, "FUTURE", {"first_us": lambda: 2**63 - 1}, "9223372036854775807"),
+    (57, "TOO_OLD", {"first_us": lambda: grid(-401 * 86_400)}, "end_us"),
+    (55, "TOO_OLD", {"first_us": lambda: 0}, "end_us"),
+    (55, "TOO_OLD", {"first_us": lambda: -(2**63)}, "-9223372036854775808"),
+    (58, "UNALIGNED", {"first_us": lambda: fresh_end_us() + 60 * US}, "end_us"),
+    (44, "NOT_FINITE", {"voltage_a_v": [NAN, 230.0]}, "nan"),
+    (44, "NOT_FINITE", {"voltage_a_v": [INF, 230.0]}, "inf"),
+    (44, "NOT_FINITE", {"current_b_a": [-INF, 1.0]}, "-inf"),
+    (47, "NEGATIVE", {"import_wh": [-1, 5]}, "-1"),
+    (50, "ABOVE_CAPACITY", {"import_wh": [2**31 - 1, 5]}, "2147483647"),
+    (49, "OUT_OF_RANGE", {"voltage_a_v": [230_000.0, 230.0]}, "230000"),
+    (49, "OUT_OF_RANGE", {"power_factor": [1.75, 0.9]}, "1.75"),
 ]
 
 
-@pytest.mark.parametrize(("reason", "change", "arrived"), ROWS)
+@pytest.mark.parametrize(("number", "reason", "change", "arrived"), ROWS)
 def test_a_bad_row_is_quarantined_and_its_neighbour_stored(
-    served: Served, reason: str, change: dict[str, Any], arrived: str
+    served: Served, number: int, reason: str, change: dict[str, Any], arrived: str
 ) -> None:
     change = dict(change)
     epoch = fresh_epoch()
@@ -104,6 +114,7 @@ def test_a_bad_row_is_quarantined_and_its_neighbour_stored(
     assert (row_no, stored_reason) == (0, reason)
     assert arrived in detail
     assert "meter" in detail
+    told(number, words(change), "ROW", f"{reason}, kept as {detail}")
 
 
 def test_two_values_for_one_interval_are_both_ambiguous_and_equal_ones_are_a_duplicate(served: Served) -> None:
@@ -112,36 +123,38 @@ def test_two_values_for_one_interval_are_both_ambiguous_and_equal_ones_are_a_dup
         same = {"meter_index": [0, 0], "stamp_us": [end_us, end_us]}
         ack = raw.ask(reads(1, 2, **same, import_wh=[1, 2])).ack
         assert [pb.RowReason.Name(code) for code in ack.rejected_reason] == ["ROW_REASON_AMBIGUOUS"] * 2
+        told(43, "one interval of a meter twice, with two values", "ROW", "AMBIGUOUS, both")
         ack = raw.ask(reads(2, 2, **same, import_wh=[3, 3])).ack
         assert (ack.accepted, ack.duplicates, ack.rejected) == (1, 1, 0)
+        told(43, "one interval of a meter twice, with one value", "TAKEN", "1 accepted, 1 duplicate")
 
 
 # -- batches: a nack, and the stream goes on --------------------------------------------------------------------------
 
-BATCHES: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
-    ("COLUMN_LENGTH", {"meter_index": [0]}, ("meter_index", "1", "2")),
-    ("COLUMN_LENGTH", {"import_wh": [1, 2, 3]}, ("import_wh", "3", "2")),
-    ("COLUMN_LENGTH", {"voltage_a_v": [230.0]}, ("voltage_a_v", "1", "2")),
-    ("COLUMN_LENGTH", {"channel_mask": [1]}, ("channel_mask", "1", "2")),
-    ("COLUMN_LENGTH", {"import_wh": []}, ("no channel", "import_wh")),
-    ("COLUMN_LENGTH", {"channel_mask": [1, 3]}, ("channel_mask", "row 1")),
-    ("INDEX_RANGE", {"meter_index": [0, 4]}, ("row 1", "4")),
-    ("INDEX_RANGE", {"meter_index": [0, 2**32 - 1]}, ("row 1", "4294967295")),
-    ("INTERVAL", {"interval_s": 0}, ("0", "900")),
-    ("INTERVAL", {"interval_s": 420}, ("420", "900")),
-    ("INTERVAL", {"interval_s": 10**9}, ("1000000000", "900")),
-    ("UNKNOWN_ENUM", {"origin": [0, 99]}, ("row 1", "99")),
-    ("UNKNOWN_ENUM", {"channel_mask": [1, 2**20]}, ("channel_mask",)),
-    ("UNKNOWN_ENUM", {"stamp_meaning": 7}, ("7",)),
-    ("BAD_SEQ", {"seq": 0}, ("0", "1")),
-    ("BAD_SEQ", {"seq": 2**64 - 1}, ("18446744073709551615",)),
-    ("EMPTY_BATCH", {"meter_index": [], "stamp_us": [], "import_wh": []}, ("0 reads", "at least 1")),
+BATCHES: list[tuple[int, str, dict[str, Any], tuple[str, ...]]] = [
+    (31, "COLUMN_LENGTH", {"meter_index": [0]}, ("meter_index", "1", "2")),
+    (31, "COLUMN_LENGTH", {"import_wh": [1, 2, 3]}, ("import_wh", "3", "2")),
+    (31, "COLUMN_LENGTH", {"voltage_a_v": [230.0]}, ("voltage_a_v", "1", "2")),
+    (31, "COLUMN_LENGTH", {"channel_mask": [1]}, ("channel_mask", "1", "2")),
+    (31, "COLUMN_LENGTH", {"import_wh": []}, ("no channel", "import_wh")),
+    (31, "COLUMN_LENGTH", {"channel_mask": [1, 3]}, ("channel_mask", "row 1")),
+    (33, "INDEX_RANGE", {"meter_index": [0, 4]}, ("row 1", "4")),
+    (33, "INDEX_RANGE", {"meter_index": [0, 2**32 - 1]}, ("row 1", "4294967295")),
+    (38, "INTERVAL", {"interval_s": 0}, ("0", "900")),
+    (38, "INTERVAL", {"interval_s": 420}, ("420", "900")),
+    (38, "INTERVAL", {"interval_s": 10**9}, ("1000000000", "900")),
+    (52, "UNKNOWN_ENUM", {"origin": [0, 99]}, ("row 1", "99")),
+    (13, "UNKNOWN_ENUM", {"channel_mask": [1, 2**20]}, ("channel_mask",)),
+    (13, "UNKNOWN_ENUM", {"stamp_meaning": 7}, ("7",)),
+    (39, "BAD_SEQ", {"seq": 0}, ("0", "1")),
+    (39, "BAD_SEQ", {"seq": 2**64 - 1}, ("18446744073709551615",)),
+    (30, "EMPTY_BATCH", {"meter_index": [], "stamp_us": [], "import_wh": []}, ("0 reads", "at least 1")),
 ]
 
 
-@pytest.mark.parametrize(("reason", "change", "fragments"), BATCHES)
+@pytest.mark.parametrize(("number", "reason", "change", "fragments"), BATCHES)
 def test_a_bad_batch_is_nacked_and_the_stream_goes_on(
-    served: Served, reason: str, change: dict[str, Any], fragments: tuple[str, ...]
+    served: Served, number: int, reason: str, change: dict[str, Any], fragments: tuple[str, ...]
 ) -> None:
     epoch = fresh_epoch()
     with served.stream(hello(epoch)) as raw:
@@ -152,6 +165,7 @@ def test_a_bad_batch_is_nacked_and_the_stream_goes_on(
         for fragment in fragments:
             assert fragment in nack.message
         assert len(nack.message.split(";")) >= 2, "what arrived; what was expected; what to change"
+        told(number, words(change), "NACK", f"{nack.reason}: {nack.message}")
         assert served.sql("SELECT count(*) FROM batches WHERE epoch = %s", epoch) == [(0,)]
         goes_on(raw, 2)
 
@@ -163,6 +177,7 @@ def test_stamps_of_another_unit_are_recognised(served: Served, unit: str, diviso
         assert nack.reason == "LOOKS_LIKE_OTHER_UNIT"
         assert unit in nack.message
         assert "microseconds" in nack.message
+        told(54, f"stamp_us in {unit}, 30 rows", "NACK", f"{nack.reason}: {nack.message}")
         goes_on(raw, 2)
 
 
@@ -170,6 +185,7 @@ def test_nanoseconds_are_recognised(served: Served) -> None:
     with served.stream() as raw:
         nack = raw.ask(reads(1, 30, stamp_us=[fresh_end_us() * 1000 for _ in range(30)])).nack
         assert (nack.reason, "nanoseconds" in nack.message) == ("LOOKS_LIKE_OTHER_UNIT", True)
+        told(54, "stamp_us in nanoseconds, 30 rows", "NACK", f"{nack.reason}: {nack.message}")
         goes_on(raw, 2)
 
 
@@ -183,6 +199,7 @@ def test_reads_of_too_many_days_are_refused_with_their_number(served: Served) ->
         assert nack.reason == "TOO_SPREAD"
         assert "65 days" in nack.message
         assert "64" in nack.message
+        told(41, "reads of 65 days in one batch", "NACK", f"{nack.reason}: {nack.message}")
         ack = raw.ask(of_days(2, 64)).ack
         assert (ack.seq, ack.rejected) == (2, 0)
         goes_on(raw, 3)
@@ -192,6 +209,7 @@ def test_a_batch_of_impossible_values_is_refused_as_a_whole(served: Served) -> N
     with served.stream() as raw:
         nack = raw.ask(reads(1, 30, voltage_a_v=[1e30] * 30)).nack
         assert (nack.reason, "30 of 30" in nack.message) == ("IMPLAUSIBLE_BATCH", True)
+        told(46, "voltage_a_v 1e30 in 30 of 30 rows", "NACK", f"{nack.reason}: {nack.message}")
         goes_on(raw, 2)
 
 
@@ -202,6 +220,7 @@ def test_more_rows_than_allowed_are_refused_with_the_limit(served: Served) -> No
         assert nack.reason == "TOO_MANY_ROWS"
         assert "65001" in nack.message
         assert "65000" in nack.message
+        told(32, "65,001 rows", "NACK", f"{nack.reason}: {nack.message}")
         goes_on(raw, 2)
 
 
@@ -217,6 +236,7 @@ def test_ten_million_rows_in_one_message_are_refused_by_grpc_itself_and_not_to_b
         raw.send(varint(3 << 3 | 2) + varint(len(body)) + body)
         end = raw.end()
     assert (end.code, end.reason, end.retry_s) == ("RESOURCE_EXHAUSTED", "", None)
+    told(19, "a message of 160 MB, 10,000,000 rows", "RPC", f"{end.code}, of gRPC itself and without RetryInfo")
     a_new_stream_goes_on(served)
 
 
@@ -228,6 +248,10 @@ def varint(value: int) -> bytes:
     return bytes(out) + bytes([value])
 
 
+JUNK_NUMBER = {
+    "truncated": 2, "field 0": 3, "stray group end": 4, "long varint": 5, "half a double": 8, "bad utf-8": 10, "nothing": 30,
+}  # fmt: skip
+"""Numbers in the catalogue; the others are its first."""
 JUNK = {
     "ones": b"\xff" * 20,
     "text": b"GET / HTTP/1.1\r\n\r\n",
@@ -248,6 +272,12 @@ def test_bytes_that_are_no_message_are_nacked(served: Served, name: str) -> None
         nack = raw.ask(JUNK[name]).nack
         assert (nack.reason, nack.seq, nack.permanent) == ("MALFORMED", 0, True), nack
         assert str(len(JUNK[name])) in nack.message
+        told(
+            JUNK_NUMBER.get(name, 1),
+            f"{name}: {JUNK[name][:24]!r}, {len(JUNK[name])} bytes",
+            "NACK",
+            f"{nack.reason}: {nack.message}",
+        )
         goes_on(raw)
 
 
@@ -260,6 +290,12 @@ def test_a_bad_meter_number_is_refused_escaped_and_its_dictionary_whole(served: 
         assert nack.reason == "BAD_ID"
         assert nack.message.isascii()
         assert "\n" not in nack.message
+        told(
+            11 if "\x00" in meter else 67 if {*"'%\n"} & {*meter} else 66,
+            f"meter {meter!a}",
+            "NACK",
+            f"{nack.reason}: {nack.message}",
+        )
         ack = raw.ask(pb.IngestRequest(dictionary=pb.Dictionary(meter=["M-new"]))).dictionary_ack
         assert (ack.first_index, ack.count) == (len(METERS), 1)
         goes_on(raw)
@@ -269,6 +305,7 @@ def test_a_meter_announced_twice_is_refused(served: Served) -> None:
     with served.stream() as raw:
         nack = raw.ask(pb.IngestRequest(dictionary=pb.Dictionary(meter=["M-9", "M-1"]))).nack
         assert (nack.reason, "M-1" in nack.message) == ("DICTIONARY_CHANGED", True)
+        told(34, "meter M-1 announced twice", "NACK", f"{nack.reason}: {nack.message}")
         goes_on(raw)
 
 
@@ -301,6 +338,7 @@ def test_a_seq_reused_with_other_content_stores_nothing(served: Served) -> None:
         assert raw.ask(first).ack.accepted == 1
         nack = raw.ask(other).nack
         assert (nack.reason, nack.seq) == ("SEQ_REUSED", 1)
+        told(40, "the same seq with another value", "NACK", f"{nack.reason}: {nack.message}")
         assert str(epoch) in nack.message
         stored = "SELECT count(*) FROM reads WHERE end_at = to_timestamp(%s / 1e6)"
         assert served.sql(stored, other.stamp_us[0]) == [(0,)]
@@ -314,7 +352,7 @@ def test_a_stream_without_hello_is_ended(served: Served) -> None:
     with served.stream(welcomed=False) as raw:
         raw.send(reads(1))
         end = raw.end()
-    ours(end, "INVALID_ARGUMENT", "NO_HELLO")
+    ours(end, "INVALID_ARGUMENT", "NO_HELLO", of=(39, "a batch before hello"))
     assert "batch" in end.message
     a_new_stream_goes_on(served)
 
@@ -346,7 +384,13 @@ def test_a_stream_that_says_nothing_ends(served: Served) -> None:
 def test_a_bad_hello_ends_the_stream(served: Served, greeting: pb.Hello, code: str, reason: str) -> None:
     with served.stream(welcomed=False) as raw:
         raw.send(pb.IngestRequest(hello=greeting))
-        ours(raw.end(), code, reason)
+        number = 42 if reason == "HEAD_END_UNKNOWN" else 66 if reason == "BAD_ID" else 39
+        ours(
+            raw.end(),
+            code,
+            reason,
+            of=(number, f"hello: {words({field.name: value for field, value in greeting.ListFields()})}"),
+        )
     a_new_stream_goes_on(served)
 
 
@@ -356,7 +400,9 @@ def test_more_batches_than_credits_end_the_stream(served: Served) -> None:
         for seq in range(1, 40):
             raw.send(reads(seq, meter_index=[0] * 20_000, stamp_us=stamp_us, import_wh=[1] * 20_000))
         end = raw.end()
-    ours(end, "FAILED_PRECONDITION", "CREDITS_EXCEEDED")
+    ours(
+        end, "FAILED_PRECONDITION", "CREDITS_EXCEEDED", of=(79, "39 batches of 20,000 rows without waiting for answers")
+    )
     assert "8" in end.message
     a_new_stream_goes_on(served)
 
@@ -367,7 +413,7 @@ def test_ten_refusals_end_the_stream(served: Served) -> None:
             assert raw.ask(b"\xff").nack.reason == "MALFORMED"
         raw.send(b"\xff")
         end = raw.end()
-    ours(end, "INVALID_ARGUMENT", "TOO_MANY_NACKS")
+    ours(end, "INVALID_ARGUMENT", "TOO_MANY_NACKS", of=(79, "ten refused messages within a minute"))
     assert "MALFORMED" in end.message
     a_new_stream_goes_on(served)
 
@@ -387,6 +433,12 @@ def test_an_idle_stream_is_ended_and_may_come_again(cluster: Databases) -> None:
             end = raw.end()
         assert (end.code, end.domain) == ("DEADLINE_EXCEEDED", "meterwatch")
         assert "nothing arrived" in end.message
+        told(
+            78,
+            "a stream that sends nothing for server.idle_timeout_s",
+            "RPC",
+            f"{end.code} {end.reason}: {end.message}",
+        )
         a_new_stream_goes_on(served)
 
 
@@ -397,7 +449,13 @@ def test_a_stream_too_many_is_told_to_wait(cluster: Databases) -> None:
         served.stream() as raw,
         served.stream(welcomed=False) as second,
     ):
-        ours(second.end(), "RESOURCE_EXHAUSTED", "STREAMS_MAX", retried=True)
+        ours(
+            second.end(),
+            "RESOURCE_EXHAUSTED",
+            "STREAMS_MAX",
+            retried=True,
+            of=(82, "one stream more than server.streams_max"),
+        )
         goes_on(raw)
 
 
@@ -466,7 +524,12 @@ EVENTS: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("change", "code", "reason"), READS)
 def test_bad_reads_are_refused(served: Served, change: dict[str, Any], code: str, reason: str) -> None:
-    ours(refused(served, "Ingest/SendReads", one_read(**change).SerializeToString()), code, reason)
+    large = (
+        (18, f"SendReads of {len(change.get('read', ()))} reads")
+        if reason in ("MESSAGE_TOO_LARGE", "TOO_MANY_ROWS")
+        else None
+    )
+    ours(refused(served, "Ingest/SendReads", one_read(**change).SerializeToString()), code, reason, of=large)
     answer = pb.SendReadsResponse.FromString(served.call("Ingest/SendReads", one_read().SerializeToString()))
     assert answer.ack.accepted == 1
 
@@ -554,7 +617,9 @@ def test_no_answer_is_unknown_and_each_of_ours_has_a_reason(
 
 
 def test_an_unknown_method_is_unimplemented(served: Served) -> None:
-    assert refused(served, "Ingest/Nothing", b"").code == "UNIMPLEMENTED"
+    end = refused(served, "Ingest/Nothing", b"")
+    assert end.code == "UNIMPLEMENTED"
+    told(29, "the method Ingest/Nothing", "RPC", f"{end.code}, of gRPC itself")
 
 
 def test_a_message_of_a_thousand_random_ones_never_ends_in_our_fault(served: Served) -> None:

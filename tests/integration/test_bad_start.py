@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from bad_inputs import told
 from databases import Databases
 from served import HEAD_END, METERS, REGISTRY, Served, fresh_database, fresh_end_us, serving
 from typer.testing import CliRunner, Result
@@ -103,6 +105,7 @@ def test_a_second_service_on_one_database(tmp_path: Path, dsn: str, served: Serv
     assert ended.returncode == 78
     (sentence,) = said(ended)
     assert "another meterwatch serves this database" in sentence
+    told(100, "a second service on one database", "START", re.sub(r"\(.*\)", "(...)", sentence))
 
 
 @pytest.mark.parametrize(

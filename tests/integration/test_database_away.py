@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,20 @@ import grpc
 import psycopg
 import pytest
 from databases import Databases
-from served import ENOUGH_S, HEAD_END, METERS, STEP_S, US, Served, ended, fresh_database, goes_on, reads, serving
+from served import (
+    ENOUGH_S,
+    HEAD_END,
+    METERS,
+    STEP_S,
+    US,
+    Served,
+    ended,
+    fresh_database,
+    fresh_epoch,
+    goes_on,
+    reads,
+    serving,
+)
 
 from meterwatch.batch import EventCode
 from meterwatch.client import AlarmFeed, HeadEnd
@@ -217,4 +232,46 @@ def test_a_poison_batch_gets_an_incident_and_its_neighbours_their_acks(cluster: 
             assert "incident" in end.message
             goes_on(good)
         assert served.sql("SELECT count(*) FROM reads WHERE import_wh = 666") == [(0,)]
+        assert not served.service.core.done()
+
+
+def soon_stored(served: Served, epoch: int, batch: pb.ReadBatch) -> pb.Ack:
+    """Send a batch again and again until it is acknowledged; every refusal before says to come again."""
+    limit = time.monotonic() + ENOUGH_S
+    while True:
+        with served.stream(welcomed=False) as raw:
+            for message in (
+                pb.IngestRequest(hello=pb.Hello(head_end=HEAD_END, epoch=epoch)),
+                pb.IngestRequest(dictionary=pb.Dictionary(meter=METERS)),
+                pb.IngestRequest(batch=batch),
+            ):
+                raw.send(message)
+            try:
+                while not (answer := raw.answer()).HasField("ack"):
+                    pass
+                return answer.ack
+            except grpc.RpcError as error:
+                end = ended(error)
+        assert (end.code, end.retry_s is not None) == ("UNAVAILABLE", True), end
+        assert time.monotonic() < limit, end
+        time.sleep(0.05)  # between two tries
+
+
+@pytest.mark.parametrize("how", ["kill -9 of one backend", "fast stop and start"])
+def test_postgresql_ends_all_sessions_and_is_back(own_cluster: EmbeddedCluster, how: str) -> None:
+    migrate(own_cluster.dsn)
+    with serving(own_cluster.dsn) as served:
+        with served.stream() as raw:
+            goes_on(raw)
+        epoch, batch = fresh_epoch(), reads(1, 3)
+        if how == "fast stop and start":
+            own_cluster.stop()
+            start_elsewhere(own_cluster)
+        else:
+            others = "datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            ((pid,),) = served.sql(f"SELECT pid FROM pg_stat_activity WHERE {others} LIMIT 1")
+            os.kill(pid, signal.SIGKILL)
+        ack = soon_stored(served, epoch, batch)
+        assert ack.accepted == 3
+        assert served.sql("SELECT count(*) FROM reads") == [(4,)]
         assert not served.service.core.done()
