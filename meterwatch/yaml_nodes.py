@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import yaml
 
+from meterwatch.texts import visible
+
 BYTES_MAX: Final = 1 << 20
 DEPTH_MAX: Final = 20
 
@@ -38,7 +40,7 @@ class Problems:
         self.found: list[Problem] = []
 
     def add(self, line: int, message: str) -> None:
-        self.found.append(Problem(self.file, line, message))
+        self.found.append(Problem(self.file, line, visible(message)))
 
     def text(self, node: yaml.Node | None, what: str) -> str | None:
         """The text of a scalar; None, and a problem, for anything else."""

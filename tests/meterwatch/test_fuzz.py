@@ -40,6 +40,14 @@ def test_a_fault_is_found_and_the_same_run_finds_it_again() -> None:
     assert again.findings == report.findings[:1]
 
 
+@pytest.mark.parametrize(
+    ("name", "seed", "number"), [("rule_tests", 7, 1079), ("csv", 1, 118), ("routes", 1, 711), ("config", 1, 302)]
+)
+def test_what_was_found_stays_mended(name: str, seed: int, number: int) -> None:
+    """A message that no terminal should be sent; CR in the header of a CSV; the same as the first, twice."""
+    assert not fuzz.run(name, TARGETS[name], [number], seed).findings
+
+
 def test_a_sound_input_that_is_refused_is_a_finding() -> None:
     target = Target(lambda _: b"\xfe", lambda _rng, data: data, lambda _: "refused")
     assert fuzz.run("planted", target, [0]).findings
