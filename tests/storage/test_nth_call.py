@@ -32,7 +32,10 @@ ERRORS: dict[str, type[Exception]] = {
 CALLS_MAX = 60
 LONG = bool(os.environ.get("METERWATCH_FAULT_SEEDS"))
 """Every error at every call, before and after a COMMIT is done; else those that differ for the code."""
-CASES = [(state, done) for state in ERRORS for done in (False, True) if LONG or not done or state == "57P01"]
+DIFFER = ("40P01", "57P01", "25006", "53100", "XX001")
+"""Tried again, session over, session goes on, no room, damaged."""
+SHORT = [*((state, False) for state in DIFFER), ("57P01", True)]
+CASES = [(state, done) for state in ERRORS for done in (False, True)] if LONG else SHORT
 BOTH = CASES if LONG else [("40P01", False), ("57P01", True)]
 _step = itertools.count(1)
 _epoch = itertools.count(1)
