@@ -129,7 +129,7 @@ class Overload:
         expected = np.array([self._expected[row][index] for row in rows.tolist()], np.int64).reshape(
             len(rows), len(index)
         )
-        return Sums(self._wh[at], self._varh[at], self._covered[at], expected)
+        return Sums(self._wh[at], self._varh[at], self._covered[at], expected.reshape(len(rows), len(index)))
 
     def known(self, index: Ints, first: int, stop: int) -> Floats:
         """b [windows, transformers] of windows of the ring; NaN where it is not known: no rating, or too few reads."""
