@@ -4,7 +4,8 @@ Argument. A load is felt in fewer than `Days.reach` windows. So a change in wind
 b + reach on, and what is said from the first calm after that (rules.heat) is what was said before; what is said from
 the last calm before a on follows from the loads since then and the warm-up before that day. A Lookback folds the loads
 between the two calms, and up to the near windows where there is none after: there the rule goes on from it. Most
-transformers have loads so low all the while that nothing can be hot; of those nothing is stepped.
+transformers have loads so low all the while that nothing can be hot; of those nothing is stepped. A calm is looked for in
+the LATE_DAYS before a change; where there is none (no loads for years, mostly) the fold begins there, as at a first read.
 
 The loads that have left the ring are asked for piece by piece, a day and its warm-up at least, so memory is a piece.
 Refuses to know: the database, alarms, the clock. Nothing here changes the rule.
@@ -20,7 +21,7 @@ import numpy as np
 from meterwatch.episodes import Verdict
 from meterwatch.loads import Loads
 from rules.heat import Bools, Heat, HeatState, step
-from rules.hot_spot import HotSpot
+from rules.hot_spot import LATE_DAYS, HotSpot
 from rules.ladder import NEVER, Ints
 from rules.late import Late
 from rules.thermal import Floats
@@ -60,7 +61,9 @@ class PastHeat:
         return assets
 
     def fold(self, assets: Ints, oldest: int) -> Lookback:
-        return Lookback(self._rule, assets, self.late.first[assets], self.late.last[assets], oldest)
+        first = self.late.first[assets]
+        oldest = max(oldest, int(first.min()) - LATE_DAYS * self._rule.days.windows)
+        return Lookback(self._rule, assets, first, self.late.last[assets], oldest)
 
 
 class Lookback:

@@ -41,6 +41,9 @@ UP_TO_NOW = NEVER // 2
 HOT_AIR_C = 40.0
 """Air as hot as this is reckoned with always; hotter by AIR_STEP_C at a time as it is told. (ours)"""
 AIR_STEP_C = 5.0
+LATE_DAYS = 45
+"""Windows that change longer before the near ones are not judged: the late window. Temperatures go on from window to window,
+so years of an old file would be stepped through one by one, and on to today."""
 BISECTIONS = 30
 """Of the safe load: 10 comes down to 1e-8."""
 
@@ -280,6 +283,10 @@ class HotSpot:
         tail, before = self.overload.tail, self._before
         first, last, turn = before.first[old], before.last[old], before.turn[old]
         before.judged(old)
+        oldest = self._at - LATE_DAYS * self.days.windows
+        old, first, last, turn = (column[last >= oldest] for column in (old, np.maximum(first, oldest), last, turn))
+        if not len(old):
+            return
         self._stale[old[last + self.days.reach >= self._at]] = True
         behind, shown = first < tail, np.maximum(first, tail)
         warm = self.loads(old, int(shown.min()), self._at) > self.safe_pu[old]

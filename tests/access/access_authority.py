@@ -104,7 +104,7 @@ class Issuer:
     def claims(self, name: str = "anna", roles: Any = ("operator",), **changes: Any) -> dict[str, Any]:
         now = int(time.time())
         claims = {"sub": name, "roles": list(roles) if isinstance(roles, tuple) else roles, "iss": ISSUER}
-        return claims | {"aud": AUDIENCE, "exp": now + 300, "nbf": now - 10} | changes
+        return claims | {"aud": AUDIENCE, "exp": now + 3600, "nbf": now - 10} | changes
 
     def token(self, *arguments: Any, headers: dict[str, Any] | None = None, **changes: Any) -> str:
         claims = {name: value for name, value in self.claims(*arguments, **changes).items() if value is not None}

@@ -20,6 +20,8 @@ READS, STREAM = "/meterwatch.v1.Ingest/SendReads", "/meterwatch.v1.Ingest/Stream
 QUICK = {"grpc.keepalive_time_ms": 1000, "grpc.keepalive_timeout_ms": 500, "grpc.http2.ping_timeout_ms": 500}
 SILENCE = "GOAWAY 11 ping_timeout"
 """gRPC gives no answer to a call without a whole message; the connection ends because we answer no pings either."""
+ANSWERED = "INVALID_ARGUMENT"
+"""What the service says of a message with flag 7, if gRPC hands it over before it gives the connection up."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ CASES: list[tuple[int, str, set[str], Act]] = [
     (22, "the flag of compression without an encoding", {"INTERNAL", "UNIMPLEMENTED"}, lambda c: c.call(READS, message(good_reads(), flag=1))),
     (22, "gzip that is none", {"INTERNAL", "UNIMPLEMENTED"}, lambda c: c.call(READS, message(b"no gzip", flag=1), {"grpc-encoding": "gzip"})),
     (22, "an encoding there is not", {"UNIMPLEMENTED", "INTERNAL"}, lambda c: c.call(READS, message(good_reads(), flag=1), {"grpc-encoding": "zip"})),
-    (23, "a message with the flag 7", {SILENCE}, lambda c: c.call(READS, message(good_reads(), flag=7))),
+    (23, "a message with the flag 7", {SILENCE, ANSWERED}, lambda c: c.call(READS, message(good_reads(), flag=7))),
     (24, "two messages to SendReads", {"OK", "UNIMPLEMENTED", "INTERNAL"}, lambda c: c.call(READS, message(good_reads()) * 2)),
     (24, "no message to SendReads", {SILENCE}, lambda c: c.call(READS, b"")),
     (25, "content-type text/html", {"OK", "UNKNOWN", "UNIMPLEMENTED", "RST_STREAM 2"}, lambda c: c.call(READS, message(good_reads()), {"content-type": "text/html"})),
@@ -62,7 +64,8 @@ def test_a_strange_stream_ends_and_the_next_call_is_answered(
         act(connection)
         end = connection.end()
     assert end in ends, end
-    told(number, words, "TAKEN" if end == "OK" else "RPC", f"{end}, of gRPC itself" if end != "OK" else end)
+    if end != ANSWERED:
+        told(number, words, "TAKEN" if end == "OK" else "RPC", f"{end}, of gRPC itself" if end != "OK" else end)
     assert call_of(served, "Ingest/SendReads", good_reads()).code == "OK"
 
 

@@ -27,7 +27,7 @@ from meterwatch.config import ClockSection, Config, Database, Server
 from rules.contract_levels import ContractProfile
 from tests.rules.test_overload import oracle
 
-STORY = town_day(160, 50)
+STORY = town_day(200, 50)
 QUARTER_US = 900 * US
 NOON_US = STORY.start_us + 30 * QUARTER_US
 KW = (1.5, 2.0)

@@ -424,6 +424,18 @@ async def test_heat_of_weeks_ago_is_told_when_its_reads_come_and_taken_back_when
     assert plant.told[0] == []
 
 
+@pytest.mark.parametrize(("days", "told"), [(43, True), (48, False)])
+async def test_heat_behind_the_late_window_is_not_looked_back_at(days: int, told: bool) -> None:
+    """An old file of years would be stepped through window by window, and on to today."""
+    plant = Plant(1)
+    await plant.send(rows_of([0.6] * 30 + [None] * 8 + [0.4] * (days * DAY)))
+    plant.table.save(plant.overload)
+    pieces = plant.table.pieces
+    await plant.send([(0, START_US + (i + 1) * WINDOW_US, 900, 42_500, 1) for i in range(30, 38)])
+    assert bool(plant.told.get(0)) is told
+    assert (plant.table.pieces > pieces) is told
+
+
 class Unstepped(Twin):
     def step(self, *_: object) -> None:
         raise AssertionError("nothing can be hot")
