@@ -27,6 +27,13 @@ NAMES_MAX: Final = 1000
 """Subscribers known by name; beyond them the one that joined longest ago is forgotten."""
 UNCONFIRMED_MAX: Final = 1000
 """Messages of one subscriber that wait to be confirmed; the oldest is forgotten then."""
+HELD_MAX: Final = 2_000_000
+"""Weight of all messages that wait to be confirmed, of all subscribers: some 80 MB. Beyond it the one with the most
+forgets the older half of its own, so that who confirms pays for nobody who does not."""
+MESSAGE_WEIGHT: Final = 8
+"""Of a message beside one for each transition in it: 300 bytes and 40 each."""
+LOOK_WEIGHT: Final = HELD_MAX // 100
+"""What is held is added up after so much more was sent."""
 UNWRITTEN_MAX: Final = 50_000
 """Receipts that wait for the database."""
 TOLD_MAX: Final = 200
@@ -49,6 +56,31 @@ class _Name:
     unshown: deque[SentMessage] = field(default_factory=deque)
     reading: int = 0
     """Number of the subscription that has the name now."""
+    held: int = 0
+    """Weight of both."""
+
+    def keep(self, queue: deque[SentMessage], message: SentMessage) -> int:
+        """Add a message to one of the two; 1 if the oldest had to go."""
+        queue.append(message)
+        self.held += _weight(message)
+        if len(queue) <= UNCONFIRMED_MAX:
+            return 0
+        self.held -= _weight(queue.popleft())
+        return 1
+
+    def covered(self, queue: deque[SentMessage], points: Sequence[Point]) -> Iterator[tuple[SentMessage, int]]:
+        """Take the messages that a point stands for out of a queue, each with the time of the first such point."""
+        for message, at_us in _covered(queue, points):
+            self.held -= _weight(message)
+            yield message, at_us
+
+    def forget_half(self) -> int:
+        """Forget the older half of both; how many of them had not been confirmed as received."""
+        unreceived = -(-len(self.unreceived) // 2)
+        for queue, count in ((self.unreceived, unreceived), (self.unshown, -(-len(self.unshown) // 2))):
+            for _ in range(count):
+                self.held -= _weight(queue.popleft())
+        return unreceived
 
 
 class Receipts:
@@ -70,6 +102,8 @@ class Receipts:
         self._store = store
         self._clock = clock
         self._number = last_number
+        self._weight_sent = 0
+        """Since what is held was added up."""
         self._took = took
         self._names: dict[str, _Name] = {}
         self._subscription = 0
@@ -103,11 +137,11 @@ class Receipts:
             raise Overloaded("QUEUE_FULL", f"{len(self._unwritten)} receipts wait for the database; confirm later", 5.0)
         shown = sorted(shown, key=_by_cursor)
         changed: dict[int, SentMessage] = {}
-        for message, at_us in _covered(name.unreceived, sorted([*received, *shown], key=_by_cursor)):
+        for message, at_us in name.covered(name.unreceived, sorted([*received, *shown], key=_by_cursor)):
             changed[message.number] = one = replace(message, received_us=at_us)
             self._took("received", (at_us - message.sent_us) / 1e6)
-            _keep(name.unshown, one)
-        for message, at_us in _covered(name.unshown, shown):
+            name.keep(name.unshown, one)
+        for message, at_us in name.covered(name.unshown, shown):
             assert message.received_us is not None
             shown_us = max(at_us, message.received_us)
             changed[message.number] = replace(message, shown_us=shown_us)
@@ -128,9 +162,21 @@ class Receipts:
         """Note a message that is about to be written."""
         self._number += 1
         message = SentMessage(self._number, subscriber, seqs, upto, self.machine_us())
-        self.forgotten += _keep(name.unreceived, message)
+        self.forgotten += name.keep(name.unreceived, message)
+        self._weight_sent += _weight(message)
+        if self._weight_sent >= LOOK_WEIGHT:
+            self._forget_too_much()
         if committed_us is not None:
             self._took("sent", max(0, self._clock.now_us() - committed_us) / 1e6)
+
+    def _forget_too_much(self) -> None:
+        self._weight_sent = 0
+        held = sum(name.held for name in self._names.values())
+        while held > HELD_MAX:
+            most = max(self._names.values(), key=lambda name: name.held)
+            before = most.held
+            self.forgotten += most.forget_half()
+            held -= before - most.held
 
     async def _write(self) -> None:
         """Commit what waits, of others too, unless another call has done so meanwhile."""
@@ -163,13 +209,8 @@ def _by_cursor(point: Point) -> tuple[int, int]:
     return point.seq, point.at_us
 
 
-def _keep(queue: deque[SentMessage], message: SentMessage) -> int:
-    """Add a message; 1 if the oldest had to go."""
-    queue.append(message)
-    if len(queue) <= UNCONFIRMED_MAX:
-        return 0
-    queue.popleft()
-    return 1
+def _weight(message: SentMessage) -> int:
+    return MESSAGE_WEIGHT + len(message.seqs)
 
 
 def _covered(queue: deque[SentMessage], points: Sequence[Point]) -> Iterator[tuple[SentMessage, int]]:

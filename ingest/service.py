@@ -102,6 +102,7 @@ class IngestService:
         limits: StreamLimits,
         version: str,
         streams_max: int = 64,
+        head_end_streams_max: int = 32,
         checks: CheckProfile = DEFAULT,
         nacked: Callable[[str], object] = lambda reason: None,
         overdue: Callable[[int], tuple[int, int]] = lambda head_end_id: (0, 0),
@@ -114,7 +115,7 @@ class IngestService:
         self._limits = limits
         self._checks = checks
         self._version = version
-        self._streams_max = streams_max
+        self._streams_max, self._head_end_streams_max = streams_max, head_end_streams_max
         self._live: dict[tuple[int, int], _Live] = {}
         self._drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.streams = 0
@@ -193,6 +194,7 @@ class IngestService:
         check_head_end(caller(context), first.hello.head_end)
         session = Session(self._pipeline, self._limits, self._checks, first.hello)
         key = (session.head_end_id, session.epoch)
+        self._check_share(session.head_end_id, key)
         self._pipeline.connected(session.head_end_id)
         _log.info("stream open", head_end=first.hello.head_end, epoch=session.epoch, agent=first.hello.agent[:128])
         answers: _Answers = asyncio.Queue(max(CREDITS_MAX, self._limits.credits) + 2)
@@ -226,6 +228,16 @@ class IngestService:
                 del self._live[key]
             self._pipeline.gone(session.head_end_id)
             _log.info("stream end", head_end=first.hello.head_end, batches=session.batches, acked=session.acked)
+
+    def _check_share(self, head_end_id: int, key: tuple[int, int]) -> None:
+        """One head-end takes no more than its share of the streams; one that replaces another needs no room."""
+        own = sum(live == head_end_id for live, _ in self._live)
+        if own >= self._head_end_streams_max and key not in self._live:
+            raise Overloaded(
+                "HEAD_END_STREAMS_MAX",
+                f"{own} streams of this head-end are open; expected at most that; close one, or wait",
+                1.0,
+            )
 
     async def _answer(self, context: Any, session: Session, answers: _Answers, flight: _Flight) -> None:
         """Send welcome, the answers in the order of their messages, and the summary; an answer may be an error."""

@@ -151,7 +151,8 @@ async def _serving(
     gate, trail = await open_gate(config.access, AuditStore(pool).write, metrics)
     server, health = make_server(config.server, gate, Watch(metrics))
     ingest = IngestService(
-        pipeline, _limits(config), version("meterwatch"), config.server.streams_max, parts.checks,
+        pipeline, _limits(config), version("meterwatch"), config.server.streams_max,
+        config.server.head_end_streams_max, parts.checks,
         nacked=lambda reason: metrics.nacks.labels(reason).inc(), overdue=parts.gaps.overdue,
         foreign=foreign_rows(trail),
     )  # fmt: skip

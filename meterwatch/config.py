@@ -51,6 +51,8 @@ class Server(BaseModel):
     message_bytes_max: int = Field(default=4_194_304, ge=65_536, le=67_108_864)
     dictionary_entries_max: int = Field(default=1_048_576, ge=1, le=16_777_216)
     streams_max: int = Field(default=64, ge=1, le=10_000)
+    head_end_streams_max: int = Field(default=32, ge=1, le=10_000)
+    """Of them of one head-end."""
     subscribers_max: int = Field(default=256, ge=1, le=100_000)
     """Subscribers to alarms at a time."""
     idle_timeout_s: float = Field(default=60, gt=0, le=3600)

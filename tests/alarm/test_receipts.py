@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from alarm import receipts as module
 from alarm.receipts import Receipts
 from meterwatch.clock import ReplayClock
-from meterwatch.errors import StorageUnavailable
+from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.receipts import Point, SentMessage
 
 NOW_US = 1_700_000_000_000_000
@@ -165,6 +165,61 @@ async def test_no_list_grows_without_bound_and_what_is_forgotten_is_counted(monk
         world.receipts.join(name)
     assert world.receipts.forgotten == 5
     assert await world.receipts.of(range(1, 6)) == []
+
+
+async def test_receipts_that_wait_for_the_database_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNWRITTEN_MAX", 2)
+    world = World()
+    ledger = world.receipts.join("Kim")
+    world.store.fail = AWAY
+    for seq in range(1, 4):
+        ledger.sent((seq,), seq)
+        with pytest.raises(StorageUnavailable):
+            await world.receipts.confirm("Kim", [Point(seq, world.passes(1))], [])
+    ledger.sent((4,), 4)
+    at_us = world.passes(1)
+    with pytest.raises(Overloaded) as refused:
+        await world.receipts.confirm("Kim", [Point(4, at_us)], [])
+    assert refused.value.reason == "QUEUE_FULL"
+    assert refused.value.retry_after_s > 0
+    world.store.fail = None
+    await world.receipts._write()  # what another subscriber's call does
+    assert await world.receipts.confirm("Kim", [Point(4, at_us)], []) == 1
+    assert sorted(world.store.rows) == [1, 2, 3, 4]
+
+
+async def test_what_all_subscribers_hold_has_a_limit_and_who_holds_most_forgets_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "HELD_MAX", 400)
+    monkeypatch.setattr(module, "LOOK_WEIGHT", 10)
+    world = World()
+    attentive, deaf = world.receipts.join("attentive"), world.receipts.join("deaf")
+    attentive.sent((1,), 1)
+    for seq in range(2, 200):
+        deaf.sent((seq,), seq)
+        held = sum(name.held for name in world.receipts._names.values())
+        assert held <= 400 + 2 * (module.MESSAGE_WEIGHT + 1)
+    kept = [one.seqs[0] for one in await world.receipts.of(range(1, 200))]
+    assert kept == [1, *range(kept[1], 200)]
+    assert world.receipts.forgotten == 199 - len(kept)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.booleans()), max_size=40))
+def test_the_weight_held_is_that_of_the_messages_that_wait(steps: list[tuple[int, bool]]) -> None:
+    async def run() -> None:
+        world, seq = World(), 0
+        ledger = world.receipts.join("Kim")
+        for many, shown in steps:
+            first, seq = seq + 1, seq + many
+            ledger.sent(tuple(range(first, seq + 1)), seq)
+            point = Point(max(seq - 3, 1), world.passes(1))
+            await world.receipts.confirm("Kim", [point], [point] if shown else [])
+            (name,) = world.receipts._names.values()
+            waiting = [*name.unreceived, *name.unshown]
+            assert name.held == sum(module.MESSAGE_WEIGHT + len(one.seqs) for one in waiting)
+
+    asyncio.run(run())
 
 
 STEPS = st.lists(

@@ -103,6 +103,8 @@ def test_an_alarm_that_leaves_a_department_is_told_as_leaving() -> None:
     [
         ({"department": ["noc"]}, "FILTER_INVALID"),
         ({"department": ["noc"] * 65}, "FILTER_TOO_LARGE"),
+        ({"type": ["OUTAGE"] * 65}, "FILTER_TOO_LARGE"),
+        ({"district": ["North"] * 1001}, "FILTER_TOO_LARGE"),
         ({"priority_min": 5}, "FILTER_INVALID"),
         ({"label": [pb.WantedLabel(name="crew")]}, "FILTER_INVALID"),
         ({"label": [pb.WantedLabel(name="crew", value=["x"] * 101)]}, "FILTER_INVALID"),

@@ -459,6 +459,22 @@ def test_a_stream_too_many_is_told_to_wait(cluster: Databases) -> None:
         goes_on(raw)
 
 
+def test_one_head_end_cannot_take_all_streams_and_replacing_one_needs_no_room(cluster: Databases) -> None:
+    epoch = fresh_epoch()
+    with (
+        fresh_database(cluster) as dsn,
+        serving(dsn, head_end_streams_max=1) as served,
+        served.stream(hello(epoch)) as raw,
+        served.stream(welcomed=False) as second,
+    ):
+        second.send(pb.IngestRequest(hello=hello()))
+        ours(second.end(), "RESOURCE_EXHAUSTED", "HEAD_END_STREAMS_MAX", retried=True)
+        goes_on(raw, 1)
+        with served.stream(hello(head_end=OTHER_HEAD_END), meters=[]), served.stream(hello(epoch)) as newer:
+            ours(raw.end(), "ABORTED", "SUPERSEDED")
+            goes_on(newer, 2)
+
+
 def test_a_good_stream_ends_with_its_count(served: Served) -> None:
     with served.stream() as raw:
         goes_on(raw, 1)
