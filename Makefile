@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test law fuzz faults bad-input check bench bench-peers storm-score torture lock clean
+.PHONY: help setup demo serve test law fuzz faults bad-input check bench bench-peers storm-score torture overload soak lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ storm-score: setup ## rules and alarm book against SEEDS=10 storms whose truth i
 
 torture: setup ## kill service and database CYCLES=100 times under load; JSON=file, SEED=n, DIR=directory to go on with, CONTROL=name
 	@$(BIN)/python -m meterwatch.devtools.torture.run --cycles $(or $(CYCLES),100) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json '$(JSON)') $(if $(DIR),--dir '$(DIR)') $(if $(CONTROL),--control $(CONTROL))
+
+overload: setup ## twice what the service can take for SECONDS=60: what is owed is kept, or it fails; JSON=file also writes the figures there
+	@$(BIN)/python -m loadtest.overload --seconds $(or $(SECONDS),60) $(if $(JSON),--json '$(JSON)')
+
+soak: setup ## half of what the service can take for MINUTES=30, with clients that come and go; JSON=file, HTML=file: what it came to
+	@$(BIN)/python -m loadtest.soak --minutes $(or $(MINUTES),30) $(if $(JSON),--json '$(JSON)') $(if $(HTML),--html '$(HTML)')
 
 lock: ## pin the newest allowed dependencies in requirements.lock
 	@tools/setup.sh python

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from loadtest.cpu import parent_of
 from loadtest.fleet import Fleet
+from meterwatch.quality import Origin
 
 _SIZE: Final = """
 SELECT coalesce(sum(total_bytes), 0)::bigint, coalesce(sum(table_bytes + toast_bytes), 0)::bigint
@@ -105,6 +106,15 @@ class Database:
         day = datetime.fromtimestamp(day_us / 1e6, UTC)
         row = self._connection.execute(
             "SELECT count(*) FROM reads WHERE end_at >= %s AND end_at < %s", (day, day + timedelta(days=1))
+        ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def rows_between(self, from_us: int, to_us: int) -> int:
+        """Reads stored with from_us < end <= to_us, without those the service itself estimated of what was not sent."""
+        row = self._connection.execute(
+            "SELECT count(*) FROM reads WHERE end_at > %s AND end_at <= %s AND (quality >> 24) & 15 <> %s",
+            (_moment(from_us), _moment(to_us), Origin.ESTIMATED),
         ).fetchone()
         assert row is not None
         return int(row[0])

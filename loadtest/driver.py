@@ -24,6 +24,8 @@ from meterwatch.client.retry import open_channel
 from meterwatch.v1.ingest_pb2 import Dictionary, Hello, IngestRequest, IngestResponse
 
 RUN_TIMEOUT_S: Final = 600.0
+ANSWERED: Final = ("accepted", "versions", "duplicates", "rejected")
+"""What becomes of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,22 @@ class Run:
     """Send to ack of each batch; from the time it was due, if the run had a pace."""
     due_s: list[list[float]] = field(repr=False)
     """Per stream, when each batch was due (paced) or went: time.monotonic()."""
+    went_s: list[list[float]] = field(default_factory=list, repr=False)
+    """Per stream, when each batch went."""
+    acked_s: list[float] = field(default_factory=list, repr=False)
+    """When each ack of ack_ms came."""
+    stream_rows: list[int] = field(default_factory=list)
+    """Rows acknowledged of each stream."""
+    withheld: int = 0
+    """Rows that were still waiting for credit when the run was over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a run sends: rows a second over all streams, and when it gives up what has not gone."""
+
+    reads_per_s: float = math.inf
+    seconds: float = math.inf
 
 
 class Driver:
@@ -58,9 +76,12 @@ class Driver:
         self._pipe.send(load)
         self._answer()
 
-    def run(self, reads_per_s: float = math.inf) -> Run:
-        """Send what was prepared, at this pace over all streams; returns when all of it is acknowledged."""
-        self._pipe.send(reads_per_s)
+    def run(self, reads_per_s: float = math.inf, seconds: float = math.inf) -> Run:
+        """Send what was prepared, at this pace over all streams; returns when all that went is acknowledged.
+
+        seconds: send nothing after so long; the rest is `withheld`.
+        """
+        self._pipe.send(Pace(reads_per_s, seconds))
         run = self._answer()
         assert isinstance(run, Run)
         return run
@@ -93,6 +114,9 @@ class _Stream:
         self._gap_s = 0.0
         self._next_s = 0.0
         self.due_s: list[float] = []
+        self.went_s: list[float] = []
+        self.acked_s: list[float] = []
+        self.wire_bytes = self.rows_sent = self.rows_withheld = 0
         self._credits = 0
         self._closing = False
         self._error = ""
@@ -111,12 +135,19 @@ class _Stream:
         """Begin to send: a batch every gap_s from first_s (time.monotonic()), whatever is answered; 0: flat out."""
         with self._changed:
             self.counts, self.ack_ms, self.due_s = Counter(), [], []
+            self.went_s, self.acked_s = [], []
+            self.wire_bytes = self.rows_sent = self.rows_withheld = 0
             self._next_s, self._gap_s = first_s, gap_s
             self._todo = todo[::-1]
             self._changed.notify_all()
 
-    def finish(self) -> None:
-        """Wait until all is acknowledged."""
+    def finish(self, by_s: float) -> None:
+        """Wait until all is acknowledged; from by_s (time.monotonic()) on, all that has gone."""
+        with self._changed:
+            if math.isfinite(by_s):
+                self._changed.wait_for(lambda: self._error or not self._todo, max(by_s - time.monotonic(), 0))
+                self.rows_withheld = sum(sent.rows for sent in self._todo)
+                self._todo.clear()
         self._wait(lambda: not self._todo and not self._sent_s)
 
     def close(self) -> None:
@@ -145,11 +176,16 @@ class _Stream:
                     self._changed.wait(early_s)
                 if self._closing:
                     return
+                if not self._todo:  # the run was over before the next was due
+                    continue
                 sent = self._todo.pop()
                 due_s = self._next_s if self._gap_s else time.monotonic()
                 self._next_s += self._gap_s
                 self._sent_s[sent.seq] = due_s
                 self.due_s.append(due_s)
+                self.went_s.append(time.monotonic())
+                self.rows_sent += sent.rows
+                self.wire_bytes += len(sent.request)
             yield sent.request
 
     def _read(self, call: Any) -> None:
@@ -173,7 +209,8 @@ class _Stream:
                 self._announced += response.dictionary_ack.count
             case "ack":
                 ack = response.ack
-                self.ack_ms.append(1000 * (time.monotonic() - self._sent_s.pop(ack.seq)))
+                self.acked_s.append(time.monotonic())
+                self.ack_ms.append(1000 * (self.acked_s[-1] - self._sent_s.pop(ack.seq)))
                 self._credits = ack.credits or self._credits
                 self.counts.update(
                     batches=1,
@@ -210,24 +247,27 @@ def _main(pipe: Connection, address: str, fleet: Fleet) -> None:
         pipe.send(f"{type(error).__name__}: {error}")
 
 
-def _run(streams: list[_Stream], ready: list[list[Sent]], reads_per_s: float) -> Run:
+def _run(streams: list[_Stream], ready: list[list[Sent]], pace: Pace) -> Run:
     began_s, cpu_s = time.monotonic(), time.process_time()
     batch_rows = max(sent.rows for todo in ready for sent in todo)
-    gap_s = len(streams) * batch_rows / reads_per_s  # 0 for an infinite rate
+    gap_s = len(streams) * batch_rows / pace.reads_per_s  # 0 for an infinite rate
     for number, (stream, todo) in enumerate(zip(streams, ready, strict=True)):
         stream.start(todo, began_s + number * gap_s / len(streams), gap_s)
     for stream in streams:
-        stream.finish()
+        stream.finish(began_s + pace.seconds)
     seconds, cpu_s = time.monotonic() - began_s, time.process_time() - cpu_s
-    counts: Counter[str] = Counter(sent=sum(sent.rows for todo in ready for sent in todo))
+    counts: Counter[str] = Counter(sent=sum(stream.rows_sent for stream in streams))
     for stream in streams:
         counts.update(stream.counts)
-    wire_bytes = sum(len(sent.request) for todo in ready for sent in todo)
     return Run(
         seconds,
         cpu_s,
         dict(counts),
-        wire_bytes,
+        sum(stream.wire_bytes for stream in streams),
         [ms for stream in streams for ms in stream.ack_ms],
         [stream.due_s for stream in streams],
+        [stream.went_s for stream in streams],
+        [at_s for stream in streams for at_s in stream.acked_s],
+        [sum(stream.counts[name] for name in ANSWERED) for stream in streams],
+        sum(stream.rows_withheld for stream in streams),
     )
