@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test law fuzz faults bad-input check bench bench-peers storm-score torture overload soak lock clean
+.PHONY: help setup demo serve test law fuzz faults bad-input check bench bench-peers storm-score torture overload soak sbom audit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,14 @@ overload: setup ## twice what the service can take for SECONDS=60: what is owed 
 
 soak: setup ## half of what the service can take for MINUTES=30, with clients that come and go; JSON=file, HTML=file: what it came to
 	@$(BIN)/python -m loadtest.soak --minutes $(or $(MINUTES),30) $(if $(JSON),--json '$(JSON)') $(if $(HTML),--html '$(HTML)')
+
+sbom: ## bill of materials of the locked packages and of Debian's, as CycloneDX in FILE=sbom.cdx.json
+	@tools/setup.sh python
+	@$(BIN)/python -m meterwatch.devtools.sbom --out '$(or $(FILE),sbom.cdx.json)'
+
+audit: ## known holes in the locked packages; fails also where they could not be looked up, and says so
+	@tools/setup.sh python
+	@$(BIN)/python -m meterwatch.devtools.audit
 
 lock: ## pin the newest allowed dependencies in requirements.lock
 	@tools/setup.sh python

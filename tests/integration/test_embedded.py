@@ -127,6 +127,27 @@ def test_only_the_cluster_s_own_user_can_reach_the_socket(data_dir: Path, instal
         assert socket_dir.stat().st_uid == (data_dir / "pgdata").stat().st_uid != 0
 
 
+def test_no_process_of_the_cluster_runs_as_root_or_listens_on_the_network(data_dir: Path, install: PgInstall) -> None:
+    with EmbeddedCluster(data_dir, install):
+        pids = processes.of_cluster(data_dir / "pgdata")
+        assert len(pids) > 3
+        assert {Path(f"/proc/{pid}").stat().st_uid for pid in pids} == {(data_dir / "pgdata").stat().st_uid}
+        assert (data_dir / "pgdata").stat().st_uid != 0
+        sockets = {
+            os.readlink(link).removeprefix("socket:[").removesuffix("]")
+            for pid in pids
+            for link in Path(f"/proc/{pid}/fd").iterdir()
+            if link.is_symlink() and os.readlink(link).startswith("socket:[")
+        }
+        assert sockets  # its Unix socket is among them
+        of_network = {
+            line.split()[9]
+            for name in ("tcp", "tcp6", "udp", "udp6")
+            for line in (Path("/proc/net") / name).read_text().splitlines()[1:]
+        }
+        assert sockets & of_network == set()
+
+
 def test_local_settings_count_but_not_against_durability(data_dir: Path, install: PgInstall) -> None:
     (data_dir / "local.conf").write_text("fsync = off\nsynchronous_commit = off\nwork_mem = '7MB'\n")
     (data_dir / "local.conf").chmod(0o644)
