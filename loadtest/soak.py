@@ -37,14 +37,15 @@ SHARE: Final = 0.5
 SLICE_S: Final = 10.0
 """A load is made ready, sent, and the next one made."""
 WARM_UP_SHARE: Final = 1 / 3
-WARM_UP_S_MAX: Final = 3600.0
+WARM_UP_S_MAX: Final = 600.0
 JUDGED_FROM_S: Final = 300.0
 """Shorter runs say how memory grew and do not judge it."""
 GROWTH_SHARE_MAX: Final = 0.05
 GROWTH_MB_SPARE: Final = 8.0
 CACHES_MB: Final = 134.0
-"""What is known of stored and arrived reads, 64 MiB each (storage/seen.py, storage/arrived.py), fills up over some 100
-million reads: allowed for while the warm-up is shorter than WARM_UP_S_MAX."""
+"""What is known of stored and of arrived reads, 64 MiB each (storage/seen.py, storage/arrived.py), fills up"""
+CACHED_BYTES_PER_READ: Final = 0.5
+"""by a bit of each for a meter and interval, in arrays of up to twice the size."""
 FLAT_SPARE: Final = 8
 """Descriptors, threads, sessions more at the end than after the warm-up: clients come and go at any moment."""
 LOOK_EVERY_S: Final = 1.0
@@ -207,7 +208,7 @@ def problems_of(figures: dict[str, float], seconds: float) -> list[str]:
         if f"{name}_grown" in f
     ]
     if seconds >= JUDGED_FROM_S and "rss_mb_grown" in f:
-        filling_mb = CACHES_MB if seconds * WARM_UP_SHARE < WARM_UP_S_MAX else 0.0
+        filling_mb = min(CACHED_BYTES_PER_READ * f["sent_in_all"] / 1e6, CACHES_MB)
         most_mb = GROWTH_SHARE_MAX * f["rss_mb_warm"] + GROWTH_MB_SPARE + filling_mb
         found.append((f["rss_mb_grown"] > most_mb, f"memory grew by {f['rss_mb_grown']:.1f} MB, {most_mb:.1f} may be"))
     return [sentence for failed, sentence in found if failed]
