@@ -4,8 +4,9 @@ Argument. A load is felt in fewer than `Days.reach` windows. So a change in wind
 b + reach on, and what is said from the first calm after that (rules.heat) is what was said before; what is said from
 the last calm before a on follows from the loads since then and the warm-up before that day. A Lookback folds the loads
 between the two calms, and up to the near windows where there is none after: there the rule goes on from it. Most
-transformers have loads so low all the while that nothing can be hot; of those nothing is stepped. A calm is looked for in
-the LATE_DAYS before a change; where there is none (no loads for years, mostly) the fold begins there, as at a first read.
+transformers have loads so low all the while that nothing can be hot; of those nothing is stepped. A calm is looked
+for in the LATE_DAYS before a change; where there is none (no loads for years, mostly) the fold begins there, as at a
+first read.
 
 The loads that have left the ring are asked for piece by piece, a day and its warm-up at least, so memory is a piece.
 Refuses to know: the database, alarms, the clock. Nothing here changes the rule.

@@ -42,8 +42,8 @@ HOT_AIR_C = 40.0
 """Air as hot as this is reckoned with always; hotter by AIR_STEP_C at a time as it is told. (ours)"""
 AIR_STEP_C = 5.0
 LATE_DAYS = 45
-"""Windows that change longer before the near ones are not judged: the late window. Temperatures go on from window to window,
-so years of an old file would be stepped through one by one, and on to today."""
+"""Windows that change longer before the near ones are not judged: the late window. Temperatures go on from window to
+window, so years of an old file would be stepped through one by one, and on to today."""
 BISECTIONS = 30
 """Of the safe load: 10 comes down to 1e-8."""
 
