@@ -317,7 +317,7 @@ def test_the_command_says_what_it_found_and_leaves_with_a_code(
     monkeypatch.setenv("METERWATCH_DATABASE__URL", dsn)
     runner = CliRunner()
     told = runner.invoke(app, ["doctor", "--deep", "--since", "2026-01-01", "--until", "2026-01-03"])
-    assert (told.exit_code, told.stdout.splitlines()[-1]) == (0, f"sound: {len(NAMES)} laws hold")
+    assert (told.exit_code, told.stdout.splitlines()[-1]) == (0, f"sound: {len(NAMES)} laws hold"), told.stdout
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("UPDATE alarm_cursor SET seq = seq + 1")
         try:
