@@ -13,12 +13,11 @@ committed. It knows no clock, no database and no event loop.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 from alarm.actions import acted, announced_again, expired, shelf_after, under
-from alarm.kin import Matched, New, told_once
 from alarm.lifecycle import KIND, NEXT, Input
 from alarm.profile import AlarmProfile
 from alarm.shaping import HELD_S, REPEATS, Key
@@ -102,31 +101,20 @@ class Book:
         """Return what the verdicts change. At most one verdict per (rule, asset). Cost: linear in their episodes."""
         self.horizon_us = max(self.horizon_us, now_us - KEEP_US)
         raised: list[Draft] = []
-        matched: Matched = []
-        new: New = []
+        matched: list[tuple[Alarm, Episode]] = []
         retracted: list[Draft] = []
         taken: set[str] = set()
         for verdict in verdicts:
-            pairs, fresh, unsaid = self._match(verdict, now_us)
+            pairs, fresh, gone = self._match(verdict, now_us)
             matched += pairs
-            new += [(verdict, episode) for episode in fresh if episode.parent is None]
+            raised += [self._raised(verdict, episode, now_us, taken) for episode in fresh if episode.parent is None]
             if verdict.retract:
-                retracted += [_retracted(alarm, verdict.withdrawn or UNSAID) for alarm in unsaid]
-        gone = {draft.alarm.alarm_id for draft in retracted}
-        matched, new = told_once(verdicts, matched, new, gone, self.of, now_us)
-        wholes = {(a.rule, a.asset_kind, a.asset_id, e.raised_us): a.alarm_id for a, e in matched}
-        for verdict, episode in sorted(new, key=lambda one: one[1].part_of is not None):
-            whole_id = _whole_id(wholes, verdict.asset_kind, verdict.asset_id, episode)
-            raised.append(self._raised(verdict, episode, now_us, taken, whole_id))
-            asset = verdict.asset_kind, verdict.asset_id
-            wholes.setdefault((verdict.rule, *asset, episode.raised_us), raised[-1].alarm.alarm_id)
+                retracted += [_retracted(alarm, verdict.withdrawn or UNSAID) for alarm in gone]
         risen = [a for a, _ in matched if a.state is AlarmState.RETRACTED] + [draft.alarm for draft in raised]
         parents = {(a.rule, a.asset_kind, a.asset_id): a.alarm_id for a in risen}
-        followed = []
-        for alarm, episode in matched:
-            whole_id = _whole_id(wholes, alarm.asset_kind, alarm.asset_id, episode)
-            parent_id = whole_id or self._parent_id(alarm, episode, parents)
-            followed.append(self._follow(alarm, episode, parent_id, now_us))
+        followed = [
+            self._follow(alarm, episode, self._parent_id(alarm, episode, parents), now_us) for alarm, episode in matched
+        ]
         drafts = raised + [draft for draft in followed if draft is not None] + retracted
         return [self._put_aside(draft, now_us) for draft in drafts] if self._shelves else drafts
 
@@ -239,7 +227,7 @@ class Book:
         gone = [a for a in alarms if a.alarm_id not in used and a.state is not AlarmState.RETRACTED]
         return pairs, fresh, gone
 
-    def _raised(self, verdict: Verdict, episode: Episode, now_us: int, taken: set[str], whole_id: str | None) -> Draft:
+    def _raised(self, verdict: Verdict, episode: Episode, now_us: int, taken: set[str]) -> Draft:
         asset = self.names.asset_name(verdict.asset_kind, verdict.asset_id)
         feeder, district = self._place(verdict.asset_kind, verdict.asset_id)
         nth = 0
@@ -247,7 +235,7 @@ class Book:
             nth += 1  # the onset of another alarm's first verdict, amended since
         taken.add(alarm_id)
         state = AlarmState.UNACK_ACTIVE
-        if episode.by_design or episode.part_of:
+        if episode.by_design:
             state = NEXT[state, Input.SUPPRESS]
         if episode.cleared_us is not None:
             old = episode.cleared_us < now_us - HISTORY_US
@@ -271,7 +259,7 @@ class Book:
             recorded_us=now_us,
             version=1,
             seq=0,
-            parent_id=whole_id,
+            parent_id=None,
             summary=episode.summary,
             evidence=episode.evidence,
             priority=self.profile.priority(verdict.rule, verdict.asset_kind, episode.severity),
@@ -336,16 +324,6 @@ class Book:
         return names.feeder[feeder] if feeder >= 0 else "", names.transformer_district[transformer]
 
 
-def _whole_id(
-    wholes: Mapping[tuple[str, str, int, int], str], asset_kind: str, asset_id: int, episode: Episode
-) -> str | None:
-    """The alarm that the episode is part of; wholes: by rule, asset and when it was raised."""
-    if episode.part_of is None:
-        return None
-    rule, raised_us = episode.part_of
-    return wholes.get((rule, asset_kind, asset_id, raised_us))
-
-
 def _retracted(alarm: Alarm, because: str) -> Draft:
     """The alarm taken back, with the reason where people read: summary and evidence."""
     return _draft(
@@ -379,7 +357,7 @@ def _inputs(alarm: Alarm, episode: Episode, parent_id: str | None, now_us: int) 
         inputs.append(Input.AGE)
     lasts = bool(inputs) or alarm.state is not AlarmState.NORMAL
     folded = alarm.state is AlarmState.SUPPRESSED or (not inputs and alarm.parent_id is not None)
-    hidden = episode.parent is not None or bool(episode.by_design) or episode.part_of is not None
+    hidden = episode.parent is not None or bool(episode.by_design)
     if hidden and not folded and (lasts or parent_id is not None):
         inputs.append(Input.SUPPRESS)
     if not hidden and folded:

@@ -18,7 +18,6 @@ import structlog
 from alarm.actions import check_action, check_shelf
 from alarm.book import KEEP_US, Book
 from alarm.hub import SUBSCRIBERS_MAX, Hub
-from alarm.kin import beside
 from alarm.profile import AlarmProfile
 from alarm.shaping import Key, Waiting, key_of, shaped_all
 from meterwatch import failpoints
@@ -284,7 +283,7 @@ class AlarmDesk:
     async def _remember(self, verdicts: Sequence[Verdict], now_us: int) -> None:
         """Take from the table what verdicts of the past are about and the book no longer has."""
         horizon_us = max(self.book.horizon_us, now_us - KEEP_US)
-        if old := beside([verdict for verdict in verdicts if verdict.from_us < horizon_us]):
+        if old := [verdict for verdict in verdicts if verdict.from_us < horizon_us]:
             self.book.adopt(alarm for alarm in await self._store.within(old) if alarm.alarm_id not in self.book)
 
     async def _forgotten(self, drafts: Sequence[Draft]) -> list[Alarm]:

@@ -1,8 +1,7 @@
 """Truth against alarms, one to one: which alarm told of which fault, which faults were missed, which alarms were false.
 
 A fault is told by an alarm of the same type on the same asset whose window overlaps the fault's, with a tolerance of
-one interval on either side; an overload without one also by an alarm of heat, of which its own is then a part. Only
-roots match: an alarm folded under a parent paged nobody, and a retracted one was
+one interval on either side. Only roots match: an alarm folded under a parent paged nobody, and a retracted one was
 taken back. A fault that need not be told is no miss, and an alarm of it no page for nothing: both are left out of
 pairs, misses and pages, in `spared`. Of all ways to pair, the one with most pairs, then with the smallest sum of onset
 errors. The order of the lists in the record does not matter. Refuses to know figures: loadtest.score makes them.
@@ -19,9 +18,7 @@ from loadtest.record import Fault, Record, Told
 
 QUIET: Final = frozenset({"MOMENTARY", "PLANNED", "NOISE"})
 """Kinds of fault that must page nobody."""
-HEAT: Final = "HOT_SPOT"
-AHEAD: Final = "FORECAST_OVERLOAD"
-OF_HEAT: Final = frozenset({HEAT, AHEAD})
+OF_HEAT: Final = frozenset({"HOT_SPOT", "FORECAST_OVERLOAD"})
 """Types of alarm that are right where there is an overload, and need not be told."""
 TOLERANCE_S: Final = 900
 """One interval: reads place an onset no finer. A longer `interval_s` of the run widens it."""
@@ -92,8 +89,6 @@ def match(record: Record) -> Match:
     for key, faults in truth.items():
         alarms = roots.pop(key, [])
         chosen = _assign(faults, alarms, result.tolerance_us)
-        if key[0] == "OVERLOAD":
-            _add_of_heat(faults, alarms, chosen, roots.get((HEAT, *key[1:]), []), result.tolerance_us)
         for i, j in chosen.items():
             (result.pairs if faults[i].expected else result.spared).append((faults[i], alarms[j]))
         result.missed += [fault for i, fault in enumerate(faults) if i not in chosen and fault.expected]
@@ -107,17 +102,6 @@ def match(record: Record) -> Match:
     result.spared.sort(key=lambda pair: _fault_order(pair[0]))
     result.missed.sort(key=_fault_order)
     return result
-
-
-def _add_of_heat(
-    faults: Sequence[Fault], alarms: list[Told], chosen: dict[int, int], heats: list[Told], tolerance: int
-) -> None:
-    """Pair overloads without an alarm of their own with one of heat: it was raised first, and theirs is part of it."""
-    for i, fault in enumerate(faults):
-        if i not in chosen and (mine := next((one for one in heats if overlaps(fault, one, tolerance)), None)):
-            heats.remove(mine)
-            chosen[i] = len(alarms)
-            alarms.append(mine)
 
 
 def _told_of_heat(told: Told, truth: Mapping[tuple[str, str, str], Sequence[Fault]], result: Match) -> bool:

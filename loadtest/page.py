@@ -55,11 +55,7 @@ MEANING: Final = {
     "warned_before_hot": "the same, warned of no later than the 140 C",
     "two_hour_rule_before_hot": "the same, by the two-hour rule",
     "lead_min_p50": "first warning to the 140 C, median, minutes",
-    "alarms_over_two_hour_rule": "alarms of overload, heat and forecast, over the two-hour rule's",
-    "pages_over_two_hour_rule": "the same, a forecast that came true counted beside what it foretold",
-    "alarms_of_load": "pages of overload of transformers",
-    "alarms_of_heat": "pages of their temperature",
-    "alarms_of_forecast": "pages of forecasts of either",
+    "alarms_over_two_hour_rule": "pages of overload, heat and forecast, over the two-hour rule's",
     "tolerance_s": "tolerance in time when pairing",
 }
 

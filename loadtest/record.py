@@ -55,8 +55,6 @@ class Told:
     paged: bool
     """Shown as active, not folded under a parent and not history."""
     retracted: bool = False
-    parent_id: str = ""
-    """What it is folded into in the end; empty: it stands by itself."""
 
 
 @dataclass(slots=True)

@@ -10,14 +10,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from loadtest.match import AHEAD, FOREVER_US, OF_HEAT, QUIET, FalsePage, Match, match, overlaps
+from loadtest.match import FOREVER_US, OF_HEAT, QUIET, FalsePage, Match, match, overlaps
 from loadtest.record import Fault, Record, Told
 
 WARNS: Final = OF_HEAT | {"OVERLOAD"}
 """Types of alarm that warn of a transformer's heat."""
-BY_TYPE: Final[Mapping[str, str]] = {
-    "alarms_of_load": "OVERLOAD", "alarms_of_heat": "HOT_SPOT", "alarms_of_forecast": "FORECAST_OVERLOAD",
-}  # fmt: skip
 CLEAR_LATE_S: Final[Mapping[str, int]] = {"OUTAGE": 900, "COMM_LOSS": 1800, "OVERLOAD": 3600}
 """How long after the end of a fault its alarm may stand: the rule's own off delay and one interval for the reads."""
 CLEAR_LATE_OTHER_S: Final = 1800
@@ -48,10 +45,9 @@ def score(record: Record) -> dict[str, Any]:
     if transformers and simulated_s:
         per_day = result["false_roots"] / (transformers / 10_000) / (simulated_s / DAY_S)
         result["false_roots_per_10k_day"] = round(per_day, 4)
-    own = [(fault, told) for fault, told in found.pairs if fault.kind == told.type]
-    late = [(fault, told) for fault, told in own if cleared_late(fault, told, record.inputs)]
+    late = [(fault, told) for fault, told in found.pairs if cleared_late(fault, told, record.inputs)]
     result["cleared_late"] = len(late)
-    result["cleared_early"] = sum(_early(fault, told, found.tolerance_us) for fault, told in own)
+    result["cleared_early"] = sum(_early(fault, told, found.tolerance_us) for fault, told in found.pairs)
     result |= _clear_s(found.pairs)
     result |= _heat(record, found)
     result["by_kind"] = _by_kind(faults, found)
@@ -103,7 +99,7 @@ def _clear_s(pairs: Iterable[tuple[Fault, Told]]) -> dict[str, float | None]:
     spans = [
         (told.cleared_us - fault.end_us) / 1e6
         for fault, told in pairs
-        if fault.kind == told.type and fault.end_us is not None and told.cleared_us is not None
+        if fault.end_us is not None and told.cleared_us is not None
     ]
     return {"clear_s_p50": percentile(spans, 50), "clear_s_p95": percentile(spans, 95)}
 
@@ -129,8 +125,7 @@ def _heat(record: Record, found: Match) -> dict[str, float | None]:
 
     warned_in_time: of the faults that pass 140 C, the share warned of no later than that rule does, or no later than
     the 140 C if it never warns; warned_before_hot: no later than the 140 C; the latter also of that rule.
-    alarms_over_two_hour_rule: alarms of WARNS of transformers that paged / that rule's; a forecast that came true is
-    one with what it foretold. pages_over_two_hour_rule: each counts. alarms_of_load, _heat, _forecast: pages by type.
+    alarms_over_two_hour_rule: pages of WARNS of transformers / that rule's.
     """
     result: dict[str, float | None] = {}
     hot = [fault for fault in record.faults if fault.hot_us is not None]
@@ -158,12 +153,8 @@ def _heat(record: Record, found: Match) -> dict[str, float | None]:
         result["two_hour_rule_before_hot"] = _share_by(rule_us, hot_us)
         result["lead_min_p50"] = percentile(leads_min, 50)
     if by_rule := record.inputs.get("two_hour_rule_alarms"):
-        pages = [told for told in warnings if told.asset_kind == "transformer"]
-        alarms = [told for told in pages if not (told.type == AHEAD and told.parent_id)]
-        result["alarms_over_two_hour_rule"] = round(len(alarms) / by_rule, 4)
-        result["pages_over_two_hour_rule"] = round(len(pages) / by_rule, 4)
-        for name, kind in BY_TYPE.items():
-            result[name] = sum(told.type == kind for told in pages)
+        pages = sum(told.asset_kind == "transformer" for told in warnings)
+        result["alarms_over_two_hour_rule"] = round(pages / by_rule, 4)
     return result
 
 

@@ -93,7 +93,6 @@ class Subscriber:
                 received_s=first_s,
                 paged=paged,
                 retracted=alarm.state == alarms_pb2.ALARM_STATE_RETRACTED,
-                parent_id=alarm.parent_id,
             )
 
 

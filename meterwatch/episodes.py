@@ -47,9 +47,6 @@ class Episode:
     """Why nobody is called though it is so: planned work, a customer disconnected. Suppressed, and kept. Empty: not."""
     seen_us: int | None = None
     """End of the newest interval that shows it, of one that lasts; None: the rule cannot say, or it has none lately."""
-    part_of: tuple[str, int] | None = None
-    """(rule, raised_us) of the episode of another rule on this asset that tells of the same fault (alarm.kin): then it
-    is suppressed. Set where alarms are made of episodes; no rule sets it."""
 
 
 @dataclass(frozen=True, slots=True)

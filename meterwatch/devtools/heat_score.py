@@ -3,9 +3,7 @@
 `python -m meterwatch.devtools.heat_score --seeds 10 --json FILE`. The fleet, the loads and the truth are those of
 `meterwatch loadtest --scenario heatwave`; so is the score. Without wire, database and machine clock, as storm_score:
 what the head-ends send reaches rules.engine and alarm.book in the order of its arrival, judged every TICK_S of
-simulated time. OVERLOAD, HOT_SPOT and, every hour, FORECAST_OVERLOAD (heat_forecasts) tell what they see: a warning is
-any of them, and all their pages count. A forecast of what would come after the run is left out: nobody knows whether it
-is right.
+simulated time. Forecasts are not part of it: they need weeks of loads before the run.
 """
 
 from __future__ import annotations
@@ -26,15 +24,12 @@ from alarm.book import Book
 from loadtest.plan import Plan
 from loadtest.record import Record
 from loadtest.scenarios import SCENARIOS, Knobs, turned
-from loadtest.score import BY_TYPE, percentile, score
+from loadtest.score import percentile, score
 from loadtest.world import INTERVAL_S, World
-from meterwatch.alarms import Alarm
 from meterwatch.batch import ReadChange
 from meterwatch.clock import US
-from meterwatch.devtools.heat_forecasts import HeatForecasts
 from meterwatch.devtools.storm_score import START_US, Arrival, Audience, arrivals, topology_of
 from meterwatch.quality import Quality
-from rules import forecast_overload
 from rules.engine import Engine
 
 TICK_S: Final = 60
@@ -43,13 +38,12 @@ AFTER_S: Final = 1200
 """The last reads come so long after the last interval."""
 FIGURES: Final = (
     "hot_faults", "warned_in_time", "warned_before_hot", "two_hour_rule_before_hot", "lead_min_p50",
-    "alarms_over_two_hour_rule", "pages_over_two_hour_rule", "alarms_of_load", "alarms_of_heat", "alarms_of_forecast",
-    "recall", "precision",
+    "alarms_over_two_hour_rule", "recall", "precision",
 )  # fmt: skip
 
 
-def play(meters: int, seed: int, knobs: Knobs, *, forecasts: bool = True) -> Record:
-    """One heatwave through rules and book; the record with its score. forecasts: they take part."""
+def play(meters: int, seed: int, knobs: Knobs) -> Record:
+    """One heatwave through rules and book; the record with its score."""
     began_s = time.monotonic()
     world = World(meters, knobs.streams, seed, knobs.three_phase_share, knobs.meters_per_transformer)
     plan = Plan(world, knobs, START_US)
@@ -57,7 +51,6 @@ def play(meters: int, seed: int, knobs: Knobs, *, forecasts: bool = True) -> Rec
     engine, book, audience = Engine(topology), Book([], topology), Audience()
     for stream in range(world.streams):
         engine.silence.head_end_connected(stream, START_US)
-    ahead = HeatForecasts(plan, topology, engine.overload, book, audience.take) if forecasts else None
     end_us = plan.end_us(knobs.intervals)
     coming, seen = arrivals(plan), np.zeros((meters, knobs.intervals), np.bool_)
     following = next(coming, None)
@@ -72,9 +65,6 @@ def play(meters: int, seed: int, knobs: Knobs, *, forecasts: bool = True) -> Rec
         book.apply([draft.alarm for draft in drafts])
         for draft in drafts:
             audience.take(draft.alarm)
-        if ahead is not None and now_us < end_us:
-            ahead.at(now_us)
-    told = [one for one in audience.told() if not _beyond(audience.alarms[one.alarm_id], end_us)]
     record = Record(
         scenario="heatwave",
         inputs={
@@ -82,20 +72,12 @@ def play(meters: int, seed: int, knobs: Knobs, *, forecasts: bool = True) -> Rec
             "interval_s": INTERVAL_S, "start_us": START_US, "end_us": end_us,
             "simulated_s": knobs.intervals * INTERVAL_S, "target": "rules and book", "clock": "simulated",
             "two_hour_rule_alarms": plan.trouble.two_hour_rule_alarms,
-            "forecasts": forecasts,
-            "forecasts_beyond": len(audience.alarms) - len(told),
         },
         seed=seed, versions={}, machine={}, commit="", started_at="", seconds=round(time.monotonic() - began_s, 1),
-        faults=plan.faults, told=told,
+        faults=plan.faults, told=audience.told(),
     )  # fmt: skip
     record.score = score(record)
     return record
-
-
-def _beyond(alarm: Alarm, end_us: int) -> bool:
-    """A forecast that did not come true, of something after the run."""
-    ahead = alarm.rule == forecast_overload.RULE and alarm.parent_id is None
-    return ahead and int(alarm.evidence["first_expected_us"]) >= end_us
 
 
 def _new(plan: Plan, seen: NDArray[np.bool_], parts: Sequence[Arrival]) -> ReadChange:
@@ -139,8 +121,6 @@ def together(records: Sequence[Record]) -> dict[str, Any]:
         "two_hour_rule_before_hot": share("two_hour_rule_before_hot", hot),
         "lead_min_p50": percentile(leads, 50),
         "alarms_over_two_hour_rule": share("alarms_over_two_hour_rule", by_rule),
-        "pages_over_two_hour_rule": share("pages_over_two_hour_rule", by_rule),
-        **{name: sum(record.score.get(name, 0) for record in records) for name in BY_TYPE},
         "recall": share("recall", [record.score["faults"] for record in records]),
         "precision": share("precision", [record.score["pages"] for record in records]),
     }
@@ -153,14 +133,13 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--meters", type=int, default=10_000)
     parser.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE")
-    parser.add_argument("--no-forecasts", action="store_true", help="the rules alone")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     knobs = turned(SCENARIOS["heatwave"][2], ["speed=1", *given.set])
     records: list[Record] = []
     print(f"{'seed':>6} {' '.join(FIGURES)}")
     for seed in range(given.first_seed, given.first_seed + given.seeds):
-        records.append(play(given.meters, seed, knobs, forecasts=not given.no_forecasts))
+        records.append(play(given.meters, seed, knobs))
         _show(str(seed), records[-1].score)
         sys.stdout.flush()
     figures = together(records)

@@ -218,7 +218,6 @@ class Audience:
                 received_s=0.0,
                 paged=a.alarm_id in self.paged,
                 retracted=a.state is AlarmState.RETRACTED,
-                parent_id=a.parent_id or "",
             )
             for a in self.alarms.values()
         ]

@@ -59,8 +59,8 @@ def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds instead of minutes until a silent database is given up."""
-    monkeypatch.setattr(PatientConnection, "answer_s", 1.5)
-    monkeypatch.setattr(PatientAsyncConnection, "answer_s", 1.5)
+    monkeypatch.setattr(PatientConnection, "answer_s", 3.0)
+    monkeypatch.setattr(PatientAsyncConnection, "answer_s", 3.0)
     monkeypatch.setattr(lease, "ANSWER_S", 1.0)
     monkeypatch.setattr(lease, "CHECK_S", 0.5)
 
@@ -161,7 +161,7 @@ def test_a_database_ten_times_slower_gives_no_error(cluster: Databases) -> None:
 def test_a_database_that_says_nothing_is_answered_for_at_the_deadline_and_given_up_for_another_connection(
     cluster: Databases, impatient: None
 ) -> None:
-    with behind_a_proxy(cluster, batch_deadline_s=3.0) as (served, proxy, dsn):
+    with behind_a_proxy(cluster, batch_deadline_s=1.0) as (served, proxy, dsn):
         sound(served)
         epoch, batch = fresh_epoch(), reads(1, 3)
         with served.stream(pb.Hello(head_end=HEAD_END, epoch=epoch)) as raw:
@@ -176,7 +176,7 @@ def test_a_database_that_says_nothing_is_answered_for_at_the_deadline_and_given_
 
 
 def test_an_answer_of_the_database_that_is_lost_is_settled_by_the_resend(cluster: Databases, impatient: None) -> None:
-    with behind_a_proxy(cluster, batch_deadline_s=3.0) as (served, proxy, dsn):
+    with behind_a_proxy(cluster, batch_deadline_s=1.0) as (served, proxy, dsn):
         sound(served)
         epoch, batch = fresh_epoch(), reads(1, 3)
         with served.stream(pb.Hello(head_end=HEAD_END, epoch=epoch)) as raw:
@@ -332,7 +332,7 @@ def test_a_read_only_database_is_unavailable_and_comes_back_alone(cluster: Datab
 
 @pytest.mark.skipif(VARIABLE in os.environ, reason=f"{VARIABLE}: its processes are not ours to stop")
 def test_a_frozen_backend_costs_its_deadline_and_others_go_on(cluster: Databases, impatient: None) -> None:
-    with fresh_database(cluster) as dsn, serving(dsn, batch_deadline_s=3.0) as served:
+    with fresh_database(cluster) as dsn, serving(dsn, batch_deadline_s=1.0) as served:
         sound(served)
         epoch, batch = fresh_epoch(), reads(1, 3)
         found = f"SELECT pid FROM pg_stat_activity WHERE {OTHERS} AND application_name NOT LIKE 'meterwatch %%'"

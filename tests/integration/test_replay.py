@@ -62,8 +62,7 @@ def test_a_replay_says_how_far_it_is_where_no_bar_can_be_drawn(told: str, monkey
 def test_the_same_profile_raises_the_same_alarms(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     differences, said = replay(told, monkeypatch, "--all")
     assert {one["difference"] for one in differences} == {"same"}
-    rules = {one["rule"] for one in differences}
-    assert rules == {"OUTAGE", "OVERLOAD", "CONTRACT"}, "heat is a part of the overload, in both"
+    assert {one["rule"] for one in differences} == {"OUTAGE", "OVERLOAD", "CONTRACT", "HOT_SPOT"}
     assert f"{len(STORY.end_us):,} reads" in said
     assert replay(told, monkeypatch)[0] == []
 
