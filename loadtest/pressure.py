@@ -8,22 +8,28 @@ loadtest.soak do.
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import grpc
 import psycopg
 
+from loadtest import report
+from loadtest.bench import START
 from loadtest.cpu import rss_mb
+from loadtest.database import Database
 from loadtest.driver import Driver, Run
 from loadtest.fleet import Fleet
 from loadtest.load import Load
-from loadtest.local import INGEST
+from loadtest.local import INGEST, LocalService
 from meterwatch.client.retry import open_channel
 
 HEALTH_TIMEOUT_S: Final = 5.0
@@ -34,6 +40,19 @@ COPIES_OF_A_MESSAGE: Final = 4
 """As bytes, parsed, as columns, as rows of a COPY."""
 SPARE_MB: Final = 150.0
 """Loads, alarms, statements and what the allocator keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is sent. Each stream's meters are a multiple of batch_rows."""
+
+    meters: int
+    streams: int
+    batch_rows: int
+    probe_intervals: int
+    """At most so many are sent flat out to see what the service takes, and"""
+    probe_s: float
+    """at most for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +87,68 @@ def memory_limit_mb(base_mb: float, streams: int, message_bytes: int, credits_ma
     queued = QUEUE_ROWS_MAX * BYTES_PER_QUEUED_READ / 1e6
     under_way = streams * credits_max * message_bytes * COPIES_OF_A_MESSAGE / 1e6
     return base_mb + queued + under_way + SPARE_MB
+
+
+@dataclass(frozen=True, slots=True)
+class Pressed:
+    """A service of one's own with a fleet registered, and who sends for it."""
+
+    size: Size
+    fleet: Fleet
+    service: LocalService
+    database: Database
+    sender: Sender
+
+
+@contextmanager
+def under_pressure(size: Size, database_url: str | None, say: Callable[[str], None]) -> Iterator[Pressed]:
+    """Bring up a service, and take it down. What it said last is told if the run breaks."""
+    fleet = Fleet(size.meters, size.streams, int(START.timestamp()) * 1_000_000)
+    service = LocalService(fleet.start_us, database_url)
+    try:
+        with closing(Database(service.dsn)) as database:
+            service.register(fleet)
+            with closing(Driver(service.address, fleet)) as driver:
+                yield Pressed(size, fleet, service, database, Sender(fleet, driver, size.batch_rows))
+    except RuntimeError:
+        say(f"the service said last: {service.log_tail()}")
+        raise
+    finally:
+        service.close()
+
+
+def written(size: Size, seconds: float, found: dict[str, Any]) -> dict[str, Any]:
+    """What was found, with what it takes to compare it with another run."""
+    return {
+        "commit": report.commit(), "machine": report.machine(), "versions": report.versions(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"), "size": asdict(size), "seconds": seconds, **found,
+    }  # fmt: skip
+
+
+def owed(figures: dict[str, float]) -> list[tuple[bool, str]]:
+    """What any run owes, as (it failed, the sentence): each read stored once, health answered all the time."""
+    f = figures
+    return [
+        (f["sent_in_all"] != f["acked_in_all"], f"{f['sent_in_all']:.0f} reads sent, {f['acked_in_all']:.0f} accepted"),
+        (f["stored_in_all"] != f["acked_in_all"],
+         f"{f['acked_in_all']:.0f} reads acknowledged, {f['stored_in_all']:.0f} stored"),
+        (f["health_asked"] == 0 or f["health_unanswered"] > 0,
+         f"{f['health_unanswered']:.0f} of {f['health_asked']:.0f} questions after health had no answer"),
+    ]  # fmt: skip
+
+
+def finish(problems: list[str], written_to: Path | None = None) -> NoReturn:
+    """Say what is wrong and leave, with 1 if anything is."""
+    if written_to:
+        say_to_stderr(f"written to {written_to}")
+    for problem in problems:
+        say_to_stderr(f"FAILED: {problem}")
+    raise SystemExit(1 if problems else 0)
+
+
+def say_to_stderr(sentence: str) -> None:
+    """Tell whoever waits."""
+    sys.stderr.write(f"{sentence}\n")
 
 
 class Sender:

@@ -12,7 +12,6 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -20,16 +19,9 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from loadtest import report
-from loadtest.bench import START
 from loadtest.bench_latency import p99
 from loadtest.churn import Churn
-from loadtest.database import Database
-from loadtest.driver import Driver
-from loadtest.fleet import Fleet
-from loadtest.local import LocalService
-from loadtest.overload import Size, say_to_stderr
-from loadtest.pressure import Look, Sender, Watch
+from loadtest.pressure import Look, Pressed, Size, Watch, finish, owed, say_to_stderr, under_pressure, written
 from loadtest.soak_page import page
 
 SHARE: Final = 0.5
@@ -79,47 +71,20 @@ def main(arguments: list[str] | None = None) -> None:
         options.json.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
     if options.html:
         options.html.write_text(page(result), "utf-8")
-    for problem in result["problems"]:
-        say_to_stderr(f"FAILED: {problem}")
-    raise SystemExit(1 if result["problems"] else 0)
+    finish(result["problems"])
 
 
 def run(size: Size, seconds: float, database_url: str | None, say: Callable[[str], None]) -> dict[str, Any]:
     """Soak a service of its own; {figures, looks, slices, problems, ...} as written to the file."""
-    fleet = Fleet(size.meters, size.streams, int(START.timestamp()) * 1_000_000)
-    service = LocalService(fleet.start_us, database_url)
-    try:
-        database = Database(service.dsn)
-        service.register(fleet)
-        driver = Driver(service.address, fleet)
-        try:
-            soaked = _soaked(size, seconds, fleet, service, database, driver, say)
-        finally:
-            driver.close()
-            database.close()
-    except RuntimeError:
-        say(f"the service said last: {service.log_tail()}")
-        raise
-    finally:
-        service.close()
+    with under_pressure(size, database_url, say) as under:
+        soaked = _soaked(under, seconds, say)
     for key, value in soaked["figures"].items():
         say(f"{key:22} {value:,.2f}")
-    return {
-        "commit": report.commit(), "machine": report.machine(), "versions": report.versions(),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"), "size": asdict(size), "seconds": seconds, **soaked,
-    }  # fmt: skip
+    return written(size, seconds, soaked)
 
 
-def _soaked(
-    size: Size,
-    seconds: float,
-    fleet: Fleet,
-    service: LocalService,
-    database: Database,
-    driver: Driver,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    sender = Sender(fleet, driver, size.batch_rows)
+def _soaked(under: Pressed, seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
+    size, fleet, service, sender = under.size, under.fleet, under.service, under.sender
     rate = SHARE * sender.capacity(size.probe_intervals, size.probe_s)
     say(f"flat out {rate / SHARE:,.0f} reads/s; {rate:,.0f} for {seconds:,.0f} s, with churn")
     intervals = max(round(rate * SLICE_S / size.meters), 1)
@@ -144,7 +109,7 @@ def _soaked(
         "ack_ms_p99_max": max(one.ack_ms_p99 for one in slices),
         "sent_in_all": sent["sent"],
         "acked_in_all": sent["accepted"],
-        "stored_in_all": database.rows_between(fleet.start_us, sender.end_us),
+        "stored_in_all": under.database.rows_between(fleet.start_us, sender.end_us),
         "health_asked": watch.health.asked,
         "health_unanswered": watch.health.unanswered,
         "health_ms_max": watch.health.ms_max(),
@@ -195,13 +160,9 @@ def problems_of(figures: dict[str, float], seconds: float) -> list[str]:
     """What was lost, failed or grew; empty: nothing."""
     f = figures
     found = [
-        (f["sent_in_all"] != f["acked_in_all"], f"{f['sent_in_all']:.0f} reads sent, {f['acked_in_all']:.0f} accepted"),
-        (f["stored_in_all"] != f["acked_in_all"],
-         f"{f['acked_in_all']:.0f} reads acknowledged, {f['stored_in_all']:.0f} stored"),
+        *owed(f),
         (f["resent_accepted"] > 0, f"{f['resent_accepted']:.0f} reads sent again were accepted as new"),
-        (f["health_asked"] == 0 or f["health_unanswered"] > 0,
-         f"{f['health_unanswered']:.0f} of {f['health_asked']:.0f} questions after health had no answer"),
-    ]  # fmt: skip
+    ]
     found += [
         (f[f"{name}_grown"] > FLAT_SPARE, f"{f[f'{name}_grown']:.0f} {name} more at the end than after the warm-up")
         for name in ("descriptors", "threads", "connections")

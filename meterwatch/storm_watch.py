@@ -24,7 +24,7 @@ from meterwatch.clock import Clock
 from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.gap_watch import groups_of
 from meterwatch.metrics import Metrics
-from meterwatch.storms import Census, Storm
+from meterwatch.storms import Census, Storm, StormReason
 from meterwatch.topology import PHASE_NAMES, Topology
 from rules.supply import Tree
 
@@ -95,7 +95,8 @@ class StormWatch:
         self._store, self._reader, self._desk, self._topology = store, reader, desk, topology
         self._clock, self._operators, self._limits = clock, operators, limits
         self._districts: Districts | None = None
-        self._unkept: list[Storm] = []
+        self._unkept: dict[tuple[StormReason, str, int], Storm] = {}
+        """What the database has not taken yet, by storm: as many as storms began meanwhile, however long it is away."""
         self.storms = Storms(limits)
         self.off_share_max = 0.0
         """Of the district with most of its meters off."""
@@ -157,6 +158,6 @@ class StormWatch:
                     "STORM", reason=storm.reason.value, district=storm.district, off=storm.now.off,
                     meters=storm.now.meters, roots=storm.now.roots,
                 )  # fmt: skip
-        self._unkept += changed
-        await self._store.keep(self._unkept)
-        self._unkept = []
+        self._unkept |= {(*storm.key, storm.since_us): storm for storm in changed}
+        await self._store.keep(list(self._unkept.values()))
+        self._unkept = {}

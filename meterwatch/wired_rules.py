@@ -52,7 +52,7 @@ PUT_OFF_S: Final = 5.0
 PAST_SHARE: Final = 0.25
 """Of the time, for judging anew what had been judged for good, all rules together, while more of it comes. (ours)"""
 PAST_SAVED_S: Final = 0.5
-"""So much of it at once: some thousand transformers are judged before the ack, more wait their turn. (ours)"""
+"""So much of it at once is judged before the ack; more waits its turn. (ours)"""
 OWED_MAX: Final = 10_000
 """Rounds whose batches wait to be judged; of more the past is judged before the next ack, which slows its senders."""
 HEAR_PAUSE_S: Final = 0.05

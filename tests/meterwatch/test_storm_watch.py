@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -104,11 +105,14 @@ class Table:
     def __init__(self) -> None:
         self.rows: dict[tuple[StormReason, str, int], Storm] = {}
         self.away = False
+        self.given = 0
+        """Storms of the last call."""
 
     async def lasting(self) -> list[Storm]:
         return [storm for storm in self.rows.values() if storm.until_us is None]
 
     async def keep(self, storms: Sequence[Storm]) -> None:
+        self.given = len(storms)
         if self.away:
             raise StorageUnavailable("away")
         self.rows |= {(*storm.key, storm.since_us): storm for storm in storms}
@@ -158,6 +162,24 @@ async def test_storms_are_kept_and_go_on_after_a_start_and_end_with_their_outage
     assert not again.watch.storms.lasting()
     [ended] = table.rows.values()
     assert ended.until_us == again.clock.now_us()
+
+
+async def test_what_the_database_does_not_take_is_kept_once_a_storm() -> None:
+    table = Table()
+    watched = Watched(table)
+    await watched.watch.start()
+    north = [i for i, name in enumerate(COUNTY.feeder_district) if name == "North"]
+    table.away = True
+    for feeder in north:  # each look finds more of it off
+        watched.alarms.append(outage("feeder", feeder))
+        watched.clock.saw(watched.clock.now_us() + 5 * US)
+        with suppress(StorageUnavailable):
+            await watched.watch.refresh()
+    assert table.given == 1
+    table.away = False
+    await watched.watch.refresh()
+    [kept] = table.rows.values()
+    assert kept.roots_max == len(north)
 
 
 async def test_metrics_tell_how_many_storms_there_are_and_how_much_is_off() -> None:
