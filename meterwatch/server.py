@@ -30,8 +30,12 @@ from meterwatch.v1 import (
 _log = structlog.get_logger(__name__)
 
 INGEST: Final = "meterwatch.v1.Ingest"
+CALLS_PER_CONNECTION_MAX: Final = 500
+"""Calls under way of one connection; its others wait at the client. Above 1,000 calls that nobody has picked up yet
+gRPC ends some by chance, CANCELLED, whosoever they are: one connection that resets streams must not get there."""
 OPTIONS: Final = [
     ("grpc.so_reuseport", 0),  # two services on one port would share its callers
+    ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION_MAX),
     ("grpc.http2.bdp_probe", 0),  # keeps a stream whose reader stopped at about 0.5 MB instead of 13
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),

@@ -51,6 +51,8 @@ class Lease:
         self._name = f"meterwatch {socket.gethostname()[:24]}:{os.getpid()}/{uuid.uuid4().hex[:8]}"
         """Of its sessions, and of no other lease's; PostgreSQL keeps 63 characters."""
         self._connection: PatientAsyncConnection | None = None
+        self._locked = False
+        """The lock is this connection's, if it is open."""
 
     @classmethod
     async def acquire(cls, dsn: str) -> Lease:
@@ -85,12 +87,12 @@ class Lease:
 
     @property
     def held(self) -> bool:
-        """The database answered the last time it was asked, at most CHECK_S and a connect ago."""
-        return self._connection is not None and not self._connection.closed
+        """The lock is ours, and the database answered the last time it was asked, at most CHECK_S ago."""
+        return self._locked and self._connection is not None and not self._connection.closed
 
     async def release(self) -> None:
         """Give the lease up."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._locked = self._connection, None, False
         if connection is not None:
             await connection.close()
 
@@ -106,7 +108,8 @@ class Lease:
             )
             self._connection.answer_s = ANSWER_S
         found = await (await self._connection.execute("SELECT pg_try_advisory_lock(%s)", (KEY,))).fetchone()
-        return bool(found and found[0])
+        self._locked = bool(found and found[0])
+        return self._locked
 
     async def _take_from_ghost(self) -> bool:
         """Take it from a session of our own that the server has not missed yet, as after a network that was cut."""

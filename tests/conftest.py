@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 from databases import Databases, databases, described, prepared
 from hypothesis import settings
 
@@ -14,6 +16,7 @@ from storage.layout import Layout
 
 settings.register_profile("no-clock", deadline=None)  # no test judges by the wall clock: machines are shared
 settings.load_profile("no-clock")
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))  # not into what a command has printed
 
 
 @pytest.fixture(scope="session")

@@ -128,6 +128,13 @@ def test_a_flood_costs_its_own_connection_at_most(served: Served, flood: Callabl
     assert call_of(served, "Ingest/SendReads", good_reads()).code == "OK"
 
 
+def test_who_opens_and_resets_streams_ends_no_call_of_others(served: Served) -> None:
+    for _ in range(15):  # gRPC picks whom to end by chance
+        with Http2(served.address) as connection:
+            rapid_reset(connection)
+            assert [call_of(served, "Ingest/SendReads", good_reads()).code for _ in range(2)] == ["OK", "OK"]
+
+
 def test_a_flood_of_pings_is_answered_with_goaway(served: Served) -> None:
     with Http2(served.address) as connection:
         pings(connection)
