@@ -2,8 +2,9 @@
 
 Promises: a step is one transaction, so a restart finds it done or not begun; a finding is set in the stored read only
 if the read is still the version that was judged; a step never waits longer than LOCK_TIMEOUT for a writer of reads, and
-takes its locks in the same order. Whatever the statistics of a fresh chunk say, meter-days are looked up by index: one
-scan of a day for each step would be a thousand scans of it. Refuses to know a check.
+takes its locks in the same order. Whatever the statistics of a fresh chunk say, meter-days are looked up by index, each
+by itself (OFFSET 0 keeps a look-up from becoming a join): joined, every day stored so far was compared with every one
+asked for, more than a second of the database a step after 16,000 meters. Refuses to know a check.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ _PLAN: Final = "; ".join(
     f"SET LOCAL {way} = off" for way in ("enable_hashjoin", "enable_mergejoin", "enable_material", "enable_seqscan")
 )
 """Meters' reads are looked up by the index, whatever statistics of a young day say."""
+_HASHED: Final = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_nestloop = off"
+_LOOKED_UP: Final = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_nestloop = on"
+"""For an UPDATE, whose reads cannot be looked up behind a fence: one scan of the box round them."""
 Columns = list[NDArray[Any]]
 TAIL: Final = (
     "tail_end", "tail_interval_s", "tail_import_wh", "tail_export_wh", "tail_same_s", "tail_loaded",
@@ -53,17 +57,18 @@ FROM unnest(%(slots)s, %(starts)s, %(ends)s) WITH ORDINALITY AS wanted (slot, st
 CROSS JOIN LATERAL (
     SELECT at, code FROM events WHERE events.slot = wanted.slot AND code IN (1, 2)
       AND at > wanted.start_at - interval '1 day' AND at <= wanted.end_by
-      AND at > %(low)s - interval '1 day' AND at <= %(high)s) AS e"""
+      AND at > %(low)s - interval '1 day' AND at <= %(high)s OFFSET 0) AS e"""
 _BEFORE: Final = f"""
 SELECT array_agg(n - 1), array_agg(day - date '1970-01-01'), array_agg(import_wh), array_agg(complete),
        array_agg(coalesce(tail_end, 'epoch')), {", ".join(f"array_agg({name})" for name in TAIL[1:])}
 FROM unnest(%(slots)s) WITH ORDINALITY AS wanted (slot, n) CROSS JOIN LATERAL (
     SELECT * FROM meter_days WHERE meter_days.slot = wanted.slot AND day = ANY(%(days)s)
-      AND day >= %(first)s AND day <= %(last)s) AS d"""
+      AND day >= %(first)s AND day <= %(last)s OFFSET 0) AS d"""
 _MARK_READS: Final = f"""
 UPDATE reads r SET quality = (r.quality & {~int(DAY_BITS)}) | u.bits
 FROM unnest(%s::integer[], %s::timestamptz[], %s::integer[], %s::integer[]) AS u (slot, at, bits, version)
-WHERE r.slot = u.slot AND r.end_at = u.at AND r.version = u.version AND r.end_at BETWEEN %s AND %s"""
+WHERE r.slot = u.slot AND r.end_at = u.at AND r.version = u.version AND r.end_at BETWEEN %s AND %s
+  AND r.end_at = ANY(%s) AND r.slot = ANY(%s)"""
 _STORE: Final = f"""
 INSERT INTO meter_days AS d (day, slot, {", ".join(COLUMNS)})
 SELECT %s, slot, start_at, day_s, import_wh, export_wh, CASE WHEN peak_w >= 0 THEN peak_w / 1000.0 END,
@@ -184,11 +189,9 @@ class DayStep:
         self, slot: NDArray[np.int32], end_us: NDArray[np.int64], bits: NDArray[np.int32], version: NDArray[np.int32]
     ) -> None:
         """Put these DAY_BITS into the reads that still are this version."""
-        await self._connection.execute(
-            _MARK_READS,
-            (integers(slot), moments(end_us), integers(bits), integers(version),
-             moment(int(end_us.min())), moment(int(end_us.max()))),
-        )  # fmt: skip
+        await self._connection.execute(_HASHED)
+        await self._connection.execute(_MARK_READS, _marked(slot, end_us, bits, version))
+        await self._connection.execute(_LOOKED_UP)
 
     async def store(self, day: int, slots: NDArray[np.int32], columns: list[NDArray[np.int64]]) -> None:
         """Write meter-days; columns as COLUMNS with peak in W, -1 and moment 0 for none."""
@@ -275,6 +278,13 @@ class DayStore:
             async with self._pool.connection() as connection:
                 [[slot, at_us]] = await fetch_columns(connection, _UNJUDGED)
         return slot.astype(np.int32), at_us.astype(np.int64)
+
+
+def _marked(
+    slot: NDArray[np.int32], end_us: NDArray[np.int64], bits: NDArray[np.int32], version: NDArray[np.int32]
+) -> tuple[Any, ...]:
+    box = moment(int(end_us.min())), moment(int(end_us.max())), moments(np.unique(end_us)), integers(np.unique(slot))
+    return integers(slot), moments(end_us), integers(bits), integers(version), *box
 
 
 def _spans(slots: NDArray[np.int32], start_us: NDArray[np.int64], end_us: NDArray[np.int64]) -> dict[str, Any]:
