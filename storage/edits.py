@@ -24,12 +24,12 @@ _STORED: Final = "r.slot = k.slot AND r.end_at = k.end_at AND r.end_at BETWEEN %
 _BEFORE: Final = f"""
 SELECT k.n, r.version, r.was FROM unnest(%(slot)s, %(end)s) WITH ORDINALITY AS k (slot, end_at, n)
 CROSS JOIN LATERAL (SELECT r.version, {_VALUES}::text AS was FROM reads r WHERE {_STORED} FOR UPDATE) AS r"""
-_BEFORE_UNLOCKED: Final = _BEFORE.replace(" FOR UPDATE", "")
+_BEFORE_UNLOCKED: Final = _BEFORE.replace("FOR UPDATE", "OFFSET 0")
 _RECORD: Final = f"""
 INSERT INTO read_edits (action_id, slot, end_at, operator, reason, recorded_at, version, old, new)
 SELECT %(action)s, k.slot, k.end_at, %(operator)s, %(reason)s, %(now)s, r.version, k.was::jsonb, r.became
 FROM unnest(%(slot)s, %(end)s, %(was)s::text[]) AS k (slot, end_at, was)
-CROSS JOIN LATERAL (SELECT r.version, {_VALUES} AS became FROM reads r WHERE {_STORED}) AS r"""
+CROSS JOIN LATERAL (SELECT r.version, {_VALUES} AS became FROM reads r WHERE {_STORED} OFFSET 0) AS r"""
 
 
 def look(cursor: psycopg.Cursor[Any], batch: Batch, *, lock: bool) -> list[str | None]:

@@ -39,12 +39,12 @@ FROM {_SENT} AS w (slot, register, at, value) ORDER BY slot, register, at"""
 _KEEP: Final = f"""
 INSERT INTO register_versions
 SELECT r.at, r.received_at, %(now)s, r.slot, r.register, r.version, r.value_wh
-FROM {_SENT} AS w (slot, register, at, value) JOIN register_reads r USING (slot, register, at)
-WHERE r.at BETWEEN %(low)s AND %(high)s"""
-_REPLACE: Final = f"""
-UPDATE register_reads r SET value_wh = w.value, received_at = %(now)s, version = r.version + 1
-FROM {_SENT} AS w (slot, register, at, value)
-WHERE r.slot = w.slot AND r.register = w.register AND r.at = w.at AND r.at BETWEEN %(low)s AND %(high)s"""
+FROM {_SENT} AS w (slot, register, at, value) CROSS JOIN LATERAL (
+    SELECT * FROM register_reads r WHERE r.slot = w.slot AND r.register = w.register AND r.at = w.at
+      AND r.at BETWEEN %(low)s AND %(high)s OFFSET 0) AS r"""
+_REPLACE: Final = f"""{_INSERT} ON CONFLICT (slot, register, at)
+DO UPDATE SET value_wh = EXCLUDED.value_wh, received_at = EXCLUDED.received_at, version = register_reads.version + 1"""
+"""All of them are stored; said as an INSERT each is looked up, whatever statistics say."""
 _NEXT: Final = f"""
 SELECT array_agg(w.slot), array_agg(r.at) FROM {_SENT} AS w (slot, register, at, value) CROSS JOIN LATERAL (
     SELECT r.at FROM register_reads r WHERE r.slot = w.slot AND r.register = w.register AND r.at > w.at
