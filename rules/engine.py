@@ -299,7 +299,7 @@ class Engine:
 
     def _around(self, at_us: NDArray[np.int64], onset_us: NDArray[np.int64]) -> NDArray[np.bool_]:
         """True for votes that say who was heard about these onsets, and who was not (rules.overdue)."""
-        after_us = int(self._paths.interval_us.max(initial=0)) + self.profile.outage.clock_slack_s * US
+        after_us = (int(self._paths.interval_s.max(initial=0)) + self.profile.outage.clock_slack_s) * US
         onset_us = np.append(np.sort(onset_us), NEVER)
         first_us = onset_us[np.searchsorted(onset_us, at_us - after_us)]
         return first_us - SPOKE_BEFORE_US <= at_us

@@ -31,11 +31,12 @@ SPOKE_BEFORE_US: Final = 3600 * US
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """How the meters of a topology are heard; arrays by slot."""
+    """How the meters of a topology are heard; arrays by slot, the registry's own where they are all there is."""
 
-    interval_us: Stamps
-    grace_us: Stamps
-    """How late a read may be."""
+    interval_s: NDArray[np.int32]
+    mode: NDArray[np.int16]
+    grace_s: NDArray[np.int64]
+    """How late a read may be, by mode; the last one for none (-1)."""
     path: NDArray[np.int32]
     """Of what they share on their way to us: concentrators first, then head-ends; -1 for none."""
 
@@ -45,7 +46,7 @@ class Paths:
         grace = np.array([profile.grace_of(mode) for mode in topology.comm_modes] + [profile.grace_s], np.int64)
         direct = np.where(topology.head_end_of < 0, -1, topology.head_end_of + len(topology.concentrator))
         path = np.where(topology.concentrator_of < 0, direct, topology.concentrator_of)
-        return cls(topology.interval_s.astype(np.int64) * US, grace[topology.comm_mode] * US, path.astype(np.int32))
+        return cls(topology.interval_s, topology.comm_mode, grace, path.astype(np.int32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,10 @@ class Spoken:
         """heard: votes of these meters only."""
         order = np.argsort(heard.at_us, kind="stable")
         rank = np.searchsorted(slots, heard.slot[order])
-        how = paths.interval_us[slots], paths.grace_us[slots], paths.path[slots]
-        return cls(slots, transformer, *how, rank, heard.at_us[order], heard.vote[order])
+        interval_us = paths.interval_s[slots].astype(np.int64) * US
+        grace_us = paths.grace_s[paths.mode[slots]] * US
+        votes = rank, heard.at_us[order], heard.vote[order]
+        return cls(slots, transformer, interval_us, grace_us, paths.path[slots], *votes)
 
     def missed(self, transformer: int, onset_us: int, back_us: int, profile: OutageProfile) -> tuple[Ids, Stamps]:
         """(meters of the transformer not heard after an onset though their path was, when that was known), by time.

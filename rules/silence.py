@@ -77,8 +77,7 @@ class Silence:
         self._hearable_since_us = since
         grace = [self._profile.grace_of(mode) for mode in topology.comm_modes] + [self._profile.grace_s]
         mode = np.where(topology.comm_mode < 0, len(grace) - 1, topology.comm_mode)
-        self._interval_us = topology.interval_s.astype(np.int64) * US
-        self._patience_us = self._interval_us + np.array(grace, np.int64)[mode] * US
+        self._patience_us = (topology.interval_s + np.array(grace, np.int64)[mode]) * US
         self._retell()
         self._stirred = True
 
@@ -228,7 +227,7 @@ class Silence:
         starts = np.searchsorted(of[slots], np.arange(n + 1))
         for concentrator in np.flatnonzero(lost).tolist():
             its = slots[starts[concentrator] : starts[concentrator + 1]]
-            onset_us = int((base_us[its] + self._interval_us[its]).max())
+            onset_us = int((base_us[its] + self._interval_us(its)).max())
             raised_us = int((base_us[its] + self._patience_us[its]).max())
             count, members = int(late[concentrator]), int(total[concentrator])
             name = self._topology.concentrator[concentrator]
@@ -272,7 +271,11 @@ class Silence:
                 "thresholds": {"meter_silent_s": self._profile.meter_silent_s},
             }
             summary = f"Meter {self._topology.meter[slot]} silent for {limit_us[slot] // (3600 * US)} h"
-            self._tell("meter", slot, _Open(int(base_us[slot] + self._interval_us[slot]), raised_us, summary, evidence))
+            onset_us = int(base_us[slot] + self._interval_us(slot))
+            self._tell("meter", slot, _Open(onset_us, raised_us, summary, evidence))
+
+    def _interval_us(self, slots: Any) -> Any:
+        return self._topology.interval_s[slots].astype(np.int64) * US
 
     def _tell(self, kind: str, asset_id: int, opened: _Open, cleared_us: int | None = None) -> None:
         self._open[kind, asset_id] = opened
