@@ -45,7 +45,7 @@ from meterwatch.parts import Parts, put_together
 from meterwatch.pipeline import Pipeline
 from meterwatch.reliability_figures import ReliabilityFigures
 from meterwatch.server import bind, make_server, rotation_of
-from meterwatch.status_pages import StatusPages
+from meterwatch.status_pages import EVERYWHERE, LOOPBACK, StatusPages
 from meterwatch.transport.rotation import Rotation
 from meterwatch.wired_rules import HEARD_US, hear, rebuild
 from storage.audit_log import AuditStore
@@ -167,7 +167,7 @@ async def _serving(
     core: asyncio.Task[None] | None = None
     pages = StatusPages(metrics.registry, not_ready)
     try:
-        pages.start(config.metrics.port)
+        pages.start(config.metrics.port, EVERYWHERE if config.metrics.insecure_listen else LOOPBACK)
         owed = await _recall(parts, clock)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=layout is Layout.COLUMNSTORE)
         jobs = [gate.run(), *_jobs(config, clock, parts), *([] if rotation is None else [rotation.run()])]

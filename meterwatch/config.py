@@ -183,6 +183,8 @@ class Metrics(BaseModel):
 
     model_config = _SECTION
     port: int = Field(default=0, ge=0, le=65535)
+    insecure_listen: bool = False
+    """Answer on every address: plain HTTP, to whoever reaches it."""
 
 
 class Log(BaseModel):

@@ -2,7 +2,7 @@
 
 Healthy: the event loop still turns; whoever supervises the service starts it anew if not. Ready: reads are taken,
 stored and judged now; a load balancer sends head-ends elsewhere if not, and the answer says why. On the loopback
-address: who may read it elsewhere is a proxy's business. Refuses to know what is measured.
+address, unless whoever runs it says otherwise: nobody is asked who he is. Refuses to know what is measured.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
 
 from meterwatch.errors import ConfigError
 
-ADDRESS: Final = "127.0.0.1"
+LOOPBACK: Final = "127.0.0.1"
+EVERYWHERE: Final = "0.0.0.0"
 BEAT_S: Final = 1.0
 STUCK_S: Final = 15.0
 """An event loop that has not turned for so long is stuck. The longest work on it is some seconds. (ours)"""
@@ -36,14 +37,14 @@ class StatusPages:
         self._server: Any = None
         self._thread: Thread | None = None
 
-    def start(self, port: int) -> None:
+    def start(self, port: int, address: str = LOOPBACK) -> None:
         """Answer from now on; port 0: do not. ConfigError if the port is taken."""
         if port == 0:
             return
         try:
-            self._server = make_server(ADDRESS, port, self._answer, ThreadingWSGIServer, _Silent)
+            self._server = make_server(address, port, self._answer, ThreadingWSGIServer, _Silent)
         except OSError as error:
-            text = f"metrics.port {port} on {ADDRESS} cannot be bound ({error.strerror}); set another, or 0 for none"
+            text = f"metrics.port {port} on {address} cannot be bound ({error.strerror}); set another, or 0 for none"
             raise ConfigError([text]) from None
         self._beat()
         self._thread = Thread(target=self._server.serve_forever, name="status", daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -41,6 +42,20 @@ async def test_a_service_is_ready_while_it_takes_reads(dsn: str) -> None:
         assert "meterwatch_queue_rows" in (await asyncio.to_thread(get, port, "/metrics"))[1]
     with pytest.raises(urllib.error.URLError):
         get(port, "/readyz")
+
+
+async def test_the_pages_are_on_loopback_alone_unless_it_is_said_in_so_many_words() -> None:
+    """Linux answers on all of 127/8 to who listens everywhere; to who listens on one address, on that one."""
+    for address, elsewhere in ((status_pages.LOOPBACK, False), (status_pages.EVERYWHERE, True)):
+        port = free_port()
+        pages = StatusPages(CollectorRegistry(), lambda: "")
+        pages.start(port, address)
+        try:
+            assert await asyncio.to_thread(get, port, "/readyz") == (200, "ok\n")
+            with socket.socket() as caller:
+                assert (await asyncio.to_thread(caller.connect_ex, ("127.0.0.2", port)) == 0) is elsewhere
+        finally:
+            await pages.stop()
 
 
 async def test_a_loop_that_stands_still_is_not_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
