@@ -222,7 +222,7 @@ def test_images_have_a_version_and_no_registry() -> None:
     images |= set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE))
     for image in images:
         assert re.fullmatch(r"([a-z0-9]+/)?[a-z0-9]+:[\w.-]*\d[\w.-]*", image), image
-    assert len({line for line in re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)}) == 1
+    assert len(set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE))) == 1
 
 
 @pytest.mark.parametrize("name", SERVICES)
