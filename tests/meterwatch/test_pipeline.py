@@ -4,178 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
+from pipeline_world import REJECTS, FakeRules, asked, batch, event_batch, piped, started, until
 
 from meterwatch import pipeline as subject
-from meterwatch.batch import Batch, EventBatch, Events, Reads, Rejects, Stored
-from meterwatch.clock import Clock, ReplayClock, SimulatedClock
+from meterwatch.batch import EventBatch, Events, Stored
 from meterwatch.errors import Overloaded, StorageUnavailable
-from meterwatch.pipeline import Pipeline
-from meterwatch.registers import RegisterBatch, RegisterChange
-
-NONE = np.zeros(0, np.int32)
-REJECTS = Rejects(np.zeros(0, np.uint32), np.zeros(0, np.uint8), [])
-
-
-class Change(int):
-    """A change known by a number, without reads."""
-
-    quality = np.zeros(0, np.int32)
-
-
-def batch(seq: int, rows: int = 1, epoch: int = 1) -> Batch:
-    return Batch(1, epoch, seq, b"d", Reads(NONE, NONE.astype(np.int64), 900, NONE, {}), REJECTS, 0, rows)
-
-
-def stored(seq: int, batch_id: int, *, replayed: bool = False) -> Stored:
-    change: Any = None if replayed else Change(seq)  # the rules below only write it down
-    return Stored(seq, batch_id, 1, 0, 0, REJECTS.row, REJECTS.reason, replayed, False, change)
-
-
-class FakeWriter:
-    """Keeps a ledger in memory; `poison` seqs raise whenever they are written; `gate` holds writes back."""
-
-    def __init__(self, ledger: dict[tuple[int, int], int]) -> None:
-        self.ledger = ledger
-        self.groups: list[list[int]] = []
-        self.poison: dict[int, Exception] = {}
-        self.fail: list[Exception] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.began = threading.Event()
-
-    def _one(self, epoch: int, seq: int) -> Stored:
-        known = self.ledger.get((epoch, seq))
-        if known is not None:
-            return stored(seq, known, replayed=True)
-        self.ledger[epoch, seq] = len(self.ledger) + 1
-        return stored(seq, len(self.ledger))
-
-    def write(self, group: list[Batch], now_us: int) -> list[Stored]:
-        self.groups.append([b.seq for b in group])
-        self.began.set()
-        assert self.gate.wait(20)
-        if self.fail:
-            raise self.fail.pop(0)
-        for b in group:
-            if b.seq in self.poison:
-                raise self.poison[b.seq]
-        return [self._one(b.epoch, b.seq) for b in group]
-
-    def write_events(self, group: list[EventBatch], now_us: int) -> list[tuple[Stored, Events]]:
-        self.groups.append([one.seq for one in group])
-        self.began.set()
-        assert self.gate.wait(20)
-        for one in group:
-            if one.seq in self.poison:
-                raise self.poison[one.seq]
-        return [(self._one(-one.epoch, one.seq), one.events) for one in group]
-
-    def write_registers(self, request: RegisterBatch, now_us: int) -> tuple[Stored, RegisterChange]:
-        self.groups.append([request.seq])
-        if request.seq in self.poison:
-            raise self.poison[request.seq]
-        self.began.set()
-        assert self.gate.wait(20)
-        return self._one(-request.epoch, request.seq), RegisterChange(request.reads.slot, request.reads.at_us)
-
-
-class FakeRules:
-    def __init__(self, log: list[Any]) -> None:
-        self.log = log
-        self.fail: list[Exception] = []
-        self.due = False
-        self.asked_us: list[int] = []
-        self.deaf: frozenset[int] = frozenset()
-
-    def observe_reads(self, stored: Sequence[Stored], now_us: int) -> None:
-        self.log += [("saw", one.change) for one in stored]
-
-    def observe_events(self, events: Events, now_us: int) -> None:
-        self.log.append(("saw events", events.rows))
-
-    def observe_registers(self, change: RegisterChange) -> None:
-        self.log.append(("saw registers", len(change.slot)))
-
-    def deaf_to(self, head_ends: frozenset[int], now_us: int) -> None:
-        if head_ends != self.deaf:
-            self.deaf = head_ends
-            self.log.append(("deaf to", set(head_ends)))
-
-    def head_end(self, head_end_id: int, connected: bool) -> None:
-        self.log.append(("head-end", head_end_id, connected))
-
-    async def evaluate(self, now_us: int) -> list[Any]:
-        self.asked_us.append(now_us)
-        if self.fail:
-            raise self.fail.pop(0)
-        return []
-
-
-@asynccontextmanager
-async def piped(writers: int = 1, clock: Clock | None = None) -> AsyncIterator[Any]:
-    """A running pipeline; at its end nobody is left waiting."""
-    log: list[Any] = []
-    ledger: dict[tuple[int, int], int] = {}
-    reads, events = [FakeWriter(ledger) for _ in range(writers)], FakeWriter(ledger)
-    shown = FakeWriter(ledger)
-    rules = FakeRules(log)
-    record_gate = asyncio.Event()
-    record_gate.set()
-    faults: list[Exception] = []
-    told: list[Any] = []
-
-    async def record(verdicts: list[Any], ids: list[int]) -> None:
-        await record_gate.wait()
-        if faults:
-            raise faults.pop(0)
-        told.extend(verdicts)
-        log.append(("recorded", ids))
-
-    async def last_acked(head_end_id: int, epoch: int) -> int:
-        return 0
-
-    topology: Any = SimpleNamespace()
-    made = Pipeline(
-        clock or SimulatedClock(1, 1.0), [*reads, events], rules, record, last_acked, topology, registers=shown
-    )
-    made.ready()
-    core = asyncio.create_task(made.run())
-    try:
-        yield SimpleNamespace(
-            pipeline=made, writer=reads[0], writers=reads, events=events, shown=shown, rules=rules, log=log, core=core,
-            record_gate=record_gate, faults=faults, told=told,
-        )  # fmt: skip
-    finally:
-        for writer in (*reads, events, shown):
-            writer.gate.set()
-        core.cancel()
-        await asyncio.gather(core, return_exceptions=True)
-        assert not made._owed
-
-
-async def until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not done():  # noqa: ASYNC110 - what is waited for happens in threads
-            await asyncio.sleep(0.001)
-
-
-async def started(writer: FakeWriter) -> None:
-    assert await asyncio.to_thread(writer.began.wait, 20)
-    writer.began.clear()
-
-
-async def asked(*work: Any) -> list[Any]:
-    async with asyncio.timeout(20):
-        return await asyncio.gather(*work, return_exceptions=True)
 
 
 async def test_every_batch_is_answered_whatever_fails() -> None:
@@ -360,121 +199,39 @@ async def test_a_full_queue_refuses_those_who_filled_it_and_takes_the_others_in_
 
 
 async def test_a_full_queue_of_events_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    none = Events(NONE, NONE.astype(np.int64), NONE.astype(np.int16))
     monkeypatch.setattr(subject, "QUEUE_EVENTS_MAX", 2)
     async with piped() as p:
         p.events.gate.clear()
-        work = [asyncio.create_task(p.pipeline.submit_events(EventBatch(1, 1, 1, b"d", none, REJECTS, 1)))]
+        work = [asyncio.create_task(p.pipeline.submit_events(event_batch(1)))]
         await started(p.events)
-        more = [EventBatch(1, 1, seq, b"d", none, REJECTS, 1) for seq in (2, 3)]
+        more = [event_batch(seq) for seq in (2, 3)]
         work += [asyncio.create_task(p.pipeline.submit_events(one)) for one in more]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await p.pipeline.submit_events(EventBatch(1, 1, 4, b"d", none, REJECTS, 1))
+            await p.pipeline.submit_events(event_batch(4))
         p.events.gate.set()
         assert all(isinstance(a, Stored) for a in await asked(*work))
 
 
 async def test_a_defect_in_events_fails_only_them() -> None:
-    none = Events(NONE, NONE.astype(np.int64), NONE.astype(np.int16))
     async with piped() as p:
         p.events.poison = {1: ValueError("poison")}
-        several = [EventBatch(1, 1, seq, b"d", none, REJECTS, 1) for seq in (1, 2)]
+        several = [event_batch(seq) for seq in (1, 2)]
         answers = await asked(*(p.pipeline.submit_events(one) for one in several))
         assert [type(a) for a in answers] == [ValueError, Stored]
 
 
 async def test_requests_of_events_that_wait_go_into_one_transaction() -> None:
-    none = Events(NONE, NONE.astype(np.int64), NONE.astype(np.int16))
     async with piped() as p:
         p.events.gate.clear()
-        work = [asyncio.create_task(p.pipeline.submit_events(EventBatch(1, 1, 1, b"d", none, REJECTS, 1)))]
+        work = [asyncio.create_task(p.pipeline.submit_events(event_batch(1)))]
         await started(p.events)
-        more = [EventBatch(1, 1, seq, b"d", none, REJECTS, 1) for seq in (2, 3, 4)]
+        more = [event_batch(seq) for seq in (2, 3, 4)]
         work += [asyncio.create_task(p.pipeline.submit_events(one)) for one in more]
         await asyncio.sleep(0)
         p.events.gate.set()
         assert [a.seq for a in await asked(*work)] == [1, 2, 3, 4]
         assert p.events.groups == [[1], [2, 3, 4]]
-
-
-class HandClock(SimulatedClock):
-    """Moved by hand."""
-
-    at_us = 1_000_000_000
-
-    def now_us(self) -> int:
-        return self.at_us
-
-
-HOUR_US = 3_600_000_000
-"""Longer than any timer of the rules."""
-
-
-def event_batch(seq: int) -> EventBatch:
-    none = Events(NONE, NONE.astype(np.int64), NONE.astype(np.int16))
-    return EventBatch(1, 1, seq, b"d", none, REJECTS, 1)
-
-
-async def test_the_timers_of_the_rules_wait_for_events_that_have_arrived_however_long_storing_takes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(subject, "TICK_S", 0.001)
-    clock = HandClock(0, 1.0)
-    arrived_us = clock.at_us
-    async with piped(clock=clock) as p:
-        p.events.gate.clear()
-        work = asyncio.create_task(p.pipeline.submit_events(event_batch(1)))
-        await started(p.events)
-        clock.at_us += HOUR_US
-        asked_before = len(p.rules.asked_us)
-        await until(lambda: len(p.rules.asked_us) > asked_before + 2)
-        assert max(p.rules.asked_us) == arrived_us
-        p.events.gate.set()
-        await asked(work)
-        assert p.rules.asked_us[-1] == clock.at_us
-        assert p.rules.asked_us == sorted(p.rules.asked_us)
-
-
-@pytest.mark.parametrize("why", ["away", "full", "gone"])
-async def test_the_timers_of_the_rules_wait_for_events_that_were_told_to_come_again_or_whose_sender_left(
-    why: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(subject, "TICK_S", 0.001)
-    clock = HandClock(0, 1.0)
-    arrived_us = clock.at_us
-    async with piped(clock=clock) as p:
-        if why == "away":
-            p.events.poison[1] = StorageUnavailable("away")
-        if why == "full":
-            monkeypatch.setattr(p.pipeline._waiting_events, "full", lambda: True)
-        p.events.gate.clear()
-        work = asyncio.create_task(p.pipeline.submit_events(event_batch(1)))
-        if why == "gone":
-            await asyncio.sleep(0)
-            work.cancel()
-        p.events.gate.set()
-        await asked(work)
-        clock.at_us += HOUR_US
-        asked_before = len(p.rules.asked_us)
-        await until(lambda: len(p.rules.asked_us) > asked_before + 2)
-        assert max(p.rules.asked_us) == arrived_us
-        p.events.poison.clear()
-        monkeypatch.undo()
-        await p.pipeline.submit_events(event_batch(1))
-        assert p.rules.asked_us[-1] == clock.at_us
-
-
-async def test_the_timers_of_the_rules_do_not_wait_for_events_that_are_refused_for_good(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(subject, "TICK_S", 0.001)
-    clock = HandClock(0, 1.0)
-    async with piped(clock=clock) as p:
-        p.events.poison[1] = ValueError("a defect")
-        await asked(p.pipeline.submit_events(event_batch(1)))
-        clock.at_us += HOUR_US
-        await until(lambda: p.rules.asked_us[-1:] == [clock.at_us])
 
 
 async def test_when_the_rules_die_the_core_ends_and_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,14 +294,3 @@ async def test_while_nothing_can_be_stored_the_rules_are_deaf_to_everybody() -> 
         await until(lambda: ("deaf to", {1}) in p.log)
         await p.pipeline.submit(batch(2))
         await until(lambda: p.log.count(("deaf to", set())) == 1)
-
-
-async def test_rules_on_a_replay_clock_live_by_what_is_stored_and_not_by_what_has_only_arrived() -> None:
-    clock = ReplayClock(1)
-    async with piped(clock=clock) as p:
-        clock.saw(5_000)  # something arrived and waits
-        change: Any = SimpleNamespace(end_us=np.array([900, 1800]), quality=np.zeros(2, np.int32))
-        p.writer._one = lambda epoch, seq: Stored(seq, seq, 1, 0, 0, REJECTS.row, REJECTS.reason, False, False, change)
-        await p.pipeline.submit(batch(1))
-        assert p.rules.asked_us[-1] == 1800
-        assert max(p.rules.asked_us) == 1800

@@ -6,14 +6,12 @@ import asyncio
 
 import numpy as np
 import pytest
-from test_pipeline import REJECTS, asked, piped, started, until
+from pipeline_world import REJECTS, asked, event_batch, piped, started, until
 
-from meterwatch.batch import EventBatch, Events, Stored
+from meterwatch.batch import Stored
 from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.pipeline import QUEUE_REGISTERS_MAX
 from meterwatch.registers import RegisterBatch, RegisterReads
-
-NO_EVENTS = Events(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int16))
 
 
 def registers(seq: int) -> RegisterBatch:
@@ -42,9 +40,7 @@ async def test_events_do_not_wait_for_registers_and_a_request_of_registers_fails
         p.shown.gate.clear()
         held = asyncio.create_task(p.pipeline.submit_registers(registers(3)))
         await started(p.shown)
-        assert isinstance(
-            (await asked(p.pipeline.submit_events(EventBatch(1, 1, 1, b"d", NO_EVENTS, REJECTS, 1))))[0], Stored
-        )
+        assert isinstance((await asked(p.pipeline.submit_events(event_batch(1))))[0], Stored)
         more = [registers(4 + n) for n in range(QUEUE_REGISTERS_MAX)]
         waiting = [asyncio.create_task(p.pipeline.submit_registers(one)) for one in more]
         await until(p.pipeline._waiting_registers.full)
