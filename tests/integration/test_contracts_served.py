@@ -25,7 +25,7 @@ from meterwatch.client import RegistryFile, import_registry
 from meterwatch.clock import US
 from meterwatch.config import ClockSection, Config, Database, Server
 from rules.contract_levels import ContractProfile
-from tests.rules.test_overload import oracle
+from tests.rules.overload_world import oracle
 
 STORY = town_day(200, 50)
 QUARTER_US = 900 * US

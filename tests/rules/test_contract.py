@@ -21,7 +21,7 @@ from meterwatch.quality import ORIGIN_SHIFT, Origin
 from meterwatch.topology import Topology
 from rules.contract import Contract
 from rules.contract_levels import ABOVE, ContractProfile
-from tests.rules.test_overload import START, START_US, WINDOW_US, Row, Spoken, change, oracle, spoken, tree
+from tests.rules.overload_world import START, START_US, WINDOW_US, Row, Spoken, change, oracle, spoken, tree
 
 KW = 12.0
 WH_PER_S = 12_000 / 3600

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_overload import START, START_US, US, WINDOW_US, Row, change, now_after, rows_of, tree
+from overload_world import START, START_US, US, WINDOW_US, Row, change, now_after, rows_of, tree
 from test_past import Table, Told, hear
 
 from meterwatch.episodes import Episode, Severity, Verdict

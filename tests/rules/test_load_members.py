@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from test_overload import START_US, change, tree
+from overload_world import START_US, change, tree
 
 from rules.load import Members
 

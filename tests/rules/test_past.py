@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_overload import FULL_WH, PALETTE, QUICK, Row, change, now_after, oracle, rows_of, spoken, tree
+from overload_world import FULL_WH, PALETTE, QUICK, Row, change, now_after, oracle, rows_of, spoken, tree
 
 from meterwatch.episodes import Episode, Verdict
 from meterwatch.errors import StorageUnavailable

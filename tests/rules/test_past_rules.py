@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_hot_spot import PROFILE as HEAT
-from test_overload import FULL_WH, PALETTE, QUICK, Row, Spoken, change, now_after, oracle, rows_of, spoken, tree
+from overload_world import FULL_WH, PALETTE, QUICK, Row, Spoken, change, now_after, oracle, rows_of, spoken, tree
 from test_past import LOW, Of, Table, Told, as_sent, flat, hear
 from test_phases import MEMBERS, PROFILE, WH, by_hand, exact, rows, town
 from test_rungs import FEEDER, UP, fed

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_overload import FULL_WH, START, Row, Spoken, change, now_after, oracle, spoken, tree
+from overload_world import FULL_WH, START, Row, Spoken, change, now_after, oracle, spoken, tree
 
 from meterwatch.episodes import Severity
 from meterwatch.topology import Topology

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_overload import FULL_WH, QUICK, Row, Spoken, change, load_runs, now_after, oracle, rows_of, spoken, tree
+from overload_world import FULL_WH, QUICK, Row, Spoken, change, load_runs, now_after, oracle, rows_of, spoken, tree
 
 from meterwatch.batch import ReadChange
 from meterwatch.episodes import Severity, Verdict

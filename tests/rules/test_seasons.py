@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_overload import QUICK, START_US, Spoken, change, load_runs, now_after, oracle, rows_of, spoken, tree
+from overload_world import QUICK, START_US, Spoken, change, load_runs, now_after, oracle, rows_of, spoken, tree
 
 from meterwatch.errors import ConfigError
 from rules.ladder import OverloadProfile

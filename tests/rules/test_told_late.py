@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_overload import FULL_WH, QUICK, Row, change, now_after, oracle, rows_of, spoken, tree
+from overload_world import FULL_WH, QUICK, Row, change, now_after, oracle, rows_of, spoken, tree
 from test_past import Table, judged
 
 from alarm.book import OPEN_HISTORY_US, Book

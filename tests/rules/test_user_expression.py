@@ -18,7 +18,7 @@ from rules.user.program import Program
 from rules.user.read_columns import ReadColumns
 from rules.user.template import template
 from tests.rules import user_oracle
-from tests.rules.test_overload import tree
+from tests.rules.overload_world import tree
 
 METER = COLUMNS[On.METER]
 TOPOLOGY = tree(4)

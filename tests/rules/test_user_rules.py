@@ -23,7 +23,7 @@ from rules.user.kernel import Kernel, Rows
 from rules.user.model import UserRule
 from rules.user.read_columns import blocks, evidence_only
 from tests.rules import user_oracle
-from tests.rules.test_overload import tree
+from tests.rules.overload_world import tree
 
 US = 1_000_000
 Q = 900 * US
