@@ -1,204 +1,23 @@
-"""Laws of HOT_SPOT: a scalar twin as oracle, and what order, splits, corrections, restarts may not change.
-
-What is told is kept as the alarm book keeps it: a verdict replaces what it covers.
-"""
+"""Laws of HOT_SPOT: a scalar twin as oracle, and what order, splits, corrections, restarts may not change."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from math import exp, log
-from typing import NamedTuple
-
 import numpy as np
 import pytest
+from heat_world import DAY, PROFILE, WARM, Loaded, Plant, Scalar, close, oracle, said_of, told_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from overload_world import START, START_US, US, WINDOW_US, Row, change, now_after, rows_of, tree
-from test_past import Table, Told, hear
+from overload_world import START, START_US, US, WINDOW_US, Row, now_after, rows_of, tree
 
-from meterwatch.episodes import Episode, Severity, Verdict
+from meterwatch.episodes import Severity
 from meterwatch.errors import ConfigError, StorageUnavailable
-from meterwatch.known_loads import KnownLoads
-from meterwatch.late_loads import judged, waiting
-from meterwatch.loads import Loads
+from meterwatch.late_loads import waiting
 from meterwatch.weather import Reading, Weather
 from rules import heat_past
-from rules.heat_past import PastHeat
 from rules.hot_spot import HotSpot
 from rules.overload import Overload, OverloadProfile
 from rules.thermal import ThermalProfile
 from rules.twin import HotSpotProfile, Twin
-
-PROFILE = HotSpotProfile()
-DAY, WARM = 96, 72
-LEVEL = ["NORMAL", "WARNING", "HIGH", "CRITICAL"]
-Loaded = list[float | None]
-
-
-class Said(NamedTuple):
-    onset: int
-    cleared: int | None
-    level: str
-    peak_c: float
-
-
-class Scalar:
-    """One transformer, one run."""
-
-    def __init__(self) -> None:
-        self.b, self.guessed, self.heard = PROFILE.begin_pu, 0.0, False
-        self.oil, self.winding = self.goes_to()
-
-    def goes_to(self) -> tuple[float, float]:
-        t = PROFILE.thermal
-        oil = t.oil_rise_k * ((self.b**2 * t.loss_ratio + 1) / (t.loss_ratio + 1)) ** t.oil_exponent
-        return oil, t.hot_spot_rise_k * self.b ** (2 * t.winding_exponent)
-
-    def step(self, b: float | None) -> None:
-        t, left = PROFILE.thermal, exp(-900 / PROFILE.thermal.oil_time_constant_s)
-        self.guessed *= left
-        if b is None:
-            self.guessed += (1 - left) * self.heard
-        else:
-            self.b, self.heard = b, True
-        oil, winding = self.goes_to()
-        self.oil = oil + (self.oil - oil) * left
-        self.winding = winding + (self.winding - winding) * exp(-900 / t.winding_time_constant_s)
-
-    def after(self, seconds: float) -> float:
-        """Hot spot over ambient so much later at the present load."""
-        t, (oil, winding) = PROFILE.thermal, self.goes_to()
-        return (
-            oil
-            + winding
-            + (self.oil - oil) * exp(-seconds / t.oil_time_constant_s)
-            + (self.winding - winding) * exp(-seconds / t.winding_time_constant_s)
-        )
-
-    def hottest_within(self, seconds: float) -> float:
-        t, (oil, winding) = PROFILE.thermal, self.goes_to()
-        slope_oil = (self.oil - oil) / t.oil_time_constant_s
-        slope_winding = (self.winding - winding) / t.winding_time_constant_s
-        moments = [0.0, seconds]
-        if slope_oil * slope_winding < 0:
-            turn = log(-slope_winding / slope_oil) / (1 / t.winding_time_constant_s - 1 / t.oil_time_constant_s)
-            if 0 < turn < seconds:
-                moments.append(turn)
-        return max(map(self.after, moments))
-
-    def level(self, ambient_c: float, more_k: float) -> int:
-        t, hot = PROFILE.thermal, ambient_c + self.after(0.0)
-        soon = ambient_c + self.hottest_within(t.high_within_s) >= t.high_c
-        return max(sum(hot + more_k >= limit for limit in (t.warning_c, t.high_c, t.critical_c)), 2 * soon)
-
-
-def oracle(loads: Loaded, air: list[float]) -> list[Said]:
-    """All episodes, each day's run by itself."""
-    level, onset, worst, peak, below, below_top = 0, 0, 0, 0.0, 0, 0
-    said: list[Said] = []
-    for at, (b, ambient_c) in enumerate(zip(loads, air, strict=True)):
-        if (START + at) % DAY == 0 or at == 0:
-            begin = START + at - (START + at) % DAY - WARM - START
-            twin = Scalar()
-            for before in range(begin, at):
-                twin.step(loads[before] if before >= 0 else None)
-        twin.step(b)
-        if b is None:
-            continue
-        hot = ambient_c + twin.after(0.0)
-        reached = 0 if twin.guessed > PROFILE.guessed_max else twin.level(ambient_c, 0.0)
-        held = twin.level(ambient_c, PROFILE.clear_k)
-        if reached > level:
-            if level == 0:
-                onset, worst, peak = at, 0, hot
-            level, below, below_top = reached, 0, 0
-        elif held < level:
-            below, below_top = below + 1, max(below_top, held)
-            if below * 900 >= PROFILE.clear_s:
-                level, below, below_top = below_top, 0, 0
-                if level == 0:
-                    said.append(Said(onset, at + 1, LEVEL[worst], max(peak, hot)))
-        else:
-            below, below_top = 0, 0
-        worst, peak = max(worst, level), max(peak, hot)
-    if level:
-        said.append(Said(onset, None, LEVEL[level], peak))
-    return said
-
-
-def said_of(episodes: list[Episode]) -> list[Said]:
-    return [
-        Said(
-            (e.onset_us - START_US) // WINDOW_US,
-            None if e.cleared_us is None else (e.cleared_us - START_US) // WINDOW_US,
-            e.level,
-            e.evidence["peak_hot_spot_c"],
-        )
-        for e in episodes
-    ]
-
-
-@dataclass
-class Plant:
-    """The rule over its ring and a table of stored loads, and what is told of it."""
-
-    transformers: int
-    weather: Weather = field(default_factory=Weather)
-    table: Table = field(default_factory=Table)
-    told: Told = field(default_factory=dict)
-    newest: int = 0
-    verdicts: list[Verdict] = field(default_factory=list)
-    go_on: Callable[[], bool] = lambda: True
-    """Whether there is time to look back, when reads came."""
-
-    def __post_init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        self.overload = Overload(tree(self.transformers, self.transformers))
-        topology = replace(
-            tree(self.transformers, self.transformers), transformer_district=list("NS" * 9)[: self.transformers]
-        )
-        self.rule = HotSpot(topology, PROFILE, self.overload, self.weather)
-        self.past = PastHeat(self.rule)
-
-    async def send(self, rows: list[Row]) -> None:
-        self.overload.observe(change(rows), 0)
-        self.newest = max(self.newest, *((row[1] - START_US) // WINDOW_US for row in rows))
-        await self.judge(self.go_on)
-
-    async def judge(self, go_on: Callable[[], bool] = lambda: True) -> None:
-        now_us = now_after(self.newest)
-        loads = KnownLoads(self.overload, self.table)
-        self.verdicts = await judged(
-            [self.past], self.overload, loads, now_us, lambda: self.rule.judge(now_us), go_on
-        )  # fmt: skip
-        self.overload.judge(now_us)
-        hear(self.told, self.verdicts)
-
-    async def restart(self) -> None:
-        """As stored_loads does it: the ring comes from the table."""
-        await self.judge()
-        self.table.save(self.overload)
-        self.begin()
-        if self.table.cells:
-            rows = sorted((w, t, *sums) for (t, w), sums in self.table.cells.items())
-            rows = [row for row in rows if row[0] > rows[-1][0] - 192]
-            for at in range(0, len(rows), 50):
-                window, transformer, wh, varh, covered, *_ = np.array(rows[at : at + 50], np.int64).T
-                self.overload.restore(Loads(transformer, window, wh, varh, covered))
-        self.rule.restore_told([t for t, episodes in self.told.items() if episodes])
-        before = {t: said_of(episodes) for t, episodes in self.told.items() if episodes}
-        await self.judge()
-        assert {t: said_of(episodes) for t, episodes in self.told.items() if episodes} == before
-
-
-def close(told: list[Said], truth: list[Said]) -> bool:
-    return [one[:3] for one in told] == [one[:3] for one in truth] and all(
-        abs(a.peak_c - b.peak_c) < 0.11 for a, b in zip(told, truth, strict=True)
-    )
-
 
 PALETTE = [None, 0.3, 0.6, 0.9, 1.1, 1.25, 1.4, 1.6, 2.0, 0.3, 0.5, 0.7]
 load_runs = st.lists(st.tuples(st.sampled_from(PALETTE), st.integers(1, 60)), min_size=3, max_size=20)
@@ -302,14 +121,6 @@ async def test_heat_over_several_days_is_the_same_whichever_value_came_first(
 
 
 # Examples
-
-
-async def told_of(loads: Loaded, weather: Weather | None = None) -> list[Episode]:
-    """In order, a window at a time."""
-    plant = Plant(1, weather or Weather())
-    for row in rows_of(loads):
-        await plant.send([row])
-    return plant.told.get(0, [])
 
 
 async def test_heat_ahead_is_told_before_it_is_there() -> None:

@@ -10,9 +10,9 @@ from math import sqrt
 
 import numpy as np
 import pytest
+from heat_world import PROFILE as HEAT
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_hot_spot import PROFILE as HEAT
 from overload_world import FULL_WH, PALETTE, QUICK, Row, Spoken, change, now_after, oracle, rows_of, spoken, tree
 from test_past import LOW, Of, Table, Told, as_sent, flat, hear
 from test_phases import MEMBERS, PROFILE, WH, by_hand, exact, rows, town
