@@ -29,6 +29,7 @@ from meterwatch.v1 import (
     alarms_pb2_grpc,
     audit_pb2_grpc,
     gaps_pb2_grpc,
+    ingest_pb2,
     ingest_pb2_grpc,
     reads_pb2_grpc,
     receipts_pb2_grpc,
@@ -48,32 +49,32 @@ ISSUES = Issuer()
 NOW_US = int(time.time()) // STEP_S * STEP_S * US
 
 
-def _csv(columns: Sequence[str], *rows: dict[str, str]) -> str:
+def csv_of(columns: Sequence[str], *rows: dict[str, str]) -> str:
     return "".join(",".join(line) + "\n" for line in (columns, *([row.get(c, "") for c in columns] for row in rows)))
 
 
-def _meter(name: str, transformer: str, head_end: str) -> dict[str, str]:
+def meter_row(name: str, transformer: str, head_end: str) -> dict[str, str]:
     of = {"transformer": transformer, "head_end": head_end, "interval_s": str(STEP_S), "installed_on": "2020-01-01"}
     return {"meter": name} | of
 
 
 REGISTRY = {
-    "head_ends": _csv(
+    "head_ends": csv_of(
         registry_csv.HeadEnd._fields,
         *({"head_end": name, "time_zone": "UTC", "late_window_days": "400"} for name in ("HES-1", "HES-2")),
     ),
-    "feeders": _csv(
+    "feeders": csv_of(
         registry_csv.Feeder._fields, {"feeder": "F-N", "district": NORTH}, {"feeder": "F-S", "district": SOUTH}
     ),
-    "transformers": _csv(
+    "transformers": csv_of(
         registry_csv.Transformer._fields,
         {"transformer": "T-N", "feeder": "F-N", "rated_kva": "400", "district": NORTH},
         {"transformer": "T-S", "feeder": "F-S", "rated_kva": "400", "district": SOUTH},
     ),
-    "meters": _csv(
+    "meters": csv_of(
         registry_csv.Meter._fields,
-        *(_meter(name, "T-N", "HES-1") for name in ("M-N1", "M-N2")),
-        *(_meter(name, "T-S", "HES-2") for name in ("M-S1", "M-S2")),
+        *(meter_row(name, "T-N", "HES-1") for name in ("M-N1", "M-N2")),
+        *(meter_row(name, "T-S", "HES-2") for name in ("M-S1", "M-S2")),
     ),
 }
 
@@ -259,3 +260,24 @@ def refused(call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[
             packed.Unpack(info)
         return error.code().name, info.reason
     raise AssertionError("the call was answered")
+
+
+def stream(
+    caller: Caller, hello: ingest_pb2.Hello, *meters: str, end_us: int = NOW_US
+) -> list[ingest_pb2.IngestResponse]:
+    """The answers to a read of each meter."""
+    batch = ingest_pb2.ReadBatch(seq=1, interval_s=STEP_S)
+    batch.meter_index.extend(range(len(meters)))
+    batch.stamp_us.extend([end_us] * len(meters))
+    batch.import_wh.extend([100] * len(meters))
+    messages = [
+        ingest_pb2.IngestRequest(hello=hello),
+        ingest_pb2.IngestRequest(dictionary=ingest_pb2.Dictionary(meter=meters)),
+        ingest_pb2.IngestRequest(batch=batch),
+    ]
+    call = caller.channel.stream_stream(
+        "/meterwatch.v1.Ingest/Stream",
+        request_serializer=ingest_pb2.IngestRequest.SerializeToString,
+        response_deserializer=ingest_pb2.IngestResponse.FromString,
+    )
+    return list(call(iter(messages), timeout=ENOUGH_S, metadata=caller.metadata))
