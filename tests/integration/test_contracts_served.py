@@ -13,7 +13,8 @@ import numpy as np
 import psycopg
 import pytest
 from databases import Databases
-from law import HEAD_ENDS, Part, corrected, in_order, send, shuffled, town_day, weeks_late
+from law import Part, corrected, in_order, send, shuffled, weeks_late
+from law_stories import HEAD_ENDS, town_day
 from pydantic import SecretStr
 from served import fresh_database
 from typer.testing import CliRunner

@@ -11,7 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 from databases import Databases
-from law import Story, Way, again, corrected, in_order, send, shuffled, town_day
+from law import Way, again, corrected, in_order, send, shuffled
+from law_stories import Story, town_day
 from pydantic import SecretStr
 
 from meterwatch import interruptions

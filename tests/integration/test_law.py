@@ -26,22 +26,20 @@ from law import (
     Hashes,
     Part,
     Progress,
-    Story,
     again,
     corrected,
     differing,
     hashes_of,
-    households,
     in_order,
     nothing_owed,
     send,
     shared_out,
     shuffled,
     table,
-    town_day,
     weeks_late,
 )
-from law import HEAD_ENDS as SENDERS
+from law_stories import HEAD_ENDS as SENDERS
+from law_stories import Story, households, town_day
 from pydantic import SecretStr
 from service_process import ServiceProcess, until
 from test_real_reads import small, whole

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import psycopg
 import pytest
-from law import head_ends
+from law_stories import head_ends
 from pydantic import SecretStr
 
 from meterwatch.app import running

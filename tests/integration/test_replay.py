@@ -9,7 +9,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from law import nothing_owed, send, shuffled, town_day
+from law import nothing_owed, send, shuffled
+from law_stories import town_day
 from pydantic import SecretStr
 from typer.testing import CliRunner
 

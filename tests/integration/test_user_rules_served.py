@@ -14,7 +14,8 @@ from typing import Any
 import psycopg
 import pytest
 from databases import Databases
-from law import HEAD_ENDS, Part, corrected, in_order, send, shuffled, town_day
+from law import Part, corrected, in_order, send, shuffled
+from law_stories import HEAD_ENDS, town_day
 from pydantic import SecretStr
 from served import fresh_database
 from typer.testing import CliRunner
