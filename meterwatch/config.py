@@ -9,24 +9,19 @@ global: whoever needs a value is given it.
 from __future__ import annotations
 
 import difflib
-import itertools
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
-from meterwatch.check_profile import CHECK_PROFILES
+from meterwatch.config_checks import CROSS_CHECKS, profile_problems
 from meterwatch.errors import ConfigError
-from meterwatch.profile_file import known_profiles
 from meterwatch.texts import visible
-from meterwatch.transport.hosts import is_loopback
-from meterwatch.transport.settings import Client, Tls, leaves_in_plain_text
+from meterwatch.transport.settings import Client, Tls
 
 FILE_NAME: Final = "meterwatch.toml"
 FILE_VARIABLE: Final = "METERWATCH_CONFIG"
@@ -241,13 +236,13 @@ def load_config(path: Path | None = None) -> Config:
             bad.add(".".join(str(part) for part in finding["loc"][:2]))
             _drop(data, [str(part) for part in finding["loc"][:2]])
         config = Config.model_validate(data)  # what is left is sound; a dropped key shows its default
-    for check in _CROSS_CHECKS:
+    for check in CROSS_CHECKS:
         if not any(key in bad or key.split(".")[0] in bad for key in check.keys):
             sentence = check.problem(config)
             if sentence:
                 problems.append(sentence)
     if not bad & {"rules", "rules.profile", "rules.profiles_file", "alarms", "alarms.profile"}:
-        problems += _profile_problems(config)
+        problems += profile_problems(config)
     if problems:
         raise ConfigError([visible(problem) for problem in problems])
     return config
@@ -335,139 +330,3 @@ def _secret(loc: list[str]) -> bool:
     above = _model(loc[:-1])
     field = above.model_fields.get(loc[-1]) if above else None
     return field is not None and "SecretStr" in str(field.annotation)
-
-
-class _Check(NamedTuple):
-    keys: tuple[str, ...]
-    """What it reads; it is skipped if one of them is already reported."""
-    problem: Callable[[Config], str | None]
-
-
-def _listens_openly(config: Config) -> str | None:
-    host = config.server.host
-    if is_loopback(host) or config.server.tls.certificate is not None or config.server.insecure_listen:
-        return None
-    return (
-        f"server.host = '{host}' is not a loopback address and the service would speak plain text; set "
-        "server.tls.certificate and server.tls.key, or use 127.0.0.1, or set server.insecure_listen = true."
-    )
-
-
-def _leaves_openly(config: Config) -> str | None:
-    url = config.database.url
-    if url is None or config.database.insecure_network or _url_scheme(config) is not None:
-        return None  # nothing to leave by, leave given, or said by another check
-    if not leaves_in_plain_text(url.get_secret_value()):
-        return None
-    return (
-        "database.url leads to another machine and does not demand TLS; add ?sslmode=verify-full&sslrootcert=FILE, or "
-        "set database.insecure_network = true."
-    )
-
-
-def _same_port(config: Config) -> str | None:
-    ports = {"server.port": config.server.port, "metrics.port": config.metrics.port}
-    ports["server.tls.token_port"] = config.server.tls.token_port or 0
-    for (one, port), (other, same) in itertools.combinations(ports.items(), 2):
-        if port and port == same:
-            return f"{other} and {one} are both {port}; give them different ports."
-    return None
-
-
-def _clock_start(config: Config) -> str | None:
-    if config.clock.mode != "real" and config.clock.start is None:
-        return f"clock.mode = '{config.clock.mode}' needs clock.start, e.g. clock.start = 2026-01-31T00:00:00Z."
-    if config.clock.mode == "real" and config.clock.start is not None:
-        return "clock.start has no meaning with clock.mode = 'real'; remove it or set clock.mode = 'simulated'."
-    return None
-
-
-def _clock_speed(config: Config) -> str | None:
-    if config.clock.mode != "simulated" and config.clock.speed != 1.0:
-        return f"clock.speed = {config.clock.speed:g} has a meaning only with clock.mode = 'simulated'; remove it."
-    return None
-
-
-_ENCODE: Final = "percent-encode % @ : / ? in user and password"
-
-
-def _url_scheme(config: Config) -> str | None:
-    url = config.database.url
-    if url is not None and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
-        return "database.url is no PostgreSQL URL; expected postgresql://user:password@host:5432/database."
-    return None if url is None else _url_parts(url.get_secret_value())
-
-
-def _url_parts(url: str) -> str | None:
-    """What is wrong with the parts of the URL. Never shows one: a part cut wrongly may be one of the password."""
-    try:
-        parts = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        return f"database.url cannot be read; {_ENCODE}, and know only PostgreSQL's own parameters after '?'."
-    ports = str(parts.get("port") or "5432").split(",")
-    if not all(port.isdecimal() and 0 < int(port) < 65_536 for port in ports):
-        return f"database.url has a port that is no number from 1 to 65535; correct it, and {_ENCODE}."
-    if "@" in str(parts.get("host") or ""):
-        return f"database.url has an @ in its host; {_ENCODE}."
-    return None
-
-
-def _profile_problems(config: Config) -> list[str]:
-    """Of the file of profiles; without any, of the names chosen."""
-    try:
-        known = known_profiles(config.rules.profiles_file)
-    except ConfigError as error:
-        return error.problems
-    chosen = (("rules", config.rules.profile, known.rules), ("alarms", config.alarms.profile, known.alarms))
-    return [
-        f"{section}.profile = {name!r} is not known; known are {', '.join(sorted(names))}."
-        for section, name, names in chosen
-        if name not in names
-    ]
-
-
-def _check_profile(config: Config) -> str | None:
-    for name in (config.checks.profile, *config.checks.changes.values()):
-        if name not in CHECK_PROFILES:
-            return f"checks.profile = {name!r} is not known; known are {', '.join(sorted(CHECK_PROFILES))}."
-    return None
-
-
-def _token_settings(config: Config) -> str | None:
-    access = config.access
-    if access.jwks_file is not None and access.jwks_url is not None:
-        return "access.jwks_file and access.jwks_url are both set; keys come from one place: leave one out."
-    if access.tokens and not (access.issuer and access.audience):
-        return "access.issuer and access.audience are needed with tokens: one for another service would do else."
-    if not access.tokens and (access.issuer or access.audience):
-        return "access.issuer and access.audience have a meaning only with access.jwks_file or access.jwks_url."
-    return None
-
-
-def _nobody_could_call(config: Config) -> str | None:
-    tls = config.server.tls
-    if tls.certificate is None or tls.problem() is not None or config.access.tokens:
-        return None
-    if tls.client_ca is None:
-        return (
-            "server.tls is set without server.tls.client_ca and without tokens (access.jwks_file), so nobody could say"
-            " who they are; set one of the two."
-        )
-    if tls.token_port is not None:
-        return "server.tls.token_port is for callers with tokens, and none are taken; set access.jwks_file or jwks_url."
-    return None
-
-
-_CROSS_CHECKS: Final = (
-    _Check(("checks.profile", "checks.changes"), _check_profile),
-    _Check(("server.host", "server.insecure_listen", "server.tls"), _listens_openly),
-    _Check(("server.tls",), lambda config: config.server.tls.problem()),
-    _Check(("client.certificate", "client.key"), lambda config: config.client.problem()),
-    _Check(("server.port", "server.tls", "metrics.port"), _same_port),
-    _Check(("clock.mode", "clock.start"), _clock_start),
-    _Check(("clock.mode", "clock.speed"), _clock_speed),
-    _Check(("access.jwks_file", "access.jwks_url", "access.issuer", "access.audience"), _token_settings),
-    _Check(("server.tls", "access.jwks_file", "access.jwks_url"), _nobody_could_call),
-    _Check(("database.url",), _url_scheme),
-    _Check(("database.url", "database.insecure_network"), _leaves_openly),
-)
