@@ -110,10 +110,10 @@ class Upkeep:
         async with self._pool.connection() as connection:
             await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
             try:
+                await self._drop(connection, now)  # first: a chunk needs room, and room may be what is missing
                 for table, column, days in _AHEAD:
                     for ahead in range(AHEAD_DAYS + 1 if days == 1 else 2):
                         await self._make_chunk(connection, table, column, now + timedelta(days=ahead * days))
-                await self._drop(connection, now)
                 if self._packs:
                     await self._pack(connection, now)
             finally:

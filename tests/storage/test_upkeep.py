@@ -215,3 +215,18 @@ async def test_a_locked_table_puts_upkeep_off_and_not_the_one_who_locked_it(
     await upkeep(pool, reads_days=100).once()
     with psycopg.connect(dsn) as connection:
         assert ages(connection, "reads", "end_at") == []
+
+
+async def test_old_reads_go_though_the_disk_has_no_room_for_new_chunks(
+    dsn: str, pool: psycopg_pool.AsyncConnectionPool[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> None:
+        raise psycopg.errors.DiskFull("could not extend file")
+
+    monkeypatch.setattr(Upkeep, "_make_chunk", full)
+    with psycopg.connect(dsn) as connection:
+        read(connection, 500)
+    with pytest.raises(psycopg.errors.DiskFull):
+        await upkeep(pool, reads_days=100).once()
+    with psycopg.connect(dsn) as connection:
+        assert ages(connection, "reads", "end_at") == []
