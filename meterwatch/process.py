@@ -7,15 +7,17 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
+from meterwatch import logs
 from meterwatch.app import Service, running
 from meterwatch.config import Config
 from meterwatch.core import DatabaseGone
 from meterwatch.errors import MeterwatchError
 
+EX_FAILED: Final = 1
 _log = structlog.get_logger(__name__)
 
 
@@ -24,12 +26,13 @@ def serve(config: Config) -> None:
 
     When its embedded PostgreSQL dies, the process becomes a new service: a start recovers all, and PostgreSQL cannot
     be started beside the threads of gRPC, where a fork may abort.
+    An error ends the process also when nobody reads what it says: an end that waits to be told of would be none.
     """
 
     async def main() -> None:
         async with running(config, _log.info) as service:
             meters = len(service.pipeline.topology().slot_of)
-            print(f"meterwatch serves on {service.address}: {meters} meters, {service.database}", flush=True)
+            logs.say(f"meterwatch serves on {service.address}: {meters} meters, {service.database}")
             await _until_signal(service)
         _log.info("stopped")
 
@@ -37,8 +40,12 @@ def serve(config: Config) -> None:
         _run(main())
     except DatabaseGone as gone:
         _log.error(f"{gone}; starting anew")
-        sys.stdout.flush()
+        logs.written()
         os.execv(sys.executable, sys.orig_argv)
+    except Exception:
+        if not logs.written():
+            os._exit(EX_FAILED)
+        raise
 
 
 async def _until_signal(service: Service) -> None:
@@ -63,7 +70,10 @@ async def _until_signal(service: Service) -> None:
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_DFL)
     if service.core.done():
-        raise _named(service.core.exception())  # better dead than deaf: the error ends the process
+        error = _named(service.core.exception())
+        if not isinstance(error, MeterwatchError):
+            _log.critical("the core has ended by an error of ours", error=repr(error))
+        raise error  # better dead than deaf: the error ends the process
 
 
 def _named(error: BaseException | None) -> BaseException:

@@ -34,6 +34,7 @@ import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
 if os.getppid() != int(sys.argv.pop(1)):
     raise SystemExit("the test died before the service began")
+{prelude}
 from meterwatch.cli import app
 app(["serve"])
 """
@@ -47,13 +48,17 @@ def free_port() -> int:
 
 
 class ServiceProcess:
-    """One service, any number of lives. `output`: a file that all lives append to; dsn None: the embedded database."""
+    """One service, any number of lives. `output`: a file that all lives append to; dsn None: the embedded database.
 
-    def __init__(self, dsn: str | None, start: datetime, output: Path, **settings: str) -> None:
+    prelude: Python that runs before the service, such as what makes a part of it fail.
+    """
+
+    def __init__(self, dsn: str | None, start: datetime, output: Path, prelude: str = "", **settings: str) -> None:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.output = output
         self.lives = 0
+        self._program = SERVE.format(prelude=prelude)
         self._settings = {
             "METERWATCH_SERVER__PORT": str(self.port),
             **({} if dsn is None else {"METERWATCH_DATABASE__URL": dsn}),
@@ -75,7 +80,7 @@ class ServiceProcess:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("METERWATCH_")}
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", SERVE, str(os.getpid())],
+                [sys.executable, "-c", self._program, str(os.getpid())],
                 cwd=ROOT,
                 env=inherited | self._settings | dict(extra or {}),
                 stdout=output,
@@ -101,6 +106,11 @@ class ServiceProcess:
         """Of the process that lives."""
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """It has not ended yet."""
+        return self._process is not None and self._process.poll() is None
 
     def descriptors(self) -> int:
         """How many it has open."""

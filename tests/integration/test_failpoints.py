@@ -11,6 +11,7 @@ import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -102,8 +103,9 @@ class World:
         assert not promises.feed_broken(self.connection, self.heard)
 
 
-@pytest.fixture(scope="module")
-def world(dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@contextmanager
+def living(process: ServiceProcess, dsn: str) -> Iterator[World]:
+    """A world whose service has begun its first life, and whose first alarm was heard."""
     members: dict[str, list[str]] = defaultdict(list)
     with (data.GRID / "meters.csv").open() as file:
         for row in csv.DictReader(file):
@@ -111,10 +113,7 @@ def world(dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]
     with (data.GRID / "transformers.csv").open() as file:
         rated_kva = {row["transformer"]: float(row["rated_kva"]) for row in csv.DictReader(file)}
     journal, heard = Journal(EPOCH), Heard()
-    with (
-        ServiceProcess(dsn, START, tmp_path_factory.mktemp("failpoints") / "service.log") as process,
-        psycopg.connect(dsn, autocommit=True) as connection,
-    ):
+    with psycopg.connect(dsn, autocommit=True) as connection:
         process.start()
         import_grid(process.address)
         with (
@@ -127,6 +126,13 @@ def world(dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]
             head_end.flush()
             until(lambda: heard.transitions, "the first alarm was heard")
             yield world
+
+
+@pytest.fixture(scope="module")
+def world(dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    output = tmp_path_factory.mktemp("failpoints") / "service.log"
+    with ServiceProcess(dsn, START, output) as process, living(process, dsn) as world:
+        yield world
 
 
 @pytest.mark.parametrize(("point", "n"), [*itertools.product(failpoints.POINTS, (1, 2))])
