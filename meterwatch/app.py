@@ -31,12 +31,13 @@ from meterwatch.calls import Watch
 from meterwatch.clock import Clock, RealClock, ReplayClock, SimulatedClock
 from meterwatch.config import Config
 from meterwatch.core import run_core
+from meterwatch.disk_watch import MIB, DiskWatch
 from meterwatch.endpoints import add_services
 from meterwatch.errors import ConfigError, Overloaded, StorageUnavailable
 from meterwatch.estimation import Estimation
 from meterwatch.forecasts import Forecasts
 from meterwatch.gap_watch import GapWatch
-from meterwatch.gauges import watch, watch_certificates
+from meterwatch.gauges import watch, watch_certificates, watch_disk
 from meterwatch.interruptions import Interruptions
 from meterwatch.judged_days import JudgedDays
 from meterwatch.memory import give_back
@@ -163,6 +164,8 @@ async def _serving(
     await health.starting()
     address = bind(server, config.server, rotation)
     watch_certificates(metrics, rotation)
+    disk = _disk_of(cluster, config, pipeline)
+    watch_disk(metrics, disk)
     await server.start()
     core: asyncio.Task[None] | None = None
     pages = StatusPages(metrics.registry, not_ready)
@@ -171,6 +174,7 @@ async def _serving(
         owed = await _recall(parts, clock)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=layout is Layout.COLUMNSTORE)
         jobs = [gate.run(), *_jobs(config, clock, parts), *([] if rotation is None else [rotation.run()])]
+        jobs += [] if disk is None else [disk.run()]
         core = asyncio.create_task(run_core(pipeline, desk, lease, upkeep, cluster, *jobs))
         await asyncio.to_thread(give_back)
         pipeline.ready()
@@ -239,6 +243,13 @@ def _jobs(config: Config, clock: Clock, parts: Parts) -> list[Coroutine[Any, Any
         alarm_figures.watch(parts.metrics)
         jobs += [figures.run(), alarm_figures.run()]
     return jobs
+
+
+def _disk_of(cluster: EmbeddedCluster | None, config: Config, pipeline: Pipeline) -> DiskWatch | None:
+    """What watches the disk of the embedded database; None: the database has a URL."""
+    if cluster is None:
+        return None
+    return DiskWatch(cluster.places, config.database.disk_free_min_mib * MIB, pipeline.refuse_reads)
 
 
 async def _leave_nothing(parts: Parts) -> None:

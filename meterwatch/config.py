@@ -64,6 +64,8 @@ class Database(BaseModel):
     model_config = _SECTION
     url: SecretStr | None = None
     data_dir: Path | None = None
+    disk_free_min_mib: int = Field(default=1024, ge=0)
+    """With less free for the embedded one no reads are taken; 0: however little is free."""
     copy_connections: int = Field(default=2, ge=1, le=64)
     columnstore: Literal["auto", "on", "off"] = "auto"
     insecure_network: bool = False

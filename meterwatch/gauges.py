@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 
 from ingest.service import IngestService
+from meterwatch import logs
+from meterwatch.disk_watch import DiskWatch
 from meterwatch.metrics import Metrics
 from meterwatch.parts import Parts
 from meterwatch.transport.rotation import Rotation
@@ -49,6 +51,10 @@ def watch(parts: Parts, ingest: IngestService, not_ready: Callable[[], str]) -> 
                 "Messages to named subscribers that were not confirmed before there were too many.",
                 lambda: parts.receipts.forgotten,
             ),
+            "log_lines_dropped": (
+                "Log lines that nobody will read: the pipe was blocked or closed, or the disk of the log was full.",
+                logs.dropped,
+            ),
             "careful_batches": (
                 "Batches written a second time, with every read looked up, because the hint was wrong.",
                 lambda: sum(writer.careful_batches for writer in parts.writers),
@@ -80,4 +86,17 @@ def watch_certificates(metrics: Metrics, rotation: Rotation | None) -> None:
                 lambda: 0 if rotation is None else rotation.handshakes,
             ),
         },
+    )
+
+
+def watch_disk(metrics: Metrics, disk: DiskWatch | None) -> None:
+    """Show the disk of the embedded database; without one there is nothing to tell of."""
+    metrics.watch(
+        gauges={
+            "disk_free_bytes": (
+                "Free for the embedded database, where its data and its WAL are; NaN: the database has a URL.",
+                lambda: math.nan if disk is None else disk.free_bytes,
+            ),
+        },
+        counters={},
     )

@@ -1,8 +1,8 @@
 """Our deafness is not their silence: the head-ends that cannot be heard, for reasons of ours.
 
-A head-end whose batch has waited for the database longer than BEHIND_S, all of them while the database takes nothing,
-and all of them after the process itself stood still (a suspended machine). Refuses to judge silence: rules.silence
-does, and is told whom to leave out.
+A head-end whose batch has waited for the database longer than BEHIND_S, all of them while the database takes nothing
+or reads are refused, and all of them after the process itself stood still (a suspended machine). Refuses to judge
+silence: rules.silence does, and is told whom to leave out.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class Hearing:
         self._looked_us: int | None = None
         self.failing = False
         """The last attempt to store something failed."""
+        self.refusing = False
+        """Reads are not taken, however well the database does."""
 
     def sent(self, head_end_id: int) -> None:
         """A batch of this head-end begins to wait."""
@@ -40,7 +42,7 @@ class Hearing:
         """Those of the head-ends that could not be heard up to now."""
         jumped = self._real and self._looked_us is not None and now_us - self._looked_us > STOOD_STILL_US
         self._looked_us = now_us
-        if self.failing or jumped:
+        if self.failing or self.refusing or jumped:
             return frozenset(head_ends)
         late_s = self._monotonic() - BEHIND_S
         return frozenset(h for h in head_ends if (waiting := self._since_s.get(h)) and waiting[0] < late_s)

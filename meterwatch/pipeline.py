@@ -49,6 +49,8 @@ QUEUE_EVENTS_MAX = 256
 QUEUE_REGISTERS_MAX = 16
 """The same for requests of register reads, which are larger."""
 RETRY_S = 1.0
+NO_ROOM_RETRY_S = 10.0
+"""When to come again while the disk is low: somebody has to make room."""
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -162,6 +164,7 @@ class Pipeline:
         self._threads = ThreadPoolExecutor(len(writers) + 1, thread_name_prefix="copy")
         self._not_ready: str | None = "the service is starting"
         self._ended = False
+        self._no_room = ""
         self._rules_lock = asyncio.Lock()
         self._owed_verdicts: list[Verdict] | None = None
 
@@ -180,6 +183,8 @@ class Pipeline:
         """Why reads are not taken now, or are taken much faster than they are stored; empty: neither."""
         if self._not_ready is not None:
             return self._not_ready
+        if self._no_room:
+            return self._no_room
         return f"{self._waiting_rows} rows wait for the database" if self.crowded else ""
 
     def topology(self) -> Topology:
@@ -212,6 +217,11 @@ class Pipeline:
         """Take reads from now on; or, with a reason, do not."""
         self._not_ready = reason
 
+    def refuse_reads(self, reason: str) -> None:
+        """Take no reads and no registers while there is a reason; events are taken."""
+        self._no_room = reason
+        self._hearing.refusing = bool(reason)
+
     def check_ready(self) -> None:
         if self._not_ready is not None:
             raise StorageUnavailable(self._not_ready)
@@ -231,6 +241,7 @@ class Pipeline:
 
     async def submit(self, batch: Batch) -> Stored:
         self._refuse_if_ended()
+        self._refuse_if_no_room()
         own = self._waiting.rows_of((batch.head_end_id, batch.epoch))
         if self._waiting_rows > QUEUE_ROWS_MAX and own >= QUEUE_ROWS_MAX // max(self._waiting.lines, 1):
             raise Overloaded(
@@ -274,6 +285,7 @@ class Pipeline:
 
     async def submit_registers(self, batch: RegisterBatch) -> Stored:
         self._refuse_if_ended()
+        self._refuse_if_no_room()
         if self._waiting_registers.full():
             raise Overloaded(
                 "QUEUE_FULL",
@@ -296,6 +308,10 @@ class Pipeline:
     def _refuse_if_ended(self) -> None:
         if self._ended:
             raise StorageUnavailable(self._not_ready or "the service has stopped")
+
+    def _refuse_if_no_room(self) -> None:
+        if self._no_room:
+            raise Overloaded("DISK_LOW", self._no_room, NO_ROOM_RETRY_S)
 
     async def run(self) -> None:
         """Write and evaluate until cancelled. The last writer is kept for events."""

@@ -83,6 +83,11 @@ class EmbeddedCluster:
             raise RuntimeError("the cluster has not been started")
         return _url(database, str(self._socket_dir))
 
+    @property
+    def places(self) -> tuple[Path, Path]:
+        """Where the data is and where the WAL is, which an operator may have put on a disk of its own."""
+        return self._pgdata, self._pgdata / "pg_wal"
+
     def running_dsn(self) -> str | None:
         """URL of the database if a postmaster lives on the directory, whoever started it; None if none does."""
         found = processes.postmaster(self._pgdata)

@@ -6,7 +6,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from pipeline_world import REJECTS, asked, event_batch, piped, started, until
+from pipeline_world import REJECTS, asked, batch, event_batch, piped, started, until
 
 from meterwatch.batch import Stored
 from meterwatch.errors import Overloaded, StorageUnavailable
@@ -48,3 +48,21 @@ async def test_events_do_not_wait_for_registers_and_a_request_of_registers_fails
             await p.pipeline.submit_registers(registers(99))
         p.shown.gate.set()
         assert [type(one) for one in await asked(held, *waiting)] == [Stored] * (1 + QUEUE_REGISTERS_MAX)
+
+
+async def test_without_room_on_the_disk_reads_and_registers_wait_and_events_are_taken() -> None:
+    async with piped() as p:
+        p.pipeline.connected(1)
+        p.pipeline.refuse_reads("12 MiB left")
+        for refused in (p.pipeline.submit(batch(1)), p.pipeline.submit_registers(registers(1))):
+            with pytest.raises(Overloaded, match="12 MiB left") as caught:
+                await refused
+            assert (caught.value.reason, caught.value.retry_after_s > 0) == ("DISK_LOW", True)
+        assert p.pipeline.not_ready == "12 MiB left"
+        assert (await p.pipeline.submit_events(EventBatch(1, 1, 1, b"d", NO_EVENTS, REJECTS, 1))).seq == 1
+        await until(lambda: ("deaf to", {1}) in p.log)  # and stays so: what is not taken cannot be heard
+        p.pipeline.refuse_reads("")
+        assert p.pipeline.not_ready == ""
+        answers = await asked(p.pipeline.submit(batch(1)), p.pipeline.submit_registers(registers(1)))
+        assert all(isinstance(answer, Stored) for answer in answers)
+        await until(lambda: p.log.count(("deaf to", set())) == 1)
