@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Final, NamedTuple
 
+import psycopg
+
 from meterwatch.sound_sums import loads_are_sums_of_reads, meter_days_are_sums_of_reads
 from rules.profile import RuleProfile
 from storage.sound import FOUND_MAX, Findings, Inspected, Unsound
@@ -94,10 +96,21 @@ async def inspect(
         begun(one.__name__)
         began_s = time.monotonic()
         found: list[Unsound] = []
-        async with aclosing(one(db, profile) if one in _WITH_PROFILE else one(db)) as findings:
-            async for finding in findings:
-                found.append(finding)
-                if len(found) > FOUND_MAX:
-                    break
+        try:
+            async with aclosing(one(db, profile) if one in _WITH_PROFILE else one(db)) as findings:
+                async for finding in findings:
+                    found.append(finding)
+                    if len(found) > FOUND_MAX:
+                        break
+        except (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted) as error:
+            found = [_damage(error)]
         law = (one.__doc__ or "").strip().partition("\n")[0]
         yield Verdict(one.__name__, law, time.monotonic() - began_s, found[:FOUND_MAX], len(found) > FOUND_MAX)
+
+
+def _damage(error: psycopg.Error) -> Unsound:
+    """What PostgreSQL says of a page or an index that is damaged on disk."""
+    return Unsound(
+        "the database's files", str(error).partition("\n")[0], "pages as they were written",
+        "find out what the disk does, restore a backup on a sound one, and ask again: this law was not asked in full",
+    )  # fmt: skip

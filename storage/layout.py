@@ -77,7 +77,7 @@ def open_table(dsn: str, wish: Wish) -> tuple[Layout, ReadsTable]:
         recorded = Layout(_value(connection, "SELECT layout FROM reads_layout"))
         version = _value(connection, "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'")
         licence = _value(connection, "SELECT coalesce(current_setting('timescaledb.license', true), '')")
-        stored = bool(_value(connection, "SELECT EXISTS (SELECT FROM reads)"))
+        stored = bool(_value(connection, "SELECT EXISTS (SELECT FROM read_stamps)"))  # not of reads: a page may be bad
         layout = decide(wish, recorded, version, licence, reads_stored=stored)
         if layout is Layout.ROWSTORE:
             return layout, Rowstore()

@@ -9,17 +9,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import generate_latest
-from served import HEAD_END, METERS, fresh_end_us, serving
-from tls_world import CA, NOW, Files
+from prometheus_client.parser import text_string_to_metric_families
+from served import HEAD_END, METERS, Served, fresh_end_us, serving
+from service_process import until
+from tls_world import CA, NOW, OTHER_CA, Files
 
-from meterwatch.client import AlarmFeed, Backoff, HeadEnd, security
+from meterwatch.client import AlarmFeed, Backoff, HeadEnd, Unreachable, security
 from meterwatch.client.secure import in_environment
-from meterwatch.transport import dev
+from meterwatch.transport import dev, rotation
 
 BROKEN_MIN = 2  # connections that must have ended by their age
 
@@ -52,6 +55,66 @@ def test_reads_and_alarms_go_over_tls_and_over_connections_that_end_by_their_age
     (left_s,) = [float(line.split()[1]) for line in text.splitlines() if line.startswith("meterwatch_tls_certificate")]
     assert 89 * 86_400 < left_s < 90 * 86_400
     assert "meterwatch_tls_files_refused 0.0" in text
+
+
+def expires_in_s(served: Served) -> float:
+    return metric(served, "meterwatch_tls_certificate_expires_in_seconds")
+
+
+def metric(served: Served, name: str) -> float:
+    families = text_string_to_metric_families(generate_latest(served.service.metrics.registry).decode())
+    (value,) = [sample.value for family in families for sample in family.samples if sample.name == name]
+    return float(value)
+
+
+def of_another(address: str, credentials: Any) -> int:
+    """Reads accepted of one more head-end with these credentials; 0: it did not get through."""
+    fast = Backoff(first_s=0.01, max_s=0.05)
+    try:
+        with HeadEnd(address, HEAD_END, credentials=credentials, backoff=fast, give_up_after_s=2) as another:
+            another.send_columns(METERS, [0], [fresh_end_us()], 900, import_wh=[7])
+            return another.flush().accepted
+    except Unreachable:
+        return 0
+
+
+def test_reads_go_on_while_the_certificate_changes_and_stop_for_whom_the_new_ca_does_not_know(
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "LOOK_EVERY_S", 0.05)
+    files = Files(tmp_path)
+    own, own_key = dev.write_pair(tmp_path, "hes", dev.client(CA, HEAD_END, "head-end", NOW))
+    tls = files.server(connection_age_max_s=1.0, connection_age_grace_s=0.3)
+    mine = security(str(files.ca(CA)), str(own), str(own_key))
+    fast = Backoff(first_s=0.01, max_s=0.05)
+    with serving(dsn) as served:
+        before = served.sql("SELECT count(*) FROM reads")[0][0]
+    with serving(dsn, registered=True, tls=tls) as served:
+        with HeadEnd(served.address, HEAD_END, credentials=mine, backoff=fast, give_up_after_s=60) as head_end:
+
+            def over_new_connections() -> None:
+                reached = head_end.reconnects + BROKEN_MIN
+                while head_end.reconnects < reached:
+                    head_end.send_columns(METERS, [0], [fresh_end_us()], 900, import_wh=[7])
+                    head_end.flush()
+
+            over_new_connections()
+            files.server(dev.server(CA, NOW, days=300))
+            until(lambda: expires_in_s(served) > 200 * 86_400, "the new certificate is in force")
+            over_new_connections()
+            (tmp_path / "server.key.pem").write_bytes(dev.server(CA, NOW).key_pem)
+            until(lambda: metric(served, "meterwatch_tls_files_refused") == 1, "the key of another is refused")
+            over_new_connections()
+            files.server(dev.server(CA, NOW, days=100))
+            until(lambda: expires_in_s(served) < 200 * 86_400, "sound files are in force")
+            over_new_connections()
+            totals = head_end.flush()
+        assert totals.accepted == totals.sent > 0
+        files.ca(OTHER_CA)
+        more = 0
+        while accepted := of_another(served.address, mine):  # until the other CA is in force
+            more += accepted
+        assert served.sql("SELECT count(*) FROM reads") == [(before + totals.sent + more,)]
 
 
 def serve(directory: Path, **settings: str) -> tuple[int, str]:
