@@ -1,12 +1,13 @@
 """The service gets no more memory, in mid-stream: whatever becomes of it, what it acknowledged is stored.
 
 The limit is one of address space: allocations fail in Python and in C. What the kernel does on a machine without memory
-is kill -9, which test_kill has.
+is kill -9, which test_kill has. Part of `make faults`.
 """
 
 from __future__ import annotations
 
 import csv
+import os
 import resource
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import psycopg
+import pytest
 from databases import Databases
 from served import Raw, fresh_database
 from service_process import ServiceProcess, import_grid
@@ -22,6 +24,9 @@ from meterwatch import data
 from meterwatch.clock import US
 from meterwatch.v1 import ingest_pb2 as pb
 
+pytestmark = pytest.mark.skipif(
+    "METERWATCH_FAULT_SEEDS" not in os.environ, reason="some ten seconds; make faults runs it"
+)
 START = datetime(2024, 11, 12, tzinfo=UTC)
 STEP_US = 900 * US
 METERS, STEPS, BATCHES = 1000, 40, 8
