@@ -107,6 +107,12 @@ def announced_again(alarm: Alarm, now_us: int) -> Draft:
     return Draft(KIND[Input.RE_ALARM], after, was=alarm)
 
 
+def lapsed(alarm: Alarm) -> Draft:
+    """The transition of an alarm that is over and that nobody acknowledges any more."""
+    state = NEXT[alarm.state, Input.LAPSE]
+    return Draft(KIND[Input.LAPSE], replace(alarm, version=alarm.version + 1, state=state), was=alarm)
+
+
 def shelf_after(alarm: Alarm, inputs: list[Input]) -> dict[str, Any]:
     """What becomes of the shelf fields when this happens to the alarm."""
     shelf = alarm.shelf

@@ -6,8 +6,8 @@ transition. So the same verdict twice makes nothing, a restart makes nothing, an
 instead of raising a second one. Several differences at once are one transition; its kind names the first in the order
 reopened, suppressed, closed, severity, amended.
 
-`reconcile`, `act`, `expire` and `announce_again` only propose; the book changes in `apply`, after the drafts are
-committed. It knows no clock, no database and no event loop.
+`reconcile`, `act`, `expire`, `announce_again` and `lapse` only propose; the book changes in `apply`, after the drafts
+are committed. It knows no clock, no database and no event loop.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from heapq import nsmallest
 from typing import Final
 
-from alarm.actions import acted, announced_again, expired, shelf_after, under
+from alarm.actions import acted, announced_again, expired, lapsed, shelf_after, under
 from alarm.lifecycle import KIND, NEXT, Input
 from alarm.profile import AlarmProfile
 from alarm.shaping import HELD_S, REPEATS, Key
@@ -34,6 +35,11 @@ OPEN_HISTORY_US: Final = 45 * 86_400 * 1_000_000
 """One that lasts, was not seen for so long and is first told now comes out of an old file: it is kept and pages nobody
 until HISTORY_US of now are reached. Its end is what was measured, in any order of telling. (the late window)"""
 PRUNE_STEP_US: Final = 3600 * 1_000_000
+UNACKNOWLEDGED_MAX: Final = 10_000
+"""Alarms that are over and that nobody has acknowledged; of more those that ended first lapse. So many are no list that
+people work off, each new subscriber is sent all of them, and each is some 4 kB. (ours)"""
+LAPSED_TOGETHER: Final = 1000
+"""In one transaction."""
 GROWTH_PERCENT: Final = 10
 """Evidence alone makes a transition only when the affected count grows by this much; else a storm floods the log."""
 AFFECTED: Final = "affected"
@@ -62,7 +68,13 @@ PREFIX: Final = {
 class Book:
     """The alarms that are not finished or shelved, and those that ended within KEEP_US."""
 
-    def __init__(self, alarms: Iterable[Alarm], names: Topology, profile: AlarmProfile | None = None) -> None:
+    def __init__(
+        self,
+        alarms: Iterable[Alarm],
+        names: Topology,
+        profile: AlarmProfile | None = None,
+        unacknowledged_max: int = UNACKNOWLEDGED_MAX,
+    ) -> None:
         self.names = names
         """Registry names for new alarms; replaced after a registry change."""
         self.profile = profile or AlarmProfile()
@@ -74,6 +86,9 @@ class Book:
         self._by_id: dict[str, Alarm] = {}
         self._by_key: dict[Key, dict[str, Alarm]] = {}
         self._shelved: set[str] = set()
+        self._unacknowledged: set[str] = set()
+        """Of the alarms that are over."""
+        self._unacknowledged_max = unacknowledged_max
         self._shelves: dict[tuple[str, str, str], AssetShelf] = {}
         self.adopt(alarms)
 
@@ -96,6 +111,10 @@ class Book:
                 self._shelved.discard(alarm.alarm_id)
             else:
                 self._shelved.add(alarm.alarm_id)
+            if alarm.state is AlarmState.RTN_UNACK:
+                self._unacknowledged.add(alarm.alarm_id)
+            else:
+                self._unacknowledged.discard(alarm.alarm_id)
 
     def reconcile(self, verdicts: Sequence[Verdict], now_us: int) -> list[Draft]:
         """Return what the verdicts change. At most one verdict per (rule, asset). Cost: linear in their episodes."""
@@ -144,6 +163,17 @@ class Book:
             return []
         standing = (alarm for alarm in self if alarm.cleared_us is None and alarm.pages and not self.aside(alarm))
         return [announced_again(alarm, now_us) for alarm in standing if self._too_long(alarm, now_us)]
+
+    def lapse(self) -> list[Draft]:
+        """Propose the end of waiting for the alarms that ended first, where more than so many wait to be acknowledged.
+
+        At most LAPSED_TOGETHER of them. Cost: linear in those that wait, if there are too many.
+        """
+        most = min(len(self._unacknowledged) - self._unacknowledged_max, LAPSED_TOGETHER)
+        if most <= 0:
+            return []
+        over = (self._by_id[alarm_id] for alarm_id in self._unacknowledged)
+        return [lapsed(alarm) for alarm in nsmallest(most, over, key=lambda alarm: (alarm.end_us, alarm.alarm_id))]
 
     def _too_long(self, alarm: Alarm, now_us: int) -> bool:
         wait_us = self.profile.of(alarm.rule, alarm.asset_kind).re_alarm_s * 1_000_000

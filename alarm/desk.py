@@ -206,6 +206,10 @@ class AlarmDesk:
         """Announce again what has stood for too long."""
         return await self._propose(self.book.announce_again)
 
+    async def lapse(self) -> list[Transition]:
+        """Commit that nobody acknowledges the oldest of too many alarms that are over."""
+        return await self._propose(lambda _: self.book.lapse())
+
     async def end_delays(self) -> list[Transition]:
         """Tell what the end of a delay changes."""
         return await self.record((), ()) if self._waiting else []
@@ -217,6 +221,7 @@ class AlarmDesk:
                 await self.lift_shelves()
                 await self.end_delays()
                 await self.announce_again()
+                await self.lapse()
             except (StorageUnavailable, Overloaded) as error:
                 _log.warning("alarms wait for the database", error=str(error))
             await asyncio.sleep(tick_s)

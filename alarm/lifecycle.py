@@ -34,6 +34,7 @@ class Input(Enum):
     COMMENT = auto()
     ASSIGN = auto()
     RE_ALARM = auto()
+    LAPSE = auto()
 
 
 _S, _I = AlarmState, Input
@@ -52,6 +53,7 @@ NEXT: Final[dict[tuple[AlarmState, Input], AlarmState]] = {
     (_S.ACK_ACTIVE, _I.RETRACT): _S.RETRACTED,
     (_S.RTN_UNACK, _I.REOPEN): _S.UNACK_ACTIVE,
     (_S.RTN_UNACK, _I.ACKNOWLEDGE): _S.NORMAL,
+    (_S.RTN_UNACK, _I.LAPSE): _S.NORMAL,  # too many wait for it that are newer
     (_S.RTN_UNACK, _I.ESCALATE): _S.RTN_UNACK,
     (_S.RTN_UNACK, _I.SUPPRESS): _S.NORMAL,  # the parent is what needs acknowledging
     (_S.RTN_UNACK, _I.RETRACT): _S.RETRACTED,
@@ -111,5 +113,6 @@ KIND: Final = {
     _I.COMMENT: TransitionKind.COMMENTED,
     _I.ASSIGN: TransitionKind.ASSIGNED,
     _I.RE_ALARM: TransitionKind.REANNOUNCED,
+    _I.LAPSE: TransitionKind.LAPSED,
 }
 """What a transition is called by the input that made it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
@@ -154,19 +154,38 @@ class AlarmService:
             )
         ledger = self._ledger(request.subscriber, caller(context))
         if request.from_seq == 0 and not request.log_id:
-            seq, alarms, subscription = self._hub.subscribe_now(wanted.wants)
-            with closing(subscription):
-                alarms = [alarm for alarm in alarms if wanted.matches(alarm)]
-                if self._storms().lasting():
-                    alarms.sort(key=roots_first)
-                for part in self._snapshot(seq, alarms):
-                    if ledger is not None:
-                        of_part, alarms = alarms[: len(part.alarm)], alarms[len(part.alarm) :]
-                        ledger.sent(tuple(alarm.seq for alarm in of_part), seq)
-                    await context.write(pb.SubscribeResponse(snapshot=part).SerializeToString())
-                await self._follow(subscription, most, context, ledger)
-        await self._check_cursor(request.from_seq, request.log_id, context)
-        position = request.from_seq
+            subscription = await self._begun(wanted, context, ledger)
+        else:
+            await self._check_cursor(request.from_seq, request.log_id, context)
+            subscription = await self._resumed(request.from_seq, wanted, most, context, ledger)
+        with closing(subscription):
+            await self._follow(subscription, most, context, ledger)
+
+    async def _begun(self, wanted: AlarmFilter, context: Any, ledger: Ledger | None) -> Subscription:
+        """A subscription with its snapshot written.
+
+        This call, as `_resumed`, is over when the subscription is followed: what it sent is not held for hours.
+        """
+        seq, alarms, subscription = self._hub.subscribe_now(wanted.wants)
+        try:
+            alarms = [alarm for alarm in alarms if wanted.matches(alarm)]
+            if self._storms().lasting():
+                alarms.sort(key=roots_first)
+            sent = 0
+            for part in self._snapshot(seq, alarms):
+                if ledger is not None:
+                    ledger.sent(tuple(alarm.seq for alarm in alarms[sent : sent + len(part.alarm)]), seq)
+                sent += len(part.alarm)
+                await context.write(pb.SubscribeResponse(snapshot=part).SerializeToString())
+        except BaseException:
+            subscription.close()
+            raise
+        return subscription
+
+    async def _resumed(
+        self, position: int, wanted: AlarmFilter, most: int, context: Any, ledger: Ledger | None
+    ) -> Subscription:
+        """A subscription from a cursor on, with what the log has and the ring has not written."""
         while (joined := self._hub.subscribe_after(position, wanted.wants)) is None:
             page = await self._reader.log_after(position, LOG_PAGE_MAX)
             if not page or page[0].seq != position + 1:
@@ -178,8 +197,7 @@ class AlarmService:
                     await context.write(response)
             position = page[-1].seq
             await context.write(self._bookmark(position))
-        with closing(joined):
-            await self._follow(joined, most, context, ledger)
+        return joined
 
     def _ledger(self, subscriber: str, identity: Identity) -> Ledger | None:
         """What notes the messages of a subscriber with a name."""
@@ -323,13 +341,7 @@ class AlarmService:
                     alarm_clock = loop.call_at(min(bookmark_at, ends_at) + TIMER_EARLY_S, subscription.nudge)
                 if not await subscription.wait():
                     break
-                taken = subscription.take(transitions_max or 1)
-                if isinstance(taken, Coalesced):
-                    await write(coalesced_to_wire(taken))
-                    continue
-                _note(ledger, taken, joined_seq)
-                for response in self._encoder.responses(taken, transitions_max > 0):
-                    await write(response)
+                await self._tell(subscription.take(transitions_max or 1), transitions_max, joined_seq, context, ledger)
         finally:
             if alarm_clock is not None:
                 alarm_clock.cancel()
@@ -341,18 +353,29 @@ class AlarmService:
             retry_after_s=0.0,
         )
 
-    def _snapshot(self, seq: int, alarms: list[Alarm]) -> list[pb.Snapshot]:
-        parts = [pb.Snapshot(seq=seq, log_id=self._hub.log_id)]
-        size = 0
+    async def _tell(
+        self, taken: Coalesced | list[Transition], most: int, joined_seq: int, context: Any, ledger: Ledger | None
+    ) -> None:
+        """Write what was taken. A call of its own: while the subscription waits nothing holds what it was sent last."""
+        if isinstance(taken, Coalesced):
+            await context.write(coalesced_to_wire(taken))
+            return
+        _note(ledger, taken, joined_seq)
+        for response in self._encoder.responses(taken, most > 0):
+            await context.write(response)
+
+    def _snapshot(self, seq: int, alarms: Sequence[Alarm]) -> Iterator[pb.Snapshot]:
+        """The parts of a snapshot, each made when the one before is written: who does not read costs one of them."""
+        part, size = pb.Snapshot(seq=seq, log_id=self._hub.log_id), 0
         for alarm in alarms:
             message = alarm_to_wire(alarm)
             size += message.ByteSize()
-            if len(parts[-1].alarm) == SNAPSHOT_ALARMS_MAX or (parts[-1].alarm and size > RESPONSE_BYTES_MAX):
-                parts.append(pb.Snapshot(seq=seq, log_id=self._hub.log_id))
-                size = message.ByteSize()
-            parts[-1].alarm.append(message)
-        parts[-1].complete = True
-        return parts
+            if len(part.alarm) == SNAPSHOT_ALARMS_MAX or (part.alarm and size > RESPONSE_BYTES_MAX):
+                yield part
+                part, size = pb.Snapshot(seq=seq, log_id=self._hub.log_id), message.ByteSize()
+            part.alarm.append(message)
+        part.complete = True
+        yield part
 
     def _bookmark(self, seq: int) -> bytes:
         return pb.SubscribeResponse(

@@ -107,6 +107,7 @@ class TransitionKind(StrEnum):
     COMMENTED = "COMMENTED"
     ASSIGNED = "ASSIGNED"
     REANNOUNCED = "REANNOUNCED"
+    LAPSED = "LAPSED"
 
 
 @dataclass(frozen=True, slots=True)

@@ -382,7 +382,7 @@ class Transition(_message.Message):
     """Cursor. Strictly rising in commit order. Unit: none."""
     kind: _builtins.str
     """RAISED, SEVERITY, AMENDED, CLEARED, REOPENED, SUPPRESSED, UNSUPPRESSED, RETRACTED, ACKNOWLEDGED, SHELVED, UNSHELVED,
-    OUT_OF_SERVICE, RETURNED_TO_SERVICE, COMMENTED, ASSIGNED or REANNOUNCED.
+    OUT_OF_SERVICE, RETURNED_TO_SERVICE, COMMENTED, ASSIGNED, REANNOUNCED or LAPSED.
     """
     recorded_us: _builtins.int
     """Service clock when it was committed. Unit: microseconds since 1970-01-01 UTC."""

@@ -23,6 +23,7 @@ from meterwatch.errors import Rejected, Stale, StorageUnavailable
 K = TransitionKind
 KINDS: Final = sorted(ACTIONS)
 RE_ALARM_S: Final = 1800
+UNACKNOWLEDGED_MAX: Final = 1
 PROFILE: Final = AlarmProfile("test", (AlarmClass(re_alarm_s=RE_ALARM_S, off_delay_s=120),))
 
 
@@ -59,6 +60,7 @@ class Walk:
 
     def restart(self) -> None:
         self.desk = self.loop.run(AlarmDesk.open(self.store, names(), self.clock, profile=PROFILE))
+        self.desk.book._unacknowledged_max = UNACKNOWLEDGED_MAX
         wanted = AlarmFilter(paging_only=True)
         _, alarms, self.heard = self.desk.hub.subscribe_now(wanted.wants)
         self.told = {alarm.alarm_id: alarm for alarm in alarms if wanted.matches(alarm)}
@@ -120,6 +122,9 @@ class Walk:
         calling = [a for a in self.store.alarms() if a.pages and a.cleared_us is None]
         assert [a for a in calling if max(a.announced_us or 0, a.acknowledged_us or 0) <= since_us] == []
         assert self.loop.run(self.desk.announce_again()) == []
+        self.attempt(self.desk.lapse())
+        self.loop.run(self.desk.lapse())
+        assert sum(a.state is AlarmState.RTN_UNACK for a in self.store.alarms()) <= UNACKNOWLEDGED_MAX
 
     def versions_and_cursors_rise_by_one(self) -> None:
         assert [t.seq for t in self.store.log] == list(range(1, len(self.store.log) + 1))

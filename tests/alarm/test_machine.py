@@ -37,7 +37,7 @@ from meterwatch.notices import DeliveryState, NoticeState, Parcel
 
 T = TypeVar("T")
 US = 1_000_000
-QUEUE_MAX, RING_MAX = 3, 6
+QUEUE_MAX, RING_MAX, UNACKNOWLEDGED_MAX = 3, 6, 2
 
 FILE = """
 version: 1
@@ -152,6 +152,7 @@ class Machine(RuleBasedStateMachine):
         """A start, or a restart: what was in memory is gone."""
         self.store.fail = self.outbox.fail = None
         self.desk = self.run(AlarmDesk.open(self.store, names(), self.clock, profile=PROFILE))
+        self.desk.book._unacknowledged_max = UNACKNOWLEDGED_MAX
         self.desk.hub._queue_max = QUEUE_MAX
         self.desk.hub._ring = type(self.desk.hub._ring)(maxlen=RING_MAX)
         for one in self.subscribers:
@@ -217,7 +218,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def the_desk_keeps_time(self) -> None:
-        for work in (self.desk.lift_shelves, self.desk.end_delays, self.desk.announce_again):
+        for work in (self.desk.lift_shelves, self.desk.end_delays, self.desk.announce_again, self.desk.lapse):
             self.attempt(work())
 
     # subscribers
