@@ -14,8 +14,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -100,7 +102,17 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                         call.check_open()
                         yield response
 
-            return answers
+            async def each(request: Any, context: Any) -> AsyncIterator[Any]:
+                try:
+                    async for response in answers(request, context):
+                        yield response
+                except BaseException as error:
+                    let_go(error)
+                    raise
+                finally:
+                    del request, context
+
+            return each
 
         async def answer(request: Any, context: Any) -> Any:
             async with self._call(method, request, context) as call:
@@ -109,13 +121,22 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 async with call.limited():
                     return await behaviour(request, call)
 
-        return answer
+        async def whole(request: Any, context: Any) -> Any:
+            try:
+                return await answer(request, context)
+            except BaseException as error:
+                let_go(error)
+                raise
+            finally:
+                del request, context
+
+        return whole
 
     @asynccontextmanager
     async def _call(self, method: str, request: Any, context: Any) -> AsyncIterator[_Call]:
         """One call from its admission to its place in the audit trail."""
         rule = self._methods.get(method)
-        call = _Call(context, method, self._now_s, lambda: self._note_refusal(call, rule, request))
+        call = _Call(context, method, self._now_s, partial(self._note_refusal, rule=rule, request=request))
         try:
             call.identity = await self._identity(context, rule)
             check_allowed(call.identity, method, rule)
@@ -168,9 +189,13 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 
 class _Call:
-    """A call's context with the identity behind it. Ends itself when that no longer holds."""
+    """A call's context with the identity behind it. Ends itself when that no longer holds.
 
-    def __init__(self, context: Any, method: str, now_s: Callable[[], float], refused: Callable[[], None]) -> None:
+    refused: told of this call, and not bound to it: in a circle a call with its request would live until the collector
+    comes, which is seldom.
+    """
+
+    def __init__(self, context: Any, method: str, now_s: Callable[[], float], refused: Callable[[_Call], None]) -> None:
         self.identity = NOBODY
         self.method = method
         self.outcome = "OK"
@@ -199,7 +224,7 @@ class _Call:
         """Note that it was not done, before anybody is told so."""
         if self.outcome == "OK":
             self.outcome = outcome
-            self._refused()
+            self._refused(self)
 
     def end(self, error: Unauthenticated) -> None:
         """Have the stream end with this: at once, or when the message under way is written.
@@ -252,6 +277,17 @@ class _Call:
             self._writes -= 1
         if self._error is not None:
             raise self._error
+
+
+def let_go(error: BaseException | None) -> None:
+    """Empty the frames an error went through, and those of what it came of.
+
+    gRPC keeps the error of an aborted call with the call, and its frames hold the call and its request: a circle that
+    would live until the collector comes.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def check_allowed(identity: Identity, method: str, rule: Rule | None) -> None:
