@@ -2,7 +2,7 @@
 
 An end is looked up once, in the stored reads, and from then on what is committed is told to `observe`. Bits are only
 ever set, because a read that was sent stays: so a look-up and what is committed meanwhile may meet in any order, and a
-restart needs no rebuilding. What the service estimated sets no bit. Promises: at most `bytes_max` of bits; the ends
+restart needs no rebuilding. What the service estimated sets no bit. Promises: at most `bytes_max` in all; the ends
 longest not asked for are forgotten, and looked up again when somebody asks. Lives on the event loop.
 """
 
@@ -21,12 +21,10 @@ from meterwatch.batch import ReadChange
 from meterwatch.quality import METHOD_MASK
 from storage.arrays import fetch_columns, moment, moments
 from storage.faults import storage_faults
-from storage.slot_bits import NO_BITS, Bits, by_end, put, roomy
+from storage.slot_bits import END_BYTES, NO_BITS, Bits, by_end, put, roomy
 
 BYTES_MAX: Final = 64 * 1024 * 1024
 """Five days of quarter-hours of a million meters."""
-END_BYTES: Final = 128
-"""What an end costs beside its bits, about."""
 ROWS_TOGETHER: Final = 4_000_000
 """Reads looked up by one query, at most; 50 MB while it is decoded."""
 

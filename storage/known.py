@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from meterwatch.batch import Reads
 from meterwatch.errors import StorageUnavailable
 from storage.seen import BYTES_MAX
-from storage.slot_bits import NO_BITS, Bits, Mask, Rows, by_end, has, put, roomy
+from storage.slot_bits import END_BYTES, NO_BITS, Bits, Mask, Rows, by_end, has, put, roomy
 
 WAIT_S: Final = 30.0
 """Longer than a COPY takes: then the group is refused, and sent again."""
@@ -42,7 +42,6 @@ LOAD_ROWS: Final = 1_000
 """Asked for so many rows, an end is loaded; below it its rows are looked up one by one."""
 LOADS_MAX: Final = 8
 """Ends loaded for one group."""
-_ENTRY_BYTES: Final = 256
 
 
 class Doubtful(Exception):
@@ -198,7 +197,7 @@ class Known:
         end = self._ends.get(end_us)
         if end is None:
             end = self._ends[end_us] = End(complete=end_us > self._horizon_us)
-            self._bytes += _ENTRY_BYTES
+            self._bytes += END_BYTES
         self._ends.move_to_end(end_us)
         return end
 
@@ -216,7 +215,7 @@ class Known:
                 return
             if not end.held:
                 del self._ends[end_us]
-                self._bytes -= len(end.bits) + _ENTRY_BYTES
+                self._bytes -= len(end.bits) + END_BYTES
                 self._horizon_us = max(self._horizon_us, end_us)
 
 

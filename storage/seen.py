@@ -3,7 +3,7 @@
 Per interval end one bit per meter. A set bit: the read may be stored, look. A clear bit: nobody here stored it, so it
 goes straight into the COPY; if that is wrong (stored before this start, by another writer at the same moment, or
 forgotten here) the unique index says so and the batch is looked up row by row. So the hint can cost time, never truth.
-Promises: at most `bytes_max` of bits, the longest unused interval ends are forgotten first. Safe to use from threads.
+Promises: at most `bytes_max` in all, the longest unused interval ends are forgotten first. Safe to use from threads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.batch import Reads
-from storage.slot_bits import NO_BITS, Bits, Mask, by_end, has, put, roomy
+from storage.slot_bits import END_BYTES, NO_BITS, Bits, Mask, by_end, has, put, roomy
 
 BYTES_MAX: Final = 64 * 1024 * 1024
 """Two days of quarter-hours of 2.7 million meters."""
@@ -54,11 +54,11 @@ class Seen:
 
     def _grow(self, end_us: int, slot: NDArray[np.int32]) -> None:
         """Set the bits of an interval end, which is now the most recently used."""
-        old = self._bits.pop(end_us, NO_BITS)
-        bits = roomy(old, slot)
+        old = self._bits.pop(end_us, None)
+        bits = roomy(NO_BITS if old is None else old, slot)
         put(bits, slot)
-        self._bytes += len(bits) - len(old)
+        self._bytes += len(bits) + END_BYTES if old is None else len(bits) - len(old)
         self._bits[end_us] = bits
         while self._bytes > self._bytes_max and len(self._bits) > 1:
             _, oldest = self._bits.popitem(last=False)
-            self._bytes -= len(oldest)
+            self._bytes -= len(oldest) + END_BYTES

@@ -13,6 +13,8 @@ Mask = NDArray[np.bool_]
 Rows = slice | NDArray[np.intp]
 SPREAD: Final = 2
 """Up to so many bytes of bits a slot, all between the first and the last one are made anew: 2 ns a slot, not 9."""
+END_BYTES: Final = 400
+"""What an interval end costs beside its bits, about: its number, the array around them, its places in dicts."""
 NO_BITS: Final[Bits] = np.zeros(0, np.uint8)
 
 

@@ -11,7 +11,8 @@ from stored_world import end_us, fill
 
 from meterwatch.batch import ReadChange
 from meterwatch.quality import METHOD_SHIFT, ORIGIN_SHIFT, Method, Origin
-from storage.arrived import END_BYTES, Arrived
+from storage.arrived import Arrived
+from storage.slot_bits import END_BYTES
 
 ESTIMATE = int(Origin.ESTIMATED) << ORIGIN_SHIFT | int(Method.LINEAR) << METHOD_SHIFT
 SLOTS = 5

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from meterwatch.batch import Reads
 from storage.seen import Seen
+from storage.slot_bits import END_BYTES
 
 Keys = list[tuple[int, int]]
 
@@ -32,7 +33,7 @@ def test_what_was_added_is_suspected_and_nothing_else(added: list[Keys], asked: 
 
 
 def test_the_longest_unused_interval_ends_are_forgotten_first() -> None:
-    seen = Seen(bytes_max=20)
+    seen = Seen(bytes_max=2 * (10 + END_BYTES))
     seen.add(reads([(79, 1)]))  # 10 bytes
     seen.add(reads([(79, 2)]))
     assert seen.ask(reads([(79, 1)])) is not None  # used: now 2 is the longest unused
@@ -40,6 +41,15 @@ def test_the_longest_unused_interval_ends_are_forgotten_first() -> None:
     assert seen.ask(reads([(79, 2)])) is None
     assert seen.ask(reads([(79, 1)])) is not None
     assert len(seen) == 2
+
+
+def test_the_ends_themselves_count_where_few_meters_have_each() -> None:
+    seen = Seen(bytes_max=100 * (1 + END_BYTES))
+    for end_us in range(10_000):
+        seen.add(reads([(3, end_us)]))
+        seen.add(reads([(4, end_us)]))  # one that is there already costs nothing
+    assert len(seen) == 100
+    assert [seen.ask(reads([(3, end_us)])) is not None for end_us in (9_899, 9_900)] == [False, True]
 
 
 def test_nothing_is_a_question_too() -> None:
