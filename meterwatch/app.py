@@ -40,7 +40,7 @@ from meterwatch.gap_watch import GapWatch
 from meterwatch.gauges import watch, watch_certificates, watch_disk
 from meterwatch.interruptions import Interruptions
 from meterwatch.judged_days import JudgedDays
-from meterwatch.memory import give_back
+from meterwatch.memory import give_back, keep_giving_back
 from meterwatch.metrics import Metrics
 from meterwatch.parts import Parts, put_together
 from meterwatch.pipeline import Pipeline
@@ -54,7 +54,7 @@ from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.layout import Layout, open_table
 from storage.lease import Lease
 from storage.migrate import migrate
-from storage.pool import new_pool
+from storage.pool import BACKGROUND_SIZE_MAX, new_pool
 from storage.reads_table import ReadsTable
 from storage.settings import check_settings
 from storage.upkeep import Retention, Upkeep
@@ -124,8 +124,11 @@ async def running(config: Config, progress: Callable[[str], None] = lambda _: No
         lease = await Lease.acquire(dsn)
         try:
             layout, table = await asyncio.to_thread(open_table, dsn, config.database.columnstore)
-            pool = new_pool(dsn)
-            async with pool, _serving(config, clock, dsn, pool, lease, cluster, layout, table, rotation) as service:
+            async with (
+                new_pool(dsn) as pool,
+                new_pool(dsn, BACKGROUND_SIZE_MAX) as background,
+                _serving(config, clock, dsn, pool, background, lease, cluster, layout, table, rotation) as service,
+            ):
                 service.database = _described(settings, layout, dsn)
                 yield service
         finally:
@@ -141,13 +144,14 @@ async def _serving(
     clock: Clock,
     dsn: str,
     pool: AsyncConnectionPool[Any],
+    background: AsyncConnectionPool[Any],
     lease: Lease,
     cluster: EmbeddedCluster | None,
     layout: Layout,
     table: ReadsTable,
     rotation: Rotation | None,
 ) -> AsyncIterator[Service]:
-    parts = await put_together(config, clock, dsn, pool, layout, table)
+    parts = await put_together(config, clock, dsn, pool, background, layout, table)
     pipeline, desk, metrics = parts.pipeline, parts.desk, parts.metrics
     gate, trail = await open_gate(config.access, AuditStore(pool).write, metrics)
     server, health = make_server(config.server, gate, Watch(metrics))
@@ -229,6 +233,7 @@ def _jobs(config: Config, clock: Clock, parts: Parts) -> list[Coroutine[Any, Any
         parts.gaps.run(),
         parts.learning.run(),
         parts.storms.run(),
+        keep_giving_back(),
     ]
     if config.estimation.automatic:
         jobs.append(parts.estimation.run())

@@ -94,9 +94,18 @@ class Parts:
 
 
 async def put_together(
-    config: Config, clock: Clock, dsn: str, pool: AsyncConnectionPool[Any], layout: Layout, table: ReadsTable
+    config: Config,
+    clock: Clock,
+    dsn: str,
+    pool: AsyncConnectionPool[Any],
+    background: AsyncConnectionPool[Any],
+    layout: Layout,
+    table: ReadsTable,
 ) -> Parts:
-    """The parts over an open database. ConfigError when the files of user rules are not sound."""
+    """The parts over an open database. ConfigError when the files of user rules are not sound.
+
+    background: connections for the jobs that read much at once.
+    """
     columnar = layout is Layout.COLUMNSTORE
     registry, history, alarms = RegistryStore(pool), History(pool, columnar=columnar), AlarmStore(pool)
     clock.resume(await history.newest_stored_us())
@@ -104,7 +113,8 @@ async def put_together(
     alarm_profile = profiles.alarms[config.alarms.profile]
     desk = await AlarmDesk.open(alarms, topology, clock, config.server.subscribers_max, alarm_profile)
     profile, checks = profiles.rules[config.rules.profile], chosen(config.checks.profile, config.checks.changes)
-    metrics, marks, day_store, arrived = Metrics(), DayMarks(topology), DayStore(pool), Arrived(pool)
+    metrics, marks, arrived = Metrics(), DayMarks(topology), Arrived(background)
+    day_store = DayStore(background)
 
     def registry_in_place() -> Topology:
         return pipeline.topology()
@@ -134,7 +144,7 @@ async def put_together(
     )  # fmt: skip
 
     async def record(verdicts: list[Verdict], batch_ids: list[int]) -> None:
-        await asyncio.gather(marks.save(day_store.owe), interruptions.owe())
+        await asyncio.gather(marks.save(DayStore(pool).owe), interruptions.owe())
         await in_force.rules.record(desk, verdicts, batch_ids)
 
     reasons = {int(number): name.removeprefix("ROW_REASON_") for name, number in ingest_pb2.RowReason.items()}
@@ -161,16 +171,19 @@ async def put_together(
         estimates=config.estimation.automatic, estimated_loads=estimated_loads,
     )  # fmt: skip
     estimation = Estimation(
-        EstimateStore(pool), day_store, marks, pipeline.topology, clock, pipeline.submit, metrics,
+        EstimateStore(background), day_store, marks, pipeline.topology, clock, pipeline.submit, metrics,
         round(config.estimation.after_hours * 3600 * US), waiting_rows, estimated_loads=estimated_loads,
     )  # fmt: skip
-    forecast_store = ForecastStore(pool, profile.overload.window_s)
+    forecasts = Forecasts(
+        ForecastStore(background, profile.overload.window_s), desk, pipeline.topology, clock, metrics,
+        profile.overload, waiting_rows,
+    )  # fmt: skip
     in_force = InForce(recipe, registry, pipeline, desk, days)
     return Parts(
         topology=topology,
         registry=registry,
         alarms=alarms,
-        forecast_store=forecast_store,
+        forecast_store=ForecastStore(pool, profile.overload.window_s),
         outbox=outbox,
         indices=Indices(pool, profile.outage.sustained_s),
         metrics=metrics,
@@ -186,7 +199,7 @@ async def put_together(
         interruptions=interruptions,
         days=days,
         estimation=estimation,
-        forecasts=Forecasts(forecast_store, desk, pipeline.topology, clock, metrics, profile.overload, waiting_rows),
+        forecasts=forecasts,
         gaps=GapWatch(arrived, pipeline.topology, clock, profile.silence, metrics),
         learning=Learning(recipe.delivery, clock, profile.outage.p_gasp_of, in_force.learn),
         record=record,

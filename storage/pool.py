@@ -14,6 +14,9 @@ from psycopg_pool import AsyncConnectionPool
 from storage.patience import SERVER_TCP, PatientAsyncConnection, patient
 
 SIZE_MAX: Final = 8
+BACKGROUND_SIZE_MAX: Final = 3
+"""Of the jobs in the background, which read much at once. libpq keeps the buffer of a connection's largest answer for
+as long as it is open, and the pool hands its connections out in turn: each had one of 8 or 16 MB in the end."""
 TIMEOUT_S: Final = 5.0
 """Without a connection for so long a caller is told that the database is away."""
 CHECK_AFTER_S: Final = 1.0
@@ -36,13 +39,13 @@ async def _checked(connection: _Pooled) -> None:
         await AsyncConnectionPool.check_connection(connection)
 
 
-def new_pool(dsn: str) -> AsyncConnectionPool[Any]:
+def new_pool(dsn: str, size_max: int = SIZE_MAX) -> AsyncConnectionPool[Any]:
     """A pool, not opened yet."""
     return AsyncConnectionPool(
         patient(dsn),
         connection_class=_Pooled,
         min_size=1,
-        max_size=SIZE_MAX,
+        max_size=size_max,
         open=False,
         timeout=TIMEOUT_S,
         check=_checked,

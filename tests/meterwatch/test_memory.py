@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from loadtest.cpu import rss_mb
-from meterwatch.memory import give_back
+from meterwatch import memory
+from meterwatch.memory import give_back, keep_giving_back
 
 BLOCK = 40_000
 """Bytes of an array that comes from the heap, not from pages of its own."""
@@ -27,3 +29,14 @@ def test_a_heap_with_holes_is_given_back() -> None:
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
     give_back()
+
+
+async def test_it_is_given_back_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = asyncio.Semaphore(0)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(memory, "give_back", lambda: loop.call_soon_threadsafe(given.release))
+    job = asyncio.create_task(keep_giving_back(0.001))
+    async with asyncio.timeout(60):
+        for _ in range(3):
+            await given.acquire()
+    job.cancel()
