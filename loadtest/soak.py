@@ -38,6 +38,12 @@ CACHES_MB: Final = 134.0
 """What is known of stored and of arrived reads, 64 MiB each (storage/seen.py, storage/arrived.py), fills up"""
 CACHED_BYTES_PER_READ: Final = 0.5
 """by a bit of each for a meter and interval, in arrays of up to twice the size."""
+ALARMS_KEPT: Final = 10_000
+"""That nobody acknowledges (alarm/book.py), and as many transitions (alarm/hub.py) fill up too:"""
+ALARMS_PER_BATCH: Final = 2
+"""of load and of heat,"""
+BYTES_PER_ALARM: Final = 5_000
+"""in both together."""
 FLAT_SPARE: Final = 8
 """Descriptors, threads, sessions more at the end than after the warm-up: clients come and go at any moment."""
 LOOK_EVERY_S: Final = 1.0
@@ -108,6 +114,7 @@ def _soaked(under: Pressed, seconds: float, say: Callable[[str], None]) -> dict[
         "ack_ms_p50": median(one.ack_ms_p50 for one in slices),
         "ack_ms_p99_max": max(one.ack_ms_p99 for one in slices),
         "sent_in_all": sent["sent"],
+        "alarms_made": ALARMS_PER_BATCH * sent["sent"] // size.batch_rows,
         "acked_in_all": sent["accepted"],
         "stored_in_all": under.database.rows_between(fleet.start_us, sender.end_us),
         "health_asked": watch.health.asked,
@@ -170,6 +177,7 @@ def problems_of(figures: dict[str, float], seconds: float) -> list[str]:
     ]
     if seconds >= JUDGED_FROM_S and "rss_mb_grown" in f:
         filling_mb = min(CACHED_BYTES_PER_READ * f["sent_in_all"] / 1e6, CACHES_MB)
+        filling_mb += BYTES_PER_ALARM * min(f.get("alarms_made", 0), ALARMS_KEPT) / 1e6
         most_mb = GROWTH_SHARE_MAX * f["rss_mb_warm"] + GROWTH_MB_SPARE + filling_mb
         found.append((f["rss_mb_grown"] > most_mb, f"memory grew by {f['rss_mb_grown']:.1f} MB, {most_mb:.1f} may be"))
     return [sentence for failed, sentence in found if failed]

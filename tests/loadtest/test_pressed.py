@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from alarm import book, hub
 from loadtest import overload, pressure, soak, soak_page
 from loadtest.driver import Driver
 from loadtest.fleet import INTERVAL_S, US, Fleet
@@ -167,3 +168,7 @@ def test_the_slope_of_memory_is_that_of_the_time_after_the_warm_up():
     assert soak.problems_of(SOAKED | reads | grown | {"rss_mb_grown": 100.0}, 14_400.0) != []
     assert soak.problems_of(SOAKED | grown, 60.0) == []  # too short to judge
     assert round((seen.BYTES_MAX + arrived.BYTES_MAX) / 1e6) == soak.CACHES_MB
+    more = soak.growth(looks(70, 0))
+    assert soak.problems_of(SOAKED | more, 14_400.0) != []
+    assert soak.problems_of(SOAKED | more | {"alarms_made": 20_000}, 14_400.0) == []  # alarms that nobody acknowledges
+    assert soak.ALARMS_KEPT == book.UNACKNOWLEDGED_MAX == hub.RING_MAX
