@@ -59,7 +59,7 @@ async def test_without_room_on_the_disk_reads_and_registers_wait_and_events_are_
                 await refused
             assert (caught.value.reason, caught.value.retry_after_s > 0) == ("DISK_LOW", True)
         assert p.pipeline.not_ready == "12 MiB left"
-        assert (await p.pipeline.submit_events(EventBatch(1, 1, 1, b"d", NO_EVENTS, REJECTS, 1))).seq == 1
+        assert (await p.pipeline.submit_events(event_batch(1))).seq == 1
         await until(lambda: ("deaf to", {1}) in p.log)  # and stays so: what is not taken cannot be heard
         p.pipeline.refuse_reads("")
         assert p.pipeline.not_ready == ""
