@@ -26,7 +26,7 @@ from meterwatch.gap_watch import groups_of
 from meterwatch.metrics import Metrics
 from meterwatch.storms import Census, Storm, StormReason
 from meterwatch.topology import PHASE_NAMES, Topology
-from rules.supply import Tree
+from rules.groups import Tree
 
 EVERY_S: Final = 5.0
 FLOOD_SPAN_US: Final = 3600 * 1_000_000

@@ -25,6 +25,7 @@ from meterwatch.topology import Topology
 from rules import outage
 from rules.by_design import Plans
 from rules.contract import Contract
+from rules.groups import Members, Tree, groups_of
 from rules.heat_past import PastHeat
 from rules.hot_spot import HotSpot
 from rules.interruptions import Heard
@@ -34,19 +35,7 @@ from rules.overload import Overload
 from rules.phase_votes import begins, heard_of, lost_runs, returns
 from rules.profile import RuleProfile
 from rules.silence import Silence
-from rules.supply import (
-    HEARD,
-    NEVER,
-    Evidence,
-    Members,
-    Runs,
-    Tree,
-    evidence_of_reads,
-    groups_of,
-    join,
-    off_runs,
-    votes_off,
-)
+from rules.supply import HEARD, NEVER, Evidence, Runs, evidence_of_reads, join, off_runs, votes_off
 from rules.witness import Witnesses
 
 Group = tuple[str, int]

@@ -21,6 +21,7 @@ from meterwatch.clock import US
 from meterwatch.episodes import Episode, Severity, Verdict
 from meterwatch.topology import PHASE_NAMES, Topology
 from rules.by_design import Plans, said
+from rules.groups import Members, groups_of
 from rules.lost_phase import lost_phases
 from rules.overdue import Paths, Spoken, overdue_outages
 from rules.phase_votes import lost_runs, named_phases
@@ -30,7 +31,6 @@ from rules.supply import (
     OFF,
     ON,
     Evidence,
-    Members,
     Outage,
     Runs,
     apart,
@@ -38,7 +38,6 @@ from rules.supply import (
     evidence_of_events,
     evidence_of_reads,
     feeder_outages,
-    groups_of,
     join,
     off_runs,
     transformer_outages,

@@ -17,10 +17,11 @@ from meterwatch.clock import US
 from meterwatch.episodes import Episode
 from meterwatch.topology import PHASE_A, PHASE_B, PHASE_C, PHASE_NAMES, TERMINAL, Topology
 from rules.engine import Engine
+from rules.groups import Tree
 from rules.outage import PHASE_LOSS, judge
 from rules.phase_votes import LOST, PHASES, RETURNED, SAID, heard_of, lost_runs, named_phases, on_phase
 from rules.profile import OutageProfile
-from rules.supply import OFF, ON, Evidence, Tree
+from rules.supply import OFF, ON, Evidence
 
 P = OutageProfile()
 DAY_S = 86_400

@@ -18,6 +18,7 @@ from meterwatch.clock import US
 from meterwatch.episodes import Episode, Severity, Verdict
 from meterwatch.quality import Quality
 from meterwatch.topology import Topology
+from rules.groups import Tree
 from rules.outage import (
     NEVER,
     OFF,
@@ -31,7 +32,7 @@ from rules.outage import (
     off_runs,
 )
 from rules.profile import OutageProfile
-from rules.supply import HEARD, Outage, Runs, Tree, feeder_outages, transformer_outages
+from rules.supply import HEARD, Outage, Runs, feeder_outages, transformer_outages
 from rules.witness import Witnesses
 
 P = OutageProfile()

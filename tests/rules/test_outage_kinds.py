@@ -17,10 +17,11 @@ from meterwatch.episodes import Episode, Verdict
 from meterwatch.planned import PlannedWork
 from meterwatch.topology import BELLWETHER, PHASE_A, TERMINAL, Topology
 from rules.by_design import Plans
+from rules.groups import Tree
 from rules.load import Members
 from rules.outage import DISCONNECTED, NESTED, PHASE_LOSS, judge
 from rules.profile import OutageProfile
-from rules.supply import CLOSED, OFF, ON, OPENED, Evidence, Tree, evidence_of_events
+from rules.supply import CLOSED, OFF, ON, OPENED, Evidence, evidence_of_events
 from rules.witness import Delivery, Witnesses
 
 P = OutageProfile()

@@ -19,10 +19,11 @@ from meterwatch.quality import Quality
 from meterwatch.topology import Topology
 from rules import engine as engine_module
 from rules.engine import Engine
+from rules.groups import Tree
 from rules.outage import judge
 from rules.overdue import Paths, Spoken, overdue_outages
 from rules.profile import OutageProfile, SilenceProfile
-from rules.supply import HEARD, NEVER, OFF, ON, Evidence, Tree, off_runs
+from rules.supply import HEARD, NEVER, OFF, ON, Evidence, off_runs
 from rules.witness import Witnesses
 
 P = OutageProfile()
