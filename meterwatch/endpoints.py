@@ -67,18 +67,25 @@ def add_services(
     server.add_generic_rpc_handlers((ingest.handler(), alarm_handlers(alarms)))
     add_ReceiptsServicer_to_server(ReceiptService(parts.receipts), server)
     add_routes(RouteService(parts.routes, parts.outbox, parts.desk.hub.log_id), server)
+    thermal_types = [one.name for one in recipe.profile.hot_spot.types]
     registry_pb2_grpc.add_RegistryServicer_to_server(
-        RegistryService(parts.registry, clock, in_force.reregister, recipe.planned, in_force.replan), server
-    )
+        RegistryService(
+            parts.registry, clock, in_force.reregister, recipe.planned, in_force.replan, thermal_types
+        ),
+        server,
+    )  # fmt: skip
     add_ReadsServicer_to_server(ReadsService(pool), server)
     add_ReliabilityServicer_to_server(
         ReliabilityService(parts.indices, clock, lambda: parts.interruptions.waiting), server
     )
     flexibility = FlexibilityStore(pool)
     add_TransformersServicer_to_server(
-        TransformersService(parts.forecast_store, flexibility, parts.alarms.within, pipeline.topology, clock, overload),
+        TransformersService(
+            parts.forecast_store, flexibility, parts.alarms.within, pipeline.topology, clock, overload, recipe.ambient,
+            recipe.profile.hot_spot,
+        ),
         server,
-    )
+    )  # fmt: skip
     add_ThermalServicer_to_server(
         ThermalService(recipe.ambient, pipeline, lambda: in_force.rules.engine.hot_spot, in_force.reweather), server
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -24,15 +24,20 @@ from meterwatch.alarms import Alarm
 from meterwatch.background import in_background
 from meterwatch.clock import US, Clock
 from meterwatch.errors import Overloaded, StorageUnavailable
+from meterwatch.known_air import KnownAir, known_air
 from meterwatch.metrics import Metrics
 from meterwatch.topology import Topology
 from rules import forecast_overload
+from rules.air import air_was, air_will_be
 from rules.forecast import ForecastProfile, chances
 from rules.forecast_overload import ForecastLimits, Outlook, Told
 from rules.hindcast import Ahead, Forecaster, ahead, days_needed, ladder_chances
 from rules.ladder import OverloadProfile
 from rules.load_curve import LoadCurves, filled, temperatures
-from rules.thermal import Thermal, ThermalParameters, ThermalProfile
+from rules.plates import Plates
+from rules.thermal import Thermal, ThermalParameters
+from rules.twin import HotSpotProfile
+from storage.ambient import AmbientStore
 from storage.arrays import moment
 from storage.forecasts import Forecast, ForecastStore
 
@@ -48,6 +53,8 @@ STALE_S: Final = 7200
 """The newest load may be so old. (ours)"""
 RECENT_S: Final = 10_800
 """Loads before the forecast that the ladder begins with: longer than any hold."""
+AIR_US: Final = 3 * DAY_US
+"""Air of so long ago is read: the last day, and what the present temperatures rest on."""
 PROFILE: Final = ForecastProfile(train_days=28)
 """Four weeks to learn from cost a sixth of sixty days. (ours)"""
 THERE: Final = frozenset({"OVERLOAD", "HOT_SPOT"})
@@ -70,7 +77,9 @@ class Forecasts:
         overload: OverloadProfile,
         waiting_rows: Callable[[], int] = lambda: 0,
         limits: ForecastLimits | None = None,
-        thermal: ThermalProfile | None = None,
+        *,
+        hot_spot: HotSpotProfile | None = None,
+        ambient: AmbientStore | None = None,
     ) -> None:
         self._store = store
         self._desk = desk
@@ -80,7 +89,10 @@ class Forecasts:
         self._overload = overload
         self._waiting_rows = waiting_rows
         self._limits = limits or ForecastLimits()
-        self._thermal = thermal or ThermalProfile()
+        self._hot_spot = hot_spot or HotSpotProfile()
+        self._ambient = ambient
+        self._air = KnownAir()
+        """As it was when the pass began."""
         self._hour = -1
         """Of the pass that is finished."""
         self._under_way: int | None = None
@@ -100,6 +112,7 @@ class Forecasts:
             if not await self._may_forecast():
                 self._hour = hour
                 return False
+            self._air = await self._known_air()
             self._under_way, self._next = hour, 0
         topology = self._topology()
         rated = np.flatnonzero(np.nan_to_num(topology.rated_kva) > 0)
@@ -114,6 +127,10 @@ class Forecasts:
             self._next = before
             raise
         return True
+
+    async def _known_air(self) -> KnownAir:
+        now_us = self._clock.now_us()
+        return await known_air(self._ambient, now_us - AIR_US, now_us, self._hot_spot.ambient_max_age_s * US)
 
     async def _may_forecast(self) -> bool:
         """False: no load is old enough, and nothing is open that a forecast would have to end."""
@@ -135,13 +152,26 @@ class Forecasts:
         loads, expected = await self._store.loads(transformers, first, stop)
         curves = LoadCurves.of(loads, expected, transformers, first, stop, self._overload)
         load_pu = curves.usable(self._overload.coverage_min) / topology.rated_kva[transformers][:, None]
-        own = ThermalParameters.of(self._thermal, len(topology.rated_kva), topology.thermal).take(transformers)
-        made = await asyncio.to_thread(self._forecast, load_pu, own, weekday, stop, now_us)
+        around = self._around(topology, transformers, stop, now_us)
+        made = await asyncio.to_thread(self._forecast, load_pu, around, weekday, stop, now_us)
         forecasts = {int(transformers[row]): forecast for row, (forecast, _) in made.items()}
         await self._store.store(forecasts)
         outlooks = {int(transformers[row]): outlook for row, (_, outlook) in made.items()}
         await self._tell(topology, transformers, outlooks, now_us)
         self._metrics.forecasts.inc(len(forecasts))
+
+    def _around(self, topology: Topology, transformers: Ints, stop: int, now_us: int) -> _Around:
+        profile, window_us = self._hot_spot, self._overload.window_s * US
+        parameters = Plates.of(profile.thermal, profile.types, topology).take(transformers).on(now_us // DAY_US)
+        warm_up = round(profile.thermal.warm_up_of(parameters) / self._overload.window_s)
+        district = [topology.transformer_district[one] for one in transformers.tolist()]
+        areas = sorted(set(district))
+        of = [areas.index(one) for one in district]
+        was = air_was(profile, self._air.told, areas, stop - warm_up, stop, window_us)
+        will_be = air_will_be(
+            profile, self._air.told, self._air.forecast, areas, stop, stop + PROFILE.horizon, window_us, now_us
+        )
+        return _Around(parameters, was.T[of], will_be.T[of])
 
     async def _tell(self, topology: Topology, transformers: Ints, outlooks: dict[int, Outlook], now_us: int) -> None:
         def lasting(rule: str, transformer: int) -> list[Alarm]:
@@ -166,7 +196,7 @@ class Forecasts:
         return first, (midnight.weekday() - DAYS_MAX) % 7
 
     def _forecast(
-        self, load_pu: Floats, parameters: ThermalParameters, weekday: int, stop: int, now_us: int
+        self, load_pu: Floats, around: _Around, weekday: int, stop: int, now_us: int
     ) -> dict[int, tuple[Forecast, Outlook]]:  # fmt: skip
         """By row: of those that can be forecast, together where they have equally many days."""
         found: dict[int, tuple[Forecast, Outlook]] = {}
@@ -176,20 +206,20 @@ class Forecasts:
             skipped = (DAYS_MAX - count) * PROFILE.day
             load = filled(load_pu[rows, skipped:], self._overload.window_s)
             said = ahead(load, (weekday + DAYS_MAX - count) % 7, PROFILE)
-            found |= self._dressed(rows, load, said, parameters.take(rows), stop, now_us)
+            found |= self._dressed(rows, load, said, around.take(rows), stop, now_us)
         return found
 
     def _dressed(
-        self, rows: NDArray[np.intp], load: Floats, said: Ahead, parameters: ThermalParameters, stop: int, now_us: int
+        self, rows: NDArray[np.intp], load: Floats, said: Ahead, around: _Around, stop: int, now_us: int
     ) -> dict[int, tuple[Forecast, Outlook]]:
         window_s = self._overload.window_s
         end_us = (stop + 1 + np.arange(PROFILE.horizon)) * (window_s * US)
-        model, ambient_c = Thermal(parameters), self._thermal.ambient_c
-        warm_up = round(self._thermal.warm_up_of(parameters) / window_s)
-        state = temperatures(model, load[:, -warm_up:], window_s, ambient_c).state
-        ambient = np.full(PROFILE.horizon, ambient_c)
-        p_over, p_hot = chances(said.forecast, said.errors, parameters, state, ambient, self._limits.hot_c, PROFILE)
-        hot_spot_c = temperatures(model, said.quantiles[1], window_s, ambient_c, state).hot_spot_c
+        model, past = Thermal(around.parameters), min(around.was_c.shape[1], load.shape[1])
+        state = temperatures(model, load[:, -past:], window_s, around.was_c[:, -past:]).state
+        p_over, p_hot = chances(
+            said.forecast, said.errors, around.parameters, state, around.will_be_c, self._limits.hot_c, PROFILE
+        )
+        hot_spot_c = temperatures(model, said.quantiles[1], window_s, around.will_be_c, state).hot_spot_c
         ladder = ladder_chances(load[:, -(RECENT_S // window_s) :], said, self._overload)
         result = {}
         for at, row in enumerate(rows.tolist()):
@@ -209,6 +239,19 @@ class Forecasts:
             )  # fmt: skip
             result[row] = forecast, outlook
         return result
+
+
+class _Around(NamedTuple):
+    """What heats transformers besides their loads."""
+
+    parameters: ThermalParameters
+    was_c: Floats
+    """Air of the windows before now, [n, windows]."""
+    will_be_c: Floats
+    """Of those of the forecast."""
+
+    def take(self, rows: NDArray[np.intp]) -> _Around:
+        return _Around(self.parameters.take(rows), self.was_c[rows], self.will_be_c[rows])
 
 
 def usable_days(load_pu: Floats, day: int) -> Ints:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+import structlog
+
 from alarm.desk import AlarmDesk
 from meterwatch.clock import Clock
 from meterwatch.day_marks import DayMarks
@@ -23,6 +25,7 @@ from meterwatch.weather import Weather
 from meterwatch.wired_rules import WiredRules, rebuild
 from meterwatch.wired_user_rules import UserRules
 from rules.engine import Engine
+from rules.plates import unknown_types
 from rules.profile import RuleProfile
 from storage.ambient import AmbientStore
 from storage.arrived import Arrived
@@ -35,6 +38,7 @@ PLANNED_US = 45 * 86_400 * 1_000_000
 """Planned work that ended longer ago explains nothing that is still judged: the late window."""
 WEATHER_US = 60 * 86_400 * 1_000_000
 """Air of so long ago is known to the rules: the late window, and the heat in which it may begin."""
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Recipe:
     async def rules(self, topology: Topology) -> WiredRules:
         """Rules over these meters that know all but the reads."""
         engine = Engine(topology, self.profile)
+        if unknown := unknown_types(self.profile.hot_spot.types, topology):
+            _log.warning("thermal types the profile has not", types=unknown[:20], count=len(unknown))
         engine.replan(await self.works())
         engine.learn(await self.delivery.learnt())
         engine.hot_spot.reweather(await self.weather())

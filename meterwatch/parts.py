@@ -176,7 +176,7 @@ async def put_together(
     )  # fmt: skip
     forecasts = Forecasts(
         ForecastStore(background, profile.overload.window_s), desk, pipeline.topology, clock, metrics,
-        profile.overload, waiting_rows,
+        profile.overload, waiting_rows, hot_spot=profile.hot_spot, ambient=recipe.ambient,
     )  # fmt: skip
     in_force = InForce(recipe, registry, pipeline, desk, days)
     return Parts(

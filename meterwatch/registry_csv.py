@@ -112,6 +112,13 @@ class ThermalNumbers(NamedTuple):
     winding_time_constant_s: float | None
 
 
+class ThermalTypeOf(NamedTuple):
+    """Which thermal type of the profile a transformer has; None: none."""
+
+    transformer: str
+    thermal_type: str | None
+
+
 class ServiceTimes(NamedTuple):
     """From when to when a meter is in service, to the second."""
 
@@ -120,7 +127,10 @@ class ServiceTimes(NamedTuple):
     retired_at: str | None
 
 
-Row = HeadEnd | Feeder | Transformer | Concentrator | Meter | Registers | CheckMeter | ThermalNumbers | ServiceTimes
+Row = (
+    HeadEnd | Feeder | Transformer | Concentrator | Meter | Registers | CheckMeter | ThermalNumbers | ThermalTypeOf
+    | ServiceTimes
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +262,11 @@ KINDS: Final[dict[str, Kind]] = {
             "transformer": _Column(identifier, required=True),
             **{name: _Column(positive) for name in ThermalNumbers._fields[1:]},
         },
+        {"transformer": "transformers"},
+    ),
+    "thermal_types": Kind(
+        ThermalTypeOf,
+        {"transformer": _Column(identifier, required=True), "thermal_type": _REFERENCE},
         {"transformer": "transformers"},
     ),
     "service_times": Kind(

@@ -19,7 +19,7 @@ from meterwatch.v1 import thermal_pb2 as pb
 from meterwatch.v1 import thermal_pb2_grpc
 from meterwatch.weather import Reading
 from rules.hot_spot import HotSpot
-from storage.ambient import LISTED_MAX, AmbientStore
+from storage.ambient import FORECAST, LISTED_MAX, MEASURED, AmbientStore
 
 DAY_US: Final = 86_400_000_000
 READINGS_MAX: Final = 10_000
@@ -28,6 +28,9 @@ HOTTEST: Final = 20
 CELSIUS_MIN, CELSIUS_MAX = -60.0, 70.0
 """As the table has it."""
 AHEAD_US: Final = 120_000_000
+"""A clock may be so far ahead of ours."""
+FORECAST_US: Final = 15 * DAY_US
+"""A forecast may be of so far ahead."""
 AT_US_MAX: Final = 7_258_118_400_000_000  # 2200-01-01
 
 
@@ -64,22 +67,25 @@ class ThermalService(thermal_pb2_grpc.ThermalServicer):
                 "BAD_AMBIENT", f"{len(request.reading)} readings arrived; at most {READINGS_MAX} are taken; send parts"
             )
         for number, one in enumerate(request.reading):
-            if problem := _problem(one, now_us):
+            if problem := _problem(one, now_us + (FORECAST_US if request.forecast else AHEAD_US)):
                 raise Rejected("BAD_AMBIENT", f"reading {number}: {problem}")
-        changed = await self._store.record([Reading(r.area, r.at_us, r.celsius) for r in request.reading], now_us)
-        if changed:
+        readings = [Reading(one.area, one.at_us, one.celsius) for one in request.reading]
+        changed = await self._store.record(readings, now_us, FORECAST if request.forecast else MEASURED)
+        if changed and not request.forecast:
             await self._changed()
         return pb.ImportAmbientResponse(changed=changed)
 
     async def ListAmbient(self, request: pb.ListAmbientRequest, context: Any) -> pb.ListAmbientResponse:
         """List what is stored. Rejected BAD_QUERY."""
-        to_us = request.to_us or self._pipeline.clock.now_us()
-        from_us = request.from_us or to_us - DAY_US
+        now_us, ahead_us = self._pipeline.clock.now_us(), FORECAST_US if request.forecast else 0
+        to_us = request.to_us or now_us + ahead_us
+        from_us = request.from_us or (min(now_us, to_us) if request.forecast else to_us - DAY_US)
         if not 0 <= from_us <= to_us <= AT_US_MAX:
             raise Rejected(
                 "BAD_QUERY", f"from_us {from_us} and to_us {to_us} arrived; 0 <= from_us <= to_us was expected"
             )
-        found = await self._store.readings(from_us, to_us, LISTED_MAX)
+        table = FORECAST if request.forecast else MEASURED
+        found = await self._store.readings(from_us, to_us, LISTED_MAX, table=table)
         identity = caller(context)
         return pb.ListAmbientResponse(
             reading=[
@@ -108,6 +114,7 @@ class ThermalService(thermal_pb2_grpc.ThermalServicer):
             order = np.argsort(-now.hot_spot_c, kind="stable")
         else:
             order = np.arange(len(index))
+        types = rule.plates.take(index).types_on((now.at_us - 1) // DAY_US)
         return pb.ListTemperaturesResponse(
             at_us=now.at_us,
             temperature=[
@@ -121,17 +128,21 @@ class ThermalService(thermal_pb2_grpc.ThermalServicer):
                     minutes_to_high=now.seconds_to_high[i] / 60,
                     ageing_factor=now.ageing[i],
                     life_today_s=now.life_today_s[i],
+                    thermal_type=types[i],
                 )
                 for i in order.tolist()
             ],
         )
 
 
-def _problem(one: pb.AmbientReading, now_us: int) -> str:
+def _problem(one: pb.AmbientReading, latest_us: int) -> str:
     if not CELSIUS_MIN <= one.celsius <= CELSIUS_MAX:  # NaN as well
         return f"celsius {one.celsius} arrived; {CELSIUS_MIN:g} to {CELSIUS_MAX:g} were expected; correct it"
-    if not 0 < one.at_us <= now_us + AHEAD_US:
-        return f"at_us {one.at_us} arrived; a time up to now was expected, in microseconds since 1970; correct it"
+    if not 0 < one.at_us <= latest_us:
+        return (
+            f"at_us {one.at_us} arrived; a time up to now, of a forecast up to {FORECAST_US // DAY_US} days on, was "
+            "expected, in microseconds since 1970; correct it"
+        )
     return ""
 
 

@@ -19,14 +19,19 @@ from meterwatch.clock import US, Clock
 from meterwatch.episodes import Verdict
 from meterwatch.errors import Missing, Rejected
 from meterwatch.flexibility_csv import PROBLEMS_MAX, parsed
+from meterwatch.known_air import known_air, told_air
 from meterwatch.topology import TERMINAL, Topology
 from meterwatch.v1 import transformers_pb2 as pb
 from meterwatch.v1 import transformers_pb2_grpc
+from rules.air import air_was, air_will_be
 from rules.hindcast import Forecaster
 from rules.ladder import OverloadProfile
 from rules.load_curve import LoadCurves, temperatures
 from rules.load_plan import Customers, LoadPlan, PlanProfile, load_plan
-from rules.thermal import Thermal, ThermalParameters, ThermalProfile
+from rules.plates import Plates
+from rules.thermal import Thermal
+from rules.twin import Days, HotSpotProfile, run
+from storage.ambient import AmbientStore
 from storage.flexibility import FlexibilityStore
 from storage.forecasts import Forecast, ForecastStore
 
@@ -55,7 +60,8 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
         topology: Callable[[], Topology],
         clock: Clock,
         overload: OverloadProfile,
-        thermal: ThermalProfile | None = None,
+        ambient: AmbientStore | None = None,
+        hot_spot: HotSpotProfile | None = None,
     ) -> None:
         self._forecasts = forecasts
         self._flexibility = flexibility
@@ -64,7 +70,8 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
         self._clock = clock
         self._overload = overload
         self._window_us = overload.window_s * US
-        self._thermal = thermal or ThermalProfile()
+        self._ambient = ambient
+        self._hot_spot = hot_spot or HotSpotProfile()
 
     async def GetCurve(self, request: pb.GetCurveRequest, context: Any) -> pb.GetCurveResponse:
         """Load, coverage, temperatures and alarms."""
@@ -78,24 +85,36 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
                 f"{SPAN_US_MAX // DAY_US} days between them were expected, in microseconds since 1970; correct them",
             )
         first, stop = -(-from_us // self._window_us), to_us // self._window_us
-        model, warm_up = self._model(topology, number)
-        curves = await self._curves(number, first - warm_up, max(stop, first))
+        days, stop = Days.of(self._hot_spot, self._overload.window_s), max(stop, first)
+        begin = days.begin_of(first)
+        curves = await self._curves(number, begin, stop)
         rated_kva = _rated(topology, number)
         load_pu = curves.usable(self._overload.coverage_min) / rated_kva if rated_kva else np.zeros_like(curves.kva)
-        ambient_c = self._thermal.ambient_c
-        hot = temperatures(model, load_pu, self._overload.window_s, ambient_c)
+        district = topology.transformer_district[number]
+        told = await told_air(
+            self._ambient,
+            begin * self._window_us,
+            stop * self._window_us,
+            self._hot_spot.ambient_max_age_s * US,
+            {district},
+        )
+        air = air_was(self._hot_spot, told, [district], begin, stop, self._window_us)
+        plates = self._plates(topology, number)
+        hot = await asyncio.to_thread(run, self._hot_spot, days, plates, begin, load_pu.T, air)
+        shown = slice(first - begin, None)
         verdicts = [Verdict(type_, "transformer", number, from_us, (), until_us=to_us) for type_ in AlarmType]
         alarms = sorted(await self._within(verdicts), key=lambda alarm: alarm.onset_us)
         return pb.GetCurveResponse(
             rated_kva=rated_kva,
             first_end_us=(first + 1) * self._window_us,
             window_s=self._overload.window_s,
-            kva=curves.kva[0, warm_up:],
-            coverage=curves.coverage[0, warm_up:],
+            kva=curves.kva[0, shown],
+            coverage=curves.coverage[0, shown],
             coverage_min=self._overload.coverage_min,
-            top_oil_c=hot.top_oil_c[0, warm_up:],
-            hot_spot_c=hot.hot_spot_c[0, warm_up:],
-            ambient_c=ambient_c,
+            top_oil_c=hot.top_oil_c[shown, 0],
+            hot_spot_c=hot.hot_spot_c[shown, 0],
+            ambient_c=air[-1, 0],
+            air_c=air[shown, 0],
             alarm=[_alarm(alarm) for alarm in alarms if alarm.state is not AlarmState.RETRACTED],
         )
 
@@ -137,7 +156,8 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
         if not rated_kva:
             raise Rejected("NOT_RATED", f"transformer {request.transformer!r} has no rating; import one")
         begun = now_us // self._window_us
-        model, warm_up = self._model(topology, number)
+        own = self._plates(topology, number).on(now_us // DAY_US)
+        warm_up = round(self._hot_spot.thermal.warm_up_of(own) / self._overload.window_s)
         curves = await self._curves(number, begun - warm_up, begun)
         past_pu = curves.usable(self._overload.coverage_min) / rated_kva
         forecast = await self._forecasts.newest(number)
@@ -150,9 +170,24 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
         slots = _members(topology, number)
         customers = await self._customers(topology, slots, ahead_pu * kw, now_us)
         plan = await asyncio.to_thread(load_plan, ahead_pu * kw, target_pu * kw, customers, profile)
-        state = temperatures(model, past_pu, self._overload.window_s, self._thermal.ambient_c).state
+        district = topology.transformer_district[number]
+        from_us = min((begun - warm_up) * self._window_us, now_us - DAY_US)
+        known = await known_air(self._ambient, from_us, now_us, self._hot_spot.ambient_max_age_s * US, {district})
+        was_c = air_was(self._hot_spot, known.told, [district], begun - warm_up, begun, self._window_us).T
+        will_be_c = air_will_be(
+            self._hot_spot,
+            known.told,
+            known.forecast,
+            [district],
+            begun,
+            begun + len(ahead_pu),
+            self._window_us,
+            now_us,
+        ).T
+        model = Thermal(own)
+        state = temperatures(model, past_pu, self._overload.window_s, was_c).state
         before_c, after_c = (
-            temperatures(model, load_pu[None], self._overload.window_s, self._thermal.ambient_c, state).hot_spot_c
+            temperatures(model, load_pu[None], self._overload.window_s, will_be_c, state).hot_spot_c
             for load_pu in (ahead_pu, plan.load_kw / kw)
         )
         return pb.PlanLoadResponse(
@@ -169,6 +204,7 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
             customers=len(slots),
             protected=int(customers.protected.sum()),
             forecast=by_forecast,
+            air_c=will_be_c[0],
         )
 
     async def ImportFlexibility(
@@ -206,11 +242,10 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
         loads, expected = await self._forecasts.loads(mine, first, stop)
         return LoadCurves.of(loads, expected, mine, first, stop, self._overload)
 
-    def _model(self, topology: Topology, number: int) -> tuple[Thermal, int]:
-        """The thermal model with the transformer's own numbers, and how many windows before make its state."""
-        every = ThermalParameters.of(self._thermal, len(topology.transformer), topology.thermal)
-        own = every.take(np.array([number]))
-        return Thermal(own), round(self._thermal.warm_up_of(own) / self._overload.window_s)
+    def _plates(self, topology: Topology, number: int) -> Plates:
+        """Its thermal numbers by day."""
+        thermal, types = self._hot_spot.thermal, self._hot_spot.types
+        return Plates.of(thermal, types, topology).take(np.array([number]))
 
     def _as_now(self, past_pu: Floats, name: str) -> Floats:
         recent = past_pu[-(NEWEST_S // self._overload.window_s) :]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.check_profile import MeterClass
-from meterwatch.dated import Contracts
+from meterwatch.dated import Contracts, Dated
 from meterwatch.moves import Moves
 from meterwatch.multipliers import Multipliers
 from meterwatch.names import Numbers
@@ -83,6 +83,9 @@ class Topology:
     """Per slot, the transformer whose supply the meter measures; -1: none. Left out: nobody measures one."""
     thermal: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     """Thermal parameters transformers have of their own, by name; NaN: none. Left out: nobody has one."""
+    thermal_types: Dated | None = None
+    """Which thermal type a transformer has over time, as an index into thermal_type_names; left out: nobody has one."""
+    thermal_type_names: Sequence[str] = ()
     member_of: NDArray[np.int32] = field(init=False)
     """Per slot, the transformer whose load it is part of: transformer_of, but -1 for who measures one."""
     terminal_type: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))

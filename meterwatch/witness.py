@@ -27,8 +27,10 @@ from rules.feeders import feeder_kva
 from rules.forecast_overload import ForecastLimits
 from rules.ladder import OverloadProfile
 from rules.phase_votes import heard_of, on_phase
+from rules.plates import DAY_US, Plates
 from rules.profile import RuleProfile
 from rules.supply import NEVER, Evidence, evidence_of_reads, join
+from rules.twin import HotSpotProfile
 from storage.arrivals import Arrivals
 from storage.history import History
 from storage.outbox import Outbox
@@ -54,8 +56,11 @@ def rules_version(profile: RuleProfile, service: str) -> str:
     return f"{profile.name} {digest}, meterwatch {service}"
 
 
-def limits_of(alarm: Alarm, profile: RuleProfile) -> dict[str, Any]:
-    """The limits of the profile that concern such an alarm, by the names its evidence has."""
+def limits_of(alarm: Alarm, profile: RuleProfile, topology: Topology | None = None, day: int = 0) -> dict[str, Any]:
+    """The limits of the profile that concern such an alarm, by the names its evidence has.
+
+    topology, day: of whose transformers the thermal numbers are said, and of which UTC day.
+    """
     match alarm.rule:
         case AlarmType.OUTAGE:
             return profile.outage.thresholds(alarm.asset_kind)
@@ -66,13 +71,22 @@ def limits_of(alarm: Alarm, profile: RuleProfile) -> dict[str, Any]:
         case AlarmType.FORECAST_OVERLOAD:
             return asdict(ForecastLimits())
         case AlarmType.HOT_SPOT:
-            return profile.hot_spot.thresholds()
+            plate = {} if topology is None else plate_of(alarm, profile.hot_spot, topology, day)
+            return profile.hot_spot.thresholds() | plate
         case AlarmType.CONTRACT:
             return profile.contract.thresholds(alarm.level)
         case _:
             mine = ladder_of(alarm, profile.overload)
             level = next((asdict(one) for one in mine.levels if one.name == alarm.level), {})
             return level | {"coverage_min": mine.coverage_min}
+
+
+def plate_of(alarm: Alarm, profile: HotSpotProfile, topology: Topology, day: int) -> dict[str, Any]:
+    """The thermal numbers of a transformer on a UTC day, days since 1970."""
+    if not 0 <= alarm.asset_id < len(topology.rated_kva):
+        return {}
+    plates = Plates.of(profile.thermal, profile.types, topology)
+    return plates.take(np.array([alarm.asset_id])).shown(0, day)
 
 
 def ladder_of(alarm: Alarm, profile: OverloadProfile) -> OverloadProfile:
@@ -125,7 +139,7 @@ class Witness:
         deliveries = () if self._deliveries is None else await self._deliveries(alarm.alarm_id)
         return Seen(
             self._version,
-            limits_of(alarm, self._profile),
+            limits_of(alarm, self._profile, self._topology(), self._clock.now_us() // DAY_US),
             meters=await self._meters(alarm),
             load=await self._curve(alarm),
             deliveries=tuple(deliveries),

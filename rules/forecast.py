@@ -209,14 +209,14 @@ def chances(
     """Share of the past errors with which b > 1 at a step, and the hot spot has been above `limit_c` by a step.
 
     forecast [transformers, horizon] per unit; errors [transformers, origins, horizon], whole paths, so that an hour
-    above goes with the hours around it; state: of now; ambient_c [horizon]. Both answers [transformers, horizon].
+    above goes with the hours around it; state: of now; ambient_c and both answers [transformers, horizon].
     """
     n, paths, horizon = errors.shape
     load = np.maximum(forecast[:, None] + errors, 0.0)
     model, own = Thermal(parameters.take(np.repeat(np.arange(n), paths))), state.take(np.repeat(np.arange(n), paths))
     hot, passed = np.empty((n, horizon)), np.zeros(n * paths, np.bool_)
     for step in range(horizon):
-        model.step(own, profile.step_s, load[:, :, step].ravel(), ambient_c[step])
+        model.step(own, profile.step_s, load[:, :, step].ravel(), np.repeat(ambient_c[:, step], paths))
         passed |= own.hot_spot_c > limit_c
         hot[:, step] = passed.reshape(n, paths).mean(axis=1)
     return (load > 1).mean(axis=1), hot

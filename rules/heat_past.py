@@ -96,7 +96,7 @@ class Lookback:
         """Of each: the window after the calm that follows; NEVER: not found (yet)."""
         self._calm = np.zeros(n, np.int64)
         """Known windows in a row with nothing held, of those that can end it."""
-        self._twin = Twin(rule.profile, rule.days, rule.parameters.take(index))
+        self._twin = Twin(rule.profile, rule.days, rule.plates.take(index))
         self._heat = HeatState.cold(n)
 
     @property
@@ -175,7 +175,7 @@ class Lookback:
 
     def _look_back(self, begin: int, load: Floats) -> None:
         rule, days = self._rule, self._rule.days
-        twin = Twin(rule.profile, days, rule.parameters.take(self.index))
+        twin = Twin(rule.profile, days, rule.plates.take(self.index))
         calm, since = np.zeros(len(self.index), np.int64), np.full(len(self.index), -1, np.int64)
         air = rule.air_of(self.index, begin, begin + len(load))
         judged_from = begin + days.warm_windows

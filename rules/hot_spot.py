@@ -26,11 +26,14 @@ from meterwatch.errors import ConfigError
 from meterwatch.loads import Loads
 from meterwatch.topology import Topology
 from meterwatch.weather import Weather
+from rules.air import air_was
 from rules.heat import Heat, HeatState, step
 from rules.hot_words import RULE, Figures, episode
 from rules.late import NEXT_TURN, Late
 from rules.overload import Overload
-from rules.thermal import Floats, Thermal, ThermalParameters, ageing_factor
+from rules.plates import Plates
+from rules.safe_load import reckoned_c, safe_pu
+from rules.thermal import Floats, ageing_factor
 from rules.twin import Days, HotSpotProfile, Twin
 
 Ints = NDArray[np.int64]
@@ -38,14 +41,9 @@ Bools = NDArray[np.bool_]
 NEVER = int(np.iinfo(np.int64).max)
 UP_TO_NOW = NEVER // 2
 """As the last window that changed: whatever comes, the temperatures are not known yet."""
-HOT_AIR_C = 40.0
-"""Air as hot as this is reckoned with always; hotter by AIR_STEP_C at a time as it is told. (ours)"""
-AIR_STEP_C = 5.0
 LATE_DAYS = 45
 """Windows that change longer before the near ones are not judged: the late window. Temperatures go on from window to
 window, so years of an old file would be stepped through one by one, and on to today."""
-BISECTIONS = 30
-"""Of the safe load: 10 comes down to 1e-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,8 @@ class HotSpot:
                 ]
             )
         self._n = n = len(topology.transformer)
-        self.parameters = ThermalParameters.of(profile.thermal, n, topology.thermal)
+        self.plates = Plates.of(profile.thermal, profile.types, topology)
+        """Whose numbers these are, by day."""
         self.falls_after = -(-profile.clear_s // window_s)
         areas = {area: number for number, area in enumerate(dict.fromkeys(topology.transformer_district))}
         self._areas, self._area_of = (
@@ -95,14 +94,14 @@ class HotSpot:
             np.array([areas[one] for one in topology.transformer_district], np.intp),
         )
         self._weather = weather or Weather()
-        self._air_c = _reckoned_c(self._weather)
-        self.safe_pu = _safe_pu(profile, self.parameters, self._air_c)
+        self._air_c = reckoned_c(profile, self._weather)
+        self.safe_pu = safe_pu(profile, self.plates, self._air_c)
         """[n]: loads up to this make nobody hot, however long."""
 
         overload.heard = self.heard
         self._at = -1
         """First window not in the state; -1: nothing is known."""
-        self._twin = Twin(profile, self.days, self.parameters)
+        self._twin = Twin(profile, self.days, self.plates)
         self._heat = HeatState.cold(n)
         self._stale = np.zeros(n, np.bool_)
         """Its twin does not have all of its loads."""
@@ -152,7 +151,7 @@ class HotSpot:
     def reweather(self, weather: Weather) -> None:
         """Take all the readings of the air there are, in place of what was known of them."""
         before, self._weather = self._weather, weather
-        air_c = _reckoned_c(weather)
+        air_c = reckoned_c(self.profile, weather)
         if self._at >= 0:
             first, stop = self.overload.tail, self.overload.head + 1
             differs = ~np.isclose(self._air(before, first, stop), self._air(weather, first, stop), rtol=0, atol=0)
@@ -160,7 +159,7 @@ class HotSpot:
             np.minimum(self._touched_from, from_window, out=self._touched_from)
             np.maximum(self._touched_to, np.where(from_window < NEVER, self._at, -1), out=self._touched_to)
         if air_c != self._air_c:
-            self._air_c, self.safe_pu = air_c, _safe_pu(self.profile, self.parameters, air_c)
+            self._air_c, self.safe_pu = air_c, safe_pu(self.profile, self.plates, air_c)
             if self._at >= 0:
                 self._look_for_warm(self._at)
 
@@ -180,11 +179,7 @@ class HotSpot:
         return self._air(self._weather, first, stop)[:, self._area_of[index]]
 
     def _air(self, weather: Weather, first: int, stop: int) -> Floats:
-        end_us = np.arange(first + 1, stop + 1) * self.window_us
-        oldest_us = self.profile.ambient_max_age_s * US
-        told = [weather.at(area, end_us, oldest_us) for area in self._areas]
-        air = np.stack(told, axis=1) if told else np.zeros((stop - first, 0))
-        return np.where(np.isnan(air), self.profile.thermal.ambient_c, air)
+        return air_was(self.profile, weather, self._areas, first, stop, self.window_us)
 
     # The state of all
 
@@ -201,7 +196,7 @@ class HotSpot:
     def twin_of(self, index: Ints, at: int) -> Twin:
         """These transformers just before the window `at`, out of the ring."""
         first = self.days.begin_of(at - 1)
-        twin = Twin(self.profile, self.days, self.parameters.take(index))
+        twin = Twin(self.profile, self.days, self.plates.take(index))
         air = self.air_of(index, first, at)
         for window in range(first, at):
             twin.step(window, self.loads(index, window, window + 1)[0], air[window - first])
@@ -370,7 +365,13 @@ class HotSpot:
         """Its episodes for people. figures: of row i, of the newest windows; None: none of them lasts."""
         name, rated = self._topology.transformer[transformer], float(self._topology.rated_kva[transformer])
         known = Figures.none(0) if figures is None else figures
-        return tuple(episode(self.profile, name, rated, one, known, i, self.window_us) for one in heats)
+        plate = self.plates.take(np.array([transformer]))
+        return tuple(
+            episode(
+                self.profile, plate.shown(0, self.days.day_of(one.onset)), name, rated, one, known, i, self.window_us
+            )
+            for one in heats
+        )  # fmt: skip
 
     def verdict(self, transformer: int, since: int, episodes: tuple[Episode, ...], until: int | None = None) -> Verdict:
         """Of the windows from `since` on; until: up to this one, None: up to now."""
@@ -427,28 +428,3 @@ class HotSpot:
         """Hot spot of the hottest with a rating, as it was before the near windows; NaN: no load is known."""
         rated = self.overload.rated.vah > 0
         return float(self._twin.now.hot_spot_c[rated].max()) if self._at >= 0 and rated.any() else np.nan
-
-
-def _reckoned_c(weather: Weather) -> float:
-    """Air that is never hotter than this."""
-    over = max(weather.hottest_c - HOT_AIR_C, 0.0)
-    return HOT_AIR_C + AIR_STEP_C * float(np.ceil(over / AIR_STEP_C))
-
-
-def _safe_pu(profile: HotSpotProfile, parameters: ThermalParameters, air_c: float) -> Floats:
-    """Loads up to this make nobody hot, however long; 0 where the begin alone may. float64 [n]."""
-    limit_k = min(profile.thermal.warning_c - profile.clear_k, profile.thermal.high_c) - 1.0 - air_c
-    kernel, n = Thermal(parameters), len(parameters)
-
-    def below(load_pu: Floats) -> Bools:
-        oil, winding = kernel.ultimate(load_pu)
-        cool: Bools = oil + winding < limit_k
-        return cool
-
-    low, high = np.full(n, profile.begin_pu), np.full(n, 10.0)
-    fits = below(low)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        cool = below(middle)
-        low, high = np.where(cool, middle, low), np.where(cool, high, middle)
-    return np.where(fits, low, 0.0)

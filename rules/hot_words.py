@@ -47,9 +47,10 @@ class Figures:
 
 
 def episode(
-    profile: HotSpotProfile, name: str, rated_kva: float, heat: Heat, figures: Figures, i: int, window_us: int
-) -> Episode:
-    """Dress an episode for people; figures of row i are those of its transformer now."""
+    profile: HotSpotProfile, plate: dict[str, Any], name: str, rated_kva: float, heat: Heat, figures: Figures, i: int,
+    window_us: int,
+) -> Episode:  # fmt: skip
+    """Dress an episode for people. plate: the thermal numbers of its first day; figures of row i: as it is now."""
     thermal, level = profile.thermal, Level(heat.level)
     onset_us = heat.onset * window_us
     since = clock(onset_us)
@@ -57,7 +58,7 @@ def episode(
         "rated_kva": rated_kva,
         "peak_hot_spot_c": round(heat.peak_c, 1),
         "worst_level": Level(heat.worst).name,
-        "thresholds": profile.thresholds(),
+        "thresholds": profile.thresholds() | plate,
     }
     if heat.cleared is not None:
         cleared_us = (heat.cleared + 1) * window_us

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from meterwatch.loads import Loads
 from rules.ladder import OverloadProfile
@@ -101,21 +101,22 @@ class Temperatures:
 
 
 def temperatures(
-    model: Thermal, load_pu: Floats, window_s: int, ambient_c: float, begin: ThermalState | None = None
+    model: Thermal, load_pu: Floats, window_s: int, ambient_c: ArrayLike, begin: ThermalState | None = None
 ) -> Temperatures:
     """Step through the windows of load_pu [n, windows] (NaN: the last known load goes on).
 
-    begin: the state before; None: steady at the first known load, 0 where there is none. What comes out of the first
-    `ThermalProfile.warm_up_s` then rests on that guess.
+    ambient_c: [n, windows], or what is spread over it. begin: the state before; None: steady at the first known load, 0
+    where there is none. What comes out of the first `ThermalProfile.warm_up_s` then rests on that guess.
     """
+    air = np.broadcast_to(np.asarray(ambient_c, np.float64), load_pu.shape)
     if begin is None:
         known = ~np.isnan(load_pu)
         first = load_pu[np.arange(len(load_pu)), np.argmax(known, axis=1)] if load_pu.shape[1] else np.zeros(0)
-        state = model.steady(np.nan_to_num(first), ambient_c)
+        state = model.steady(np.nan_to_num(first), air[:, 0] if air.shape[1] else 0.0)
     else:
         state = begin.copy()
     oil, hot = np.empty(load_pu.shape), np.empty(load_pu.shape)
     for window in range(load_pu.shape[1]):
-        model.step(state, window_s, load_pu[:, window], ambient_c)
+        model.step(state, window_s, load_pu[:, window], air[:, window])
         oil[:, window], hot[:, window] = state.top_oil_c, state.hot_spot_c
     return Temperatures(oil, hot, state)

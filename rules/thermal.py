@@ -196,6 +196,10 @@ class Thermal:
         self._interval_s = -1.0
         self._decay: tuple[Floats, ...] = ()
 
+    def take(self, index: NDArray[np.intp]) -> Thermal:
+        """Of these transformers; one may be taken many times."""
+        return Thermal(self._parameters.take(index))
+
     def steady(self, load_pu: ArrayLike, ambient_c: ArrayLike) -> ThermalState:
         """The state after a long time at this load, and no life consumed yet. load_pu, ambient_c: [n] or a number."""
         n = len(self._parameters)

@@ -12,12 +12,16 @@ ring, alarms.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.errors import ConfigError
+from rules.plates import SHIPPED_TYPES, Plates, ThermalType
+from rules.seasons import AirSeason
 from rules.thermal import Level, Levels, Thermal, ThermalParameters, ThermalProfile, ThermalState, levels
 
 Floats = NDArray[np.float64]
@@ -31,6 +35,8 @@ class HotSpotProfile:
     """Limits of HOT_SPOT. ConfigError lists everything that does not fit."""
 
     thermal: ThermalProfile = field(default_factory=ThermalProfile)
+    types: tuple[ThermalType, ...] = SHIPPED_TYPES
+    """Numbers that transformers share, by name. (docs/thermal.md)"""
     begin_pu: float = 0.5
     """Load before what is known. (ours)"""
     clear_k: float = 5.0
@@ -40,7 +46,9 @@ class HotSpotProfile:
     guessed_max: float = 0.5
     """No level rises when more of the oil's temperature than this rests on a load that was not known. (ours)"""
     ambient_max_age_s: int = 10_800
-    """A reading of the air counts for so long; then the ambient_c of the model. (ours)"""
+    """A reading of the air counts for so long; then the usual one. (ours)"""
+    air_seasons: tuple[AirSeason, ...] = ()
+    """The usual air; without: ambient_c of the model, all year. (ours)"""
     near_windows: int = 5
     """Windows looked at again with each judgement: an hourly read and the one before it. (ours)"""
 
@@ -56,6 +64,8 @@ class HotSpotProfile:
             problems.append(f"guessed_max is {self.guessed_max}; expected above 0 and at most 1")
         if self.thermal.warm_up_s > DAY_S:
             problems.append(f"the warm-up is {self.thermal.warm_up_s} s; expected at most a day")
+        problems += [problem for one in self.types for problem in one.problems()]
+        problems += [problem for season in self.air_seasons for problem in season.problems()]
         if problems:
             raise ConfigError(problems)
 
@@ -79,6 +89,10 @@ class Days:
     def of(cls, profile: HotSpotProfile, window_s: int) -> Days:
         return cls(window_s, DAY_S // window_s, int(np.ceil(profile.thermal.warm_up_s / window_s)))
 
+    def day_of(self, window: int) -> int:
+        """UTC day in which it begins, days since 1970."""
+        return window // self.windows
+
     def begin_of(self, window: int) -> int:
         """First window of the run that is right for this one."""
         return window - window % self.windows - self.warm_windows
@@ -91,27 +105,35 @@ class Days:
 
 @dataclass(slots=True)
 class _Run:
+    """One day's, with the numbers of that day."""
+
+    kernel: Thermal
+    left: Floats
+    """Of a difference of the oil's temperature, after a window."""
     thermal: ThermalState
     guessed: Floats
     heard: Bools
     """Some load was known since the run began."""
 
     @classmethod
-    def begun(cls, kernel: Thermal, profile: HotSpotProfile, n: int) -> _Run:
+    def begun(cls, parameters: ThermalParameters, profile: HotSpotProfile, window_s: int) -> _Run:
+        kernel, n = Thermal(parameters), len(parameters)
         begun = kernel.steady(profile.begin_pu, profile.thermal.ambient_c)
-        return cls(begun, np.zeros(n), np.zeros(n, np.bool_))
+        left = np.exp(-window_s / parameters.oil_time_constant_s)
+        return cls(kernel, left, begun, np.zeros(n), np.zeros(n, np.bool_))
 
-    def step(self, kernel: Thermal, window_s: int, load: Floats, ambient_c: Floats, left: Floats) -> None:
-        kernel.step(self.thermal, window_s, load, ambient_c)
+    def step(self, window_s: int, load: Floats, ambient_c: Floats) -> None:
+        self.kernel.step(self.thermal, window_s, load, ambient_c)
         unknown = np.isnan(load)
-        self.guessed *= left
+        self.guessed *= self.left
         if unknown.any():
             stale = unknown & self.heard
-            self.guessed[stale] += 1 - left[stale]
+            self.guessed[stale] += 1 - self.left[stale]
         self.heard |= ~unknown
 
     def take(self, index: Ints) -> _Run:
-        return _Run(self.thermal.take(index), self.guessed[index], self.heard[index])
+        kernel, left = self.kernel.take(index), self.left[index]
+        return _Run(kernel, left, self.thermal.take(index), self.guessed[index], self.heard[index])
 
     def put(self, index: Ints, other: _Run) -> None:
         for column in fields(self.thermal):
@@ -122,13 +144,14 @@ class _Run:
 class Twin:
     """n transformers, after the last window stepped."""
 
-    def __init__(self, profile: HotSpotProfile, days: Days, parameters: ThermalParameters) -> None:
+    def __init__(self, profile: HotSpotProfile, days: Days, plates: Plates) -> None:
         """Begun; right from the first day on whose warm-up it was stepped through."""
-        self._profile, self._days, self._parameters = profile, days, parameters
-        self._kernel = Thermal(parameters)
-        self._left = np.exp(-days.window_s / parameters.oil_time_constant_s)
-        self._today = _Run.begun(self._kernel, profile, len(parameters))
+        self._profile, self._days, self._plates = profile, days, plates
+        self._today = self._begun(0)
         self._tomorrow: _Run | None = None
+
+    def _begun(self, day: int) -> _Run:
+        return _Run.begun(self._plates.on(day), self._profile, self._days.window_s)
 
     def step(self, window: int, load: Floats, ambient_c: Floats) -> None:
         """Take all through this window. load [n]: b, NaN where it is not known; ambient_c [n]."""
@@ -138,10 +161,10 @@ class Twin:
                 self._today, self._tomorrow = self._tomorrow, None
             self._today.thermal.life_s[:] = 0.0
         if at == self._days.windows - self._days.warm_windows:
-            self._tomorrow = _Run.begun(self._kernel, self._profile, len(load))
+            self._tomorrow = self._begun(self._days.day_of(window) + 1)
         for run in (self._today, self._tomorrow):
             if run is not None:
-                run.step(self._kernel, self._days.window_s, load, ambient_c, self._left)
+                run.step(self._days.window_s, load, ambient_c)
 
     @property
     def now(self) -> ThermalState:
@@ -157,7 +180,7 @@ class Twin:
         """Seconds to high_c, the level that is reached, and the one that is held if it was reached before."""
         thermal = self._profile.thermal
         hot_spot_c = self.now.hot_spot_c
-        seconds = self._kernel.seconds_to(self.now, thermal.high_c)
+        seconds = self._today.kernel.seconds_to(self.now, thermal.high_c)
         reached = levels(thermal, hot_spot_c, seconds)
         held = np.maximum(reached, levels(thermal, hot_spot_c + self._profile.clear_k, seconds))
         reached[self.guessed > self._profile.guessed_max] = Level.NORMAL
@@ -165,7 +188,8 @@ class Twin:
 
     def take(self, index: Ints) -> Twin:
         """These transformers, to step on their own."""
-        taken = Twin(self._profile, self._days, self._parameters.take(index))
+        taken = copy(self)
+        taken._plates = self._plates.take(index)
         taken._today = self._today.take(index)
         taken._tomorrow = None if self._tomorrow is None else self._tomorrow.take(index)
         return taken
@@ -175,3 +199,23 @@ class Twin:
         self._today.put(index, other._today)
         if self._tomorrow is not None and other._tomorrow is not None:
             self._tomorrow.put(index, other._tomorrow)
+
+
+def run(profile: HotSpotProfile, days: Days, plates: Plates, begin: int, load: Floats, air: Floats) -> Curve:
+    """Temperatures after the windows from `begin` on; right from the first day on that `begin` is the `begin_of`.
+
+    load: b, NaN where it is not known; it, air and what comes out [windows, transformers].
+    """
+    twin = Twin(profile, days, plates)
+    found = Curve(np.empty(load.shape), np.empty(load.shape))
+    for row, (b, ambient_c) in enumerate(zip(load, air, strict=True)):
+        twin.step(begin + row, b, ambient_c)
+        found.top_oil_c[row], found.hot_spot_c[row] = twin.now.top_oil_c, twin.now.hot_spot_c
+    return found
+
+
+class Curve(NamedTuple):
+    """[windows, transformers], Celsius."""
+
+    top_oil_c: Floats
+    hot_spot_c: Floats

@@ -125,6 +125,14 @@ MERGES: Final[dict[str, Merge]] = {
             "winding_time_constant_s",
         ),
     ),
+    "thermal_types": Merge(
+        "transformers",
+        "transformer_id",
+        "transformer",
+        "transformer text, thermal_type text",
+        "SELECT a.* FROM arrived a",
+        (),
+    ),
     "service_times": Merge(
         "meters",
         "slot",
@@ -148,6 +156,11 @@ MEMBERSHIPS: Final[dict[str, tuple[Membership, ...]]] = {
     ),
     "registers": (Membership("meter_registers", "slot", ("device", "digits", "lsb_wh"), "installed_at"),),
     "check_meters": (Membership("check_meters", "slot", ("transformer_id",), "installed_at"),),
+    "thermal_types": (
+        Membership(
+            "transformer_thermal_types", "transformer_id", ("thermal_type",), "timestamptz '2000-01-01 00:00:00+00'"
+        ),
+    ),
 }
 
 ASSET_QUERIES: Final[dict[str, LiteralString]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any, Final
 
 import grpc
@@ -18,7 +18,7 @@ from meterwatch.access.identity import caller
 from meterwatch.clock import Clock
 from meterwatch.errors import MeterwatchError, Rejected
 from meterwatch.planned import ASSET_KINDS as ASSET_KINDS_PLANNED
-from meterwatch.registry_csv import RegistryCsv, parse
+from meterwatch.registry_csv import Parsed, RegistryCsv, ThermalTypeOf, parse
 from meterwatch.v1 import registry_pb2, registry_pb2_grpc
 from storage.planned import PlannedStore
 from storage.registry import PAGE_MAX, Imported, RegistryStore
@@ -42,12 +42,15 @@ class RegistryService(registry_pb2_grpc.RegistryServicer):
         on_change: Callable[[], Awaitable[None]],
         planned: PlannedStore,
         on_plan: Callable[[], Awaitable[None]],
+        thermal_types: Collection[str] = (),
     ) -> None:
+        """thermal_types: those there are."""
         self._store = store
         self._clock = clock
         self._on_change = on_change
         self._planned = planned
         self._on_plan = on_plan
+        self._thermal_types = thermal_types
         self._running: set[asyncio.Task[Imported]] = set()
 
     async def Import(self, request: registry_pb2.ImportRequest, context: Any) -> registry_pb2.ImportResponse:
@@ -92,6 +95,7 @@ class RegistryService(registry_pb2_grpc.RegistryServicer):
     async def _import(self, request: registry_pb2.ImportRequest) -> Imported:
         files = [RegistryCsv(file.kind, file.name or f"{file.kind}.csv", file.content) for file in request.file]
         parsed = await asyncio.to_thread(parse, files)
+        _refuse_unknown_types(parsed, self._thermal_types)
         valid_from_us = request.valid_from_us or self._clock.now_us()
         outcome = await self._store.import_files(parsed, valid_from_us, request.dry_run)
         if not outcome.problems and not request.dry_run:
@@ -166,6 +170,14 @@ class RegistryService(registry_pb2_grpc.RegistryServicer):
             ],
             next_page_token=assets[size - 1].name if more else "",
         )
+
+
+def _refuse_unknown_types(parsed: Parsed, known: Collection[str]) -> None:
+    for row, (file, line) in zip(parsed.rows["thermal_types"], parsed.where["thermal_types"], strict=True):
+        name = row.thermal_type if isinstance(row, ThermalTypeOf) else None
+        if name is not None and name not in known:
+            message = f"thermal_type {name[:64]!r} arrived; one of {', '.join(sorted(known))} was expected"
+            parsed.report(file, line, f"{message}; correct it, or add it to the types of the profile")
 
 
 async def _joined(requests: AsyncIterator[registry_pb2.ImportRequest]) -> registry_pb2.ImportRequest:

@@ -13,7 +13,7 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from meterwatch.dated import Contracts
+from meterwatch.dated import Contracts, Dated
 from meterwatch.moves import Moves
 from meterwatch.multipliers import Multipliers
 from meterwatch.names import Names, Numbers
@@ -66,6 +66,12 @@ _THERMAL: Final = """
 SELECT transformer, oil_rise_k, hot_spot_rise_k, loss_ratio, oil_exponent, winding_exponent, oil_time_constant_s,
        winding_time_constant_s
 FROM transformer_thermal JOIN transformers USING (transformer)"""
+_THERMAL_TYPES = """
+SELECT array_agg(transformer_id ORDER BY transformer_id, valid_from),
+       array_agg(valid_from ORDER BY transformer_id, valid_from),
+       array_agg(valid_to ORDER BY transformer_id, valid_from),
+       array_agg(array_position(%(names)s::text[], thermal_type) - 1 ORDER BY transformer_id, valid_from)
+FROM transformer_thermal_types"""
 _MOVES = """
 SELECT array_agg(slot ORDER BY slot, valid_from), array_agg(transformer_id ORDER BY slot, valid_from),
        array_agg(valid_from ORDER BY slot, valid_from), array_agg(valid_to ORDER BY slot, valid_from)
@@ -96,6 +102,7 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
     types = [row[0] for row in await _rows(connection, "SELECT DISTINCT terminal_type FROM meters")]
     meters.types = sorted({"", *types})
     await meters.fetch_all(connections, now)
+    thermal_types, thermal_type_names = await _thermal_types(connection)
     concentrator_head_end = _third(concentrator_rows, np.int32, -1)
     meters.inherit(concentrator_head_end)
     meter = Names(b"".join(meters.text), meters.name_start, meters.name_bytes)
@@ -139,6 +146,8 @@ async def load_topology(connections: Connections, now_us: int) -> Topology:
         terminal_type=_frozen(meters.terminal_type),
         terminal_types=meters.types,
         thermal=await _thermal(connection, transformer_rows, transformer_count),
+        thermal_types=thermal_types,
+        thermal_type_names=thermal_type_names,
     )
 
 
@@ -226,6 +235,17 @@ async def _thermal(
     return {
         name: _placed(at, column, count, np.float64, np.nan) for name, column in zip(PARAMETERS, columns, strict=True)
     }
+
+
+async def _thermal_types(connection: psycopg.AsyncConnection[Any]) -> tuple[Dated | None, list[str]]:
+    """Who has which over time, and the names."""
+    rows = await _rows(connection, "SELECT DISTINCT thermal_type FROM transformer_thermal_types")
+    names = sorted(row[0] for row in rows)
+    if not names:
+        return None, names
+    [[at, from_us, to_us, number]] = await fetch_columns(connection, _THERMAL_TYPES, {"names": names})
+    types = Dated(at.astype(np.int32), from_us.astype(np.int64), to_us.astype(np.int64), number.astype(np.float32))
+    return types, names
 
 
 async def _multipliers(connection: psycopg.AsyncConnection[Any]) -> Multipliers:

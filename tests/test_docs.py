@@ -26,8 +26,9 @@ from meterwatch.v1 import ingest_pb2
 from rules import contract, hot_words, outage, overload, silence
 from rules.contract_levels import ContractProfile
 from rules.forecast import ForecastProfile
+from rules.plates import SHIPPED_TYPES
 from rules.profile import PROFILES, OutageProfile, SilenceProfile
-from rules.thermal import ThermalProfile
+from rules.thermal import PARAMETERS, ThermalProfile
 from rules.twin import HotSpotProfile
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,6 +190,12 @@ def test_every_number_of_the_thermal_model_and_the_forecast_is_in_its_page() -> 
         for field in fields(profile)
     ]
     assert [row for row in rows if row not in page] == []
+
+
+def test_every_thermal_type_is_in_its_page_with_its_numbers() -> None:
+    page = text("docs/thermal.md")
+    for one in SHIPPED_TYPES:
+        assert f"| `{one.name}` | {' | '.join(f'{getattr(one, name):g}' for name in PARAMETERS)} |" in page
 
 
 @pytest.mark.parametrize("limits", [Limits(), DayLimits(), BalanceLimits()])

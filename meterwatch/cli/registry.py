@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True)
 
 KINDS: Final = (
     "feeders", "transformers", "head_ends", "concentrators", "meters", "registers", "check_meters", "thermal",
-    "service_times",
+    "thermal_types", "service_times",
 )  # fmt: skip
 """File names, and the order in which they build on each other."""
 UNASSIGNED: Final = "UNASSIGNED"

@@ -15,11 +15,12 @@ from meterwatch.errors import Rejected
 from meterwatch.v1 import thermal_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True)
+ForecastOption = Annotated[bool, typer.Option("--forecast", help="Air that is forecast, not measured.")]
 TOGETHER: Final = 10_000
 COLUMNS: Final = ("time", "area", "celsius")
 TEMPERATURE_COLUMNS: Final = (
     "transformer", "share_of_rating", "hot_spot_c", "top_oil_c", "ambient_c", "minutes_to_high", "ageing_factor",
-    "life_today_h", "unknown_min",
+    "life_today_h", "unknown_min", "thermal_type",
 )  # fmt: skip
 
 
@@ -29,6 +30,7 @@ def import_(
     file: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="CSV with the columns time, area, celsius.")
     ],
+    forecast: ForecastOption = False,
     address: AddressOption = None,
 ) -> None:
     """Store temperatures of the air. An empty area is everywhere; a time without an offset is UTC."""
@@ -36,7 +38,7 @@ def import_(
     changed = 0
     with calling(address_of(context, address)) as call:
         for at in range(0, len(readings), TOGETHER):
-            request = pb.ImportAmbientRequest(reading=readings[at : at + TOGETHER])
+            request = pb.ImportAmbientRequest(reading=readings[at : at + TOGETHER], forecast=forecast)
             changed += call("Thermal/ImportAmbient", request, pb.ImportAmbientResponse).changed
     typer.echo(f"{len(readings)} readings, {changed} new or different")
 
@@ -44,14 +46,17 @@ def import_(
 @app.command(name="list")
 def list_(
     context: typer.Context,
-    from_: Annotated[str, typer.Option("--from", help="From here on; else the last day.")] = "",
-    to: Annotated[str, typer.Option("--to", help="Up to here; else now.")] = "",
+    from_: Annotated[str, typer.Option("--from", help="From here on; else the last day, of forecasts now.")] = "",
+    to: Annotated[str, typer.Option("--to", help="Up to here; else now, of forecasts all.")] = "",
+    forecast: ForecastOption = False,
     address: AddressOption = None,
     output: OutputOption = Output.table,
 ) -> None:
     """List the temperatures of the air that are stored."""
     request = pb.ListAmbientRequest(
-        from_us=time_us(from_, "--from") if from_ else 0, to_us=time_us(to, "--to") if to else 0
+        from_us=time_us(from_, "--from") if from_ else 0,
+        to_us=time_us(to, "--to") if to else 0,
+        forecast=forecast,
     )
     with calling(address_of(context, address)) as call:
         found = call("Thermal/ListAmbient", request, pb.ListAmbientResponse)
@@ -77,7 +82,7 @@ def temperatures(
             "ambient_c": round(one.ambient_c, 1),
             "minutes_to_high": "never" if one.minutes_to_high == float("inf") else round(one.minutes_to_high),
             "ageing_factor": round(one.ageing_factor, 3), "life_today_h": round(one.life_today_s / 3600, 2),
-            "unknown_min": round(one.unknown_s / 60),
+            "unknown_min": round(one.unknown_s / 60), "thermal_type": one.thermal_type,
         }
         for one in found.temperature
     )  # fmt: skip

@@ -78,7 +78,8 @@ def _temperature(x: Floats, curve: Any, ahead: Floats, forecast: Any | None, axi
     if forecast:
         series.append(Line("hot spot with the median forecast", ahead, np.asarray(forecast.hot_spot_c, np.float64), 1))
     limits = [(120.0, "120 C"), (140.0, "140 C"), (160.0, "160 C")]
-    note = f"Computed from the load, not measured; ambient {curve.ambient_c:g} C. Unknown load: the last known goes on."
+    air = f"{min(curve.air_c):.0f} to {max(curve.air_c):.0f}" if curve.air_c else f"{curve.ambient_c:g}"
+    note = f"Computed from the load, not measured; air {air} C. Unknown load: the last known goes on."
     return lines("Temperature", series, x_label="", y_label="C", limits=limits, note=note, **axis)
 
 

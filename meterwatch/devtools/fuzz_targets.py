@@ -247,6 +247,7 @@ REGISTRY: Final = {
     ),
     "registers": "meter,device,digits,lsb_wh\nM-1,D-1,6,1000\n",
     "check_meters": "meter,transformer\nM-1,T-1\n",
+    "thermal_types": "transformer,thermal_type\nT-1,onan-small\nT-2,\n",
     "service_times": "meter,installed_at,retired_at\nM-1,2014-01-01T08:00:00Z,2020-01-01T00:00:00+01:00\n",
 }
 _CSV: Final = (

@@ -57,7 +57,9 @@ class RegistryFile(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """feeders, transformers, concentrators, head_ends, meters, registers, check_meters, thermal or service_times."""
+    """feeders, transformers, concentrators, head_ends, meters, registers, check_meters, thermal, thermal_types or
+    service_times.
+    """
     name: _builtins.str
     """Name shown in errors."""
     content: _builtins.bytes

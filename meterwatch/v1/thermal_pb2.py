@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmeterwatch/v1/thermal.proto\x12\rmeterwatch.v1\">\n\x0e\x41mbientReading\x12\x0c\n\x04\x61rea\x18\x01 \x01(\t\x12\r\n\x05\x61t_us\x18\x02 \x01(\x10\x12\x0f\n\x07\x63\x65lsius\x18\x03 \x01(\x02\"F\n\x14ImportAmbientRequest\x12.\n\x07reading\x18\x01 \x03(\x0b\x32\x1d.meterwatch.v1.AmbientReading\"(\n\x15ImportAmbientResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\r\"4\n\x12ListAmbientRequest\x12\x0f\n\x07\x66rom_us\x18\x01 \x01(\x10\x12\r\n\x05to_us\x18\x02 \x01(\x10\"E\n\x13ListAmbientResponse\x12.\n\x07reading\x18\x01 \x03(\x0b\x32\x1d.meterwatch.v1.AmbientReading\"?\n\x17ListTemperaturesRequest\x12\x13\n\x0btransformer\x18\x01 \x03(\t\x12\x0f\n\x07hottest\x18\x02 \x01(\r\"e\n\x18ListTemperaturesResponse\x12\r\n\x05\x61t_us\x18\x01 \x01(\x10\x12:\n\x0btemperature\x18\x02 \x03(\x0b\x32%.meterwatch.v1.TransformerTemperature\"\xd9\x01\n\x16TransformerTemperature\x12\x13\n\x0btransformer\x18\x01 \x01(\t\x12\x17\n\x0fshare_of_rating\x18\x02 \x01(\x02\x12\x11\n\tunknown_s\x18\x03 \x01(\x01\x12\x11\n\ttop_oil_c\x18\x04 \x01(\x02\x12\x12\n\nhot_spot_c\x18\x05 \x01(\x02\x12\x11\n\tambient_c\x18\x06 \x01(\x02\x12\x17\n\x0fminutes_to_high\x18\x07 \x01(\x01\x12\x15\n\rageing_factor\x18\x08 \x01(\x01\x12\x14\n\x0clife_today_s\x18\t \x01(\x01\x32\xa0\x02\n\x07Thermal\x12Z\n\rImportAmbient\x12#.meterwatch.v1.ImportAmbientRequest\x1a$.meterwatch.v1.ImportAmbientResponse\x12T\n\x0bListAmbient\x12!.meterwatch.v1.ListAmbientRequest\x1a\".meterwatch.v1.ListAmbientResponse\x12\x63\n\x10ListTemperatures\x12&.meterwatch.v1.ListTemperaturesRequest\x1a\'.meterwatch.v1.ListTemperaturesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmeterwatch/v1/thermal.proto\x12\rmeterwatch.v1\">\n\x0e\x41mbientReading\x12\x0c\n\x04\x61rea\x18\x01 \x01(\t\x12\r\n\x05\x61t_us\x18\x02 \x01(\x10\x12\x0f\n\x07\x63\x65lsius\x18\x03 \x01(\x02\"Y\n\x14ImportAmbientRequest\x12.\n\x07reading\x18\x01 \x03(\x0b\x32\x1d.meterwatch.v1.AmbientReading\x12\x11\n\x08\x66orecast\x18\xa5\x01 \x01(\x08\"(\n\x15ImportAmbientResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\r\"G\n\x12ListAmbientRequest\x12\x0f\n\x07\x66rom_us\x18\x01 \x01(\x10\x12\r\n\x05to_us\x18\x02 \x01(\x10\x12\x11\n\x08\x66orecast\x18\xa5\x01 \x01(\x08\"E\n\x13ListAmbientResponse\x12.\n\x07reading\x18\x01 \x03(\x0b\x32\x1d.meterwatch.v1.AmbientReading\"?\n\x17ListTemperaturesRequest\x12\x13\n\x0btransformer\x18\x01 \x03(\t\x12\x0f\n\x07hottest\x18\x02 \x01(\r\"e\n\x18ListTemperaturesResponse\x12\r\n\x05\x61t_us\x18\x01 \x01(\x10\x12:\n\x0btemperature\x18\x02 \x03(\x0b\x32%.meterwatch.v1.TransformerTemperature\"\xf0\x01\n\x16TransformerTemperature\x12\x13\n\x0btransformer\x18\x01 \x01(\t\x12\x17\n\x0fshare_of_rating\x18\x02 \x01(\x02\x12\x11\n\tunknown_s\x18\x03 \x01(\x01\x12\x11\n\ttop_oil_c\x18\x04 \x01(\x02\x12\x12\n\nhot_spot_c\x18\x05 \x01(\x02\x12\x11\n\tambient_c\x18\x06 \x01(\x02\x12\x17\n\x0fminutes_to_high\x18\x07 \x01(\x01\x12\x15\n\rageing_factor\x18\x08 \x01(\x01\x12\x14\n\x0clife_today_s\x18\t \x01(\x01\x12\x15\n\x0cthermal_type\x18\xa5\x01 \x01(\t2\xa0\x02\n\x07Thermal\x12Z\n\rImportAmbient\x12#.meterwatch.v1.ImportAmbientRequest\x1a$.meterwatch.v1.ImportAmbientResponse\x12T\n\x0bListAmbient\x12!.meterwatch.v1.ListAmbientRequest\x1a\".meterwatch.v1.ListAmbientResponse\x12\x63\n\x10ListTemperatures\x12&.meterwatch.v1.ListTemperaturesRequest\x1a\'.meterwatch.v1.ListTemperaturesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,19 +34,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AMBIENTREADING']._serialized_start=46
   _globals['_AMBIENTREADING']._serialized_end=108
   _globals['_IMPORTAMBIENTREQUEST']._serialized_start=110
-  _globals['_IMPORTAMBIENTREQUEST']._serialized_end=180
-  _globals['_IMPORTAMBIENTRESPONSE']._serialized_start=182
-  _globals['_IMPORTAMBIENTRESPONSE']._serialized_end=222
-  _globals['_LISTAMBIENTREQUEST']._serialized_start=224
-  _globals['_LISTAMBIENTREQUEST']._serialized_end=276
-  _globals['_LISTAMBIENTRESPONSE']._serialized_start=278
-  _globals['_LISTAMBIENTRESPONSE']._serialized_end=347
-  _globals['_LISTTEMPERATURESREQUEST']._serialized_start=349
-  _globals['_LISTTEMPERATURESREQUEST']._serialized_end=412
-  _globals['_LISTTEMPERATURESRESPONSE']._serialized_start=414
-  _globals['_LISTTEMPERATURESRESPONSE']._serialized_end=515
-  _globals['_TRANSFORMERTEMPERATURE']._serialized_start=518
-  _globals['_TRANSFORMERTEMPERATURE']._serialized_end=735
-  _globals['_THERMAL']._serialized_start=738
-  _globals['_THERMAL']._serialized_end=1026
+  _globals['_IMPORTAMBIENTREQUEST']._serialized_end=199
+  _globals['_IMPORTAMBIENTRESPONSE']._serialized_start=201
+  _globals['_IMPORTAMBIENTRESPONSE']._serialized_end=241
+  _globals['_LISTAMBIENTREQUEST']._serialized_start=243
+  _globals['_LISTAMBIENTREQUEST']._serialized_end=314
+  _globals['_LISTAMBIENTRESPONSE']._serialized_start=316
+  _globals['_LISTAMBIENTRESPONSE']._serialized_end=385
+  _globals['_LISTTEMPERATURESREQUEST']._serialized_start=387
+  _globals['_LISTTEMPERATURESREQUEST']._serialized_end=450
+  _globals['_LISTTEMPERATURESRESPONSE']._serialized_start=452
+  _globals['_LISTTEMPERATURESRESPONSE']._serialized_end=553
+  _globals['_TRANSFORMERTEMPERATURE']._serialized_start=556
+  _globals['_TRANSFORMERTEMPERATURE']._serialized_end=796
+  _globals['_THERMAL']._serialized_start=799
+  _globals['_THERMAL']._serialized_end=1087
 # @@protoc_insertion_point(module_scope)

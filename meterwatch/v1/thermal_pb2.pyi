@@ -53,6 +53,11 @@ class ImportAmbientRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     READING_FIELD_NUMBER: _builtins.int
+    FORECAST_FIELD_NUMBER: _builtins.int
+    forecast: _builtins.bool
+    """True: these are forecasts, for times up to 15 days from now. Temperatures to come are reckoned with them (forecasts,
+    load plans), and nothing that is judged now.
+    """
     @_builtins.property
     def reading(self) -> _containers.RepeatedCompositeFieldContainer[Global___AmbientReading]:
         """In any order; of two with the same area and time the later one counts."""
@@ -61,10 +66,11 @@ class ImportAmbientRequest(_message.Message):
         self,
         *,
         reading: _abc.Iterable[Global___AmbientReading] | None = ...,
+        forecast: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reading", b"reading"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forecast", b"forecast", "reading", b"reading"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,19 +102,23 @@ class ListAmbientRequest(_message.Message):
 
     FROM_US_FIELD_NUMBER: _builtins.int
     TO_US_FIELD_NUMBER: _builtins.int
+    FORECAST_FIELD_NUMBER: _builtins.int
     from_us: _builtins.int
     """At or after this. 0: a day before to_us. Unit: microseconds since 1970-01-01 UTC."""
     to_us: _builtins.int
-    """Up to this. 0: the service's now. Unit: microseconds since 1970-01-01 UTC."""
+    """Up to this. 0: the service's now; of forecasts: 15 days on. Unit: microseconds since 1970-01-01 UTC."""
+    forecast: _builtins.bool
+    """True: what was forecast, in place of what was measured."""
     def __init__(
         self,
         *,
         from_us: _builtins.int = ...,
         to_us: _builtins.int = ...,
+        forecast: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_us", b"from_us", "to_us", b"to_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forecast", b"forecast", "from_us", b"from_us", "to_us", b"to_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -201,6 +211,7 @@ class TransformerTemperature(_message.Message):
     MINUTES_TO_HIGH_FIELD_NUMBER: _builtins.int
     AGEING_FACTOR_FIELD_NUMBER: _builtins.int
     LIFE_TODAY_S_FIELD_NUMBER: _builtins.int
+    THERMAL_TYPE_FIELD_NUMBER: _builtins.int
     transformer: _builtins.str
     share_of_rating: _builtins.float
     """The last known load over the rating."""
@@ -220,6 +231,8 @@ class TransformerTemperature(_message.Message):
     """Life consumed in a second: 1 at 110 C, 2.71 at 120 C."""
     life_today_s: _builtins.float
     """Life consumed since 00:00 UTC, at 110 C. Unit: seconds."""
+    thermal_type: _builtins.str
+    """Type whose thermal numbers it has today; empty: none, those of the profile."""
     def __init__(
         self,
         *,
@@ -232,10 +245,11 @@ class TransformerTemperature(_message.Message):
         minutes_to_high: _builtins.float = ...,
         ageing_factor: _builtins.float = ...,
         life_today_s: _builtins.float = ...,
+        thermal_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ageing_factor", b"ageing_factor", "ambient_c", b"ambient_c", "hot_spot_c", b"hot_spot_c", "life_today_s", b"life_today_s", "minutes_to_high", b"minutes_to_high", "share_of_rating", b"share_of_rating", "top_oil_c", b"top_oil_c", "transformer", b"transformer", "unknown_s", b"unknown_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ageing_factor", b"ageing_factor", "ambient_c", b"ambient_c", "hot_spot_c", b"hot_spot_c", "life_today_s", b"life_today_s", "minutes_to_high", b"minutes_to_high", "share_of_rating", b"share_of_rating", "thermal_type", b"thermal_type", "top_oil_c", b"top_oil_c", "transformer", b"transformer", "unknown_s", b"unknown_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,8 +55,8 @@ class ThermalServicer:
     """Missing associated documentation comment in .proto file."""
 
     def ImportAmbient(self, request, context):
-        """Store temperatures of the air; what the rules said of the time concerned is judged again. Again with the same area
-        and time replaces. At most 10000 readings.
+        """Store temperatures of the air, measured or forecast; what the rules said of the time concerned is judged again. Again
+        with the same area and time replaces. At most 10000 readings.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -32,8 +32,8 @@ class ThermalStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ThermalAsyncStub: ...
     ImportAmbient: _grpc.UnaryUnaryMultiCallable[_thermal_pb2.ImportAmbientRequest, _thermal_pb2.ImportAmbientResponse]
-    """Store temperatures of the air; what the rules said of the time concerned is judged again. Again with the same area
-    and time replaces. At most 10000 readings.
+    """Store temperatures of the air, measured or forecast; what the rules said of the time concerned is judged again. Again
+    with the same area and time replaces. At most 10000 readings.
     """
     ListAmbient: _grpc.UnaryUnaryMultiCallable[_thermal_pb2.ListAmbientRequest, _thermal_pb2.ListAmbientResponse]
     """Stored temperatures of the air, by area and time."""
@@ -44,8 +44,8 @@ class ThermalStub:
 class ThermalAsyncStub(ThermalStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ImportAmbient: _aio.UnaryUnaryMultiCallable[_thermal_pb2.ImportAmbientRequest, _thermal_pb2.ImportAmbientResponse]  # type: ignore[assignment]
-    """Store temperatures of the air; what the rules said of the time concerned is judged again. Again with the same area
-    and time replaces. At most 10000 readings.
+    """Store temperatures of the air, measured or forecast; what the rules said of the time concerned is judged again. Again
+    with the same area and time replaces. At most 10000 readings.
     """
     ListAmbient: _aio.UnaryUnaryMultiCallable[_thermal_pb2.ListAmbientRequest, _thermal_pb2.ListAmbientResponse]  # type: ignore[assignment]
     """Stored temperatures of the air, by area and time."""
@@ -59,8 +59,8 @@ class ThermalServicer(metaclass=_abc_1.ABCMeta):
         request: _thermal_pb2.ImportAmbientRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_thermal_pb2.ImportAmbientResponse, _abc.Awaitable[_thermal_pb2.ImportAmbientResponse]]:
-        """Store temperatures of the air; what the rules said of the time concerned is judged again. Again with the same area
-        and time replaces. At most 10000 readings.
+        """Store temperatures of the air, measured or forecast; what the rules said of the time concerned is judged again. Again
+        with the same area and time replaces. At most 10000 readings.
         """
 
     @_abc_1.abstractmethod

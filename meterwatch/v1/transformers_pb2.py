@@ -24,37 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n meterwatch/v1/transformers.proto\x12\rmeterwatch.v1\"F\n\x0fGetCurveRequest\x12\x13\n\x0btransformer\x18\x01 \x01(\t\x12\x0f\n\x07\x66rom_us\x18\x02 \x01(\x10\x12\r\n\x05to_us\x18\x03 \x01(\x10\"\xe6\x01\n\x10GetCurveResponse\x12\x11\n\trated_kva\x18\x01 \x01(\x01\x12\x14\n\x0c\x66irst_end_us\x18\x02 \x01(\x10\x12\x10\n\x08window_s\x18\x03 \x01(\r\x12\x0b\n\x03kva\x18\x04 \x03(\x01\x12\x10\n\x08\x63overage\x18\x05 \x03(\x01\x12\x14\n\x0c\x63overage_min\x18\x06 \x01(\x01\x12\x11\n\ttop_oil_c\x18\x07 \x03(\x01\x12\x12\n\nhot_spot_c\x18\x08 \x03(\x01\x12\x11\n\tambient_c\x18\t \x01(\x01\x12(\n\x05\x61larm\x18\n \x03(\x0b\x32\x19.meterwatch.v1.CurveAlarm\"\x86\x01\n\nCurveAlarm\x12\x10\n\x08\x61larm_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\r\n\x05level\x18\x03 \x01(\t\x12\x10\n\x08onset_us\x18\x04 \x01(\x10\x12\x17\n\ncleared_us\x18\x05 \x01(\x10H\x00\x88\x01\x01\x12\x0f\n\x07summary\x18\x06 \x01(\tB\r\n\x0b_cleared_us\")\n\x12GetForecastRequest\x12\x13\n\x0btransformer\x18\x01 \x01(\t\"\xab\x02\n\x13GetForecastResponse\x12\x0f\n\x07made_us\x18\x01 \x01(\x10\x12\x11\n\trated_kva\x18\x02 \x01(\x01\x12\x14\n\x0c\x66irst_end_us\x18\x03 \x01(\x10\x12\x0e\n\x06step_s\x18\x04 \x01(\r\x12\x12\n\nforecaster\x18\x05 \x01(\t\x12\r\n\x05paths\x18\x06 \x01(\r\x12\x0f\n\x07p10_kva\x18\x07 \x03(\x01\x12\x0f\n\x07p50_kva\x18\x08 \x03(\x01\x12\x0f\n\x07p90_kva\x18\t \x03(\x01\x12\x0e\n\x06p_over\x18\n \x03(\x01\x12\r\n\x05p_hot\x18\x0b \x03(\x01\x12\x12\n\nhot_spot_c\x18\x0c \x03(\x01\x12\x17\n\x0foverload_chance\x18\r \x01(\x01\x12\x18\n\x0boverload_us\x18\x0e \x01(\x10H\x00\x88\x01\x01\x42\x0e\n\x0c_overload_us\"_\n\x0fPlanLoadRequest\x12\x13\n\x0btransformer\x18\x01 \x01(\t\x12$\n\x04load\x18\x02 \x01(\x0e\x32\x16.meterwatch.v1.PlanFor\x12\x11\n\ttarget_pu\x18\x03 \x01(\x01\"r\n\x08PlanStep\x12+\n\x07measure\x18\x01 \x01(\x0e\x32\x1a.meterwatch.v1.PlanMeasure\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x0f\n\x07\x66rom_us\x18\x03 \x01(\x10\x12\r\n\x05to_us\x18\x04 \x01(\x10\x12\n\n\x02kw\x18\x05 \x01(\x01\"\xa6\x02\n\x10PlanLoadResponse\x12%\n\x04step\x18\x01 \x03(\x0b\x32\x17.meterwatch.v1.PlanStep\x12\x0b\n\x03met\x18\x02 \x01(\x08\x12\x10\n\x08limit_kw\x18\x03 \x01(\x01\x12\x14\n\x0c\x66irst_end_us\x18\x04 \x01(\x10\x12\x0e\n\x06step_s\x18\x05 \x01(\r\x12\x11\n\tbefore_kw\x18\x06 \x03(\x01\x12\x10\n\x08\x61\x66ter_kw\x18\x07 \x03(\x01\x12\x14\n\x0cshortfall_kw\x18\x08 \x03(\x01\x12\x19\n\x11\x62\x65\x66ore_hot_spot_c\x18\t \x03(\x01\x12\x18\n\x10\x61\x66ter_hot_spot_c\x18\n \x03(\x01\x12\x11\n\tcustomers\x18\x0b \x01(\r\x12\x11\n\tprotected\x18\x0c \x01(\r\x12\x10\n\x08\x66orecast\x18\r \x01(\x08\"a\n\x18ImportFlexibilityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x15\n\rvalid_from_us\x18\x03 \x01(\x10\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"=\n\x19ImportFlexibilityResponse\x12\x11\n\tcustomers\x18\x01 \x01(\r\x12\r\n\x05\x65rror\x18\x02 \x03(\t*G\n\x07PlanFor\x12\x18\n\x14PLAN_FOR_UNSPECIFIED\x10\x00\x12\x10\n\x0cPLAN_FOR_P50\x10\x01\x12\x10\n\x0cPLAN_FOR_P90\x10\x02*\x90\x01\n\x0bPlanMeasure\x12\x1c\n\x18PLAN_MEASURE_UNSPECIFIED\x10\x00\x12\x16\n\x12PLAN_MEASURE_SHIFT\x10\x01\x12\x16\n\x12PLAN_MEASURE_AVOID\x10\x02\x12\x16\n\x12PLAN_MEASURE_LIMIT\x10\x03\x12\x1b\n\x17PLAN_MEASURE_DISCONNECT\x10\x04\x32\xe6\x02\n\x0cTransformers\x12K\n\x08GetCurve\x12\x1e.meterwatch.v1.GetCurveRequest\x1a\x1f.meterwatch.v1.GetCurveResponse\x12T\n\x0bGetForecast\x12!.meterwatch.v1.GetForecastRequest\x1a\".meterwatch.v1.GetForecastResponse\x12K\n\x08PlanLoad\x12\x1e.meterwatch.v1.PlanLoadRequest\x1a\x1f.meterwatch.v1.PlanLoadResponse\x12\x66\n\x11ImportFlexibility\x12\'.meterwatch.v1.ImportFlexibilityRequest\x1a(.meterwatch.v1.ImportFlexibilityResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n meterwatch/v1/transformers.proto\x12\rmeterwatch.v1\"F\n\x0fGetCurveRequest\x12\x13\n\x0btransformer\x18\x01 \x01(\t\x12\x0f\n\x07\x66rom_us\x18\x02 \x01(\x10\x12\r\n\x05to_us\x18\x03 \x01(\x10\"\xf6\x01\n\x10GetCurveResponse\x12\x11\n\trated_kva\x18\x01 \x01(\x01\x12\x14\n\x0c\x66irst_end_us\x18\x02 \x01(\x10\x12\x10\n\x08window_s\x18\x03 \x01(\r\x12\x0b\n\x03kva\x18\x04 \x03(\x01\x12\x10\n\x08\x63overage\x18\x05 \x03(\x01\x12\x14\n\x0c\x63overage_min\x18\x06 \x01(\x01\x12\x11\n\ttop_oil_c\x18\x07 \x03(\x01\x12\x12\n\nhot_spot_c\x18\x08 \x03(\x01\x12\x11\n\tambient_c\x18\t \x01(\x01\x12\x0e\n\x05\x61ir_c\x18\xa5\x01 \x03(\x01\x12(\n\x05\x61larm\x18\n \x03(\x0b\x32\x19.meterwatch.v1.CurveAlarm\"\x86\x01\n\nCurveAlarm\x12\x10\n\x08\x61larm_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\r\n\x05level\x18\x03 \x01(\t\x12\x10\n\x08onset_us\x18\x04 \x01(\x10\x12\x17\n\ncleared_us\x18\x05 \x01(\x10H\x00\x88\x01\x01\x12\x0f\n\x07summary\x18\x06 \x01(\tB\r\n\x0b_cleared_us\")\n\x12GetForecastRequest\x12\x13\n\x0btransformer\x18\x01 \x01(\t\"\xab\x02\n\x13GetForecastResponse\x12\x0f\n\x07made_us\x18\x01 \x01(\x10\x12\x11\n\trated_kva\x18\x02 \x01(\x01\x12\x14\n\x0c\x66irst_end_us\x18\x03 \x01(\x10\x12\x0e\n\x06step_s\x18\x04 \x01(\r\x12\x12\n\nforecaster\x18\x05 \x01(\t\x12\r\n\x05paths\x18\x06 \x01(\r\x12\x0f\n\x07p10_kva\x18\x07 \x03(\x01\x12\x0f\n\x07p50_kva\x18\x08 \x03(\x01\x12\x0f\n\x07p90_kva\x18\t \x03(\x01\x12\x0e\n\x06p_over\x18\n \x03(\x01\x12\r\n\x05p_hot\x18\x0b \x03(\x01\x12\x12\n\nhot_spot_c\x18\x0c \x03(\x01\x12\x17\n\x0foverload_chance\x18\r \x01(\x01\x12\x18\n\x0boverload_us\x18\x0e \x01(\x10H\x00\x88\x01\x01\x42\x0e\n\x0c_overload_us\"_\n\x0fPlanLoadRequest\x12\x13\n\x0btransformer\x18\x01 \x01(\t\x12$\n\x04load\x18\x02 \x01(\x0e\x32\x16.meterwatch.v1.PlanFor\x12\x11\n\ttarget_pu\x18\x03 \x01(\x01\"r\n\x08PlanStep\x12+\n\x07measure\x18\x01 \x01(\x0e\x32\x1a.meterwatch.v1.PlanMeasure\x12\r\n\x05meter\x18\x02 \x01(\t\x12\x0f\n\x07\x66rom_us\x18\x03 \x01(\x10\x12\r\n\x05to_us\x18\x04 \x01(\x10\x12\n\n\x02kw\x18\x05 \x01(\x01\"\xb6\x02\n\x10PlanLoadResponse\x12%\n\x04step\x18\x01 \x03(\x0b\x32\x17.meterwatch.v1.PlanStep\x12\x0b\n\x03met\x18\x02 \x01(\x08\x12\x10\n\x08limit_kw\x18\x03 \x01(\x01\x12\x14\n\x0c\x66irst_end_us\x18\x04 \x01(\x10\x12\x0e\n\x06step_s\x18\x05 \x01(\r\x12\x11\n\tbefore_kw\x18\x06 \x03(\x01\x12\x10\n\x08\x61\x66ter_kw\x18\x07 \x03(\x01\x12\x14\n\x0cshortfall_kw\x18\x08 \x03(\x01\x12\x19\n\x11\x62\x65\x66ore_hot_spot_c\x18\t \x03(\x01\x12\x18\n\x10\x61\x66ter_hot_spot_c\x18\n \x03(\x01\x12\x11\n\tcustomers\x18\x0b \x01(\r\x12\x11\n\tprotected\x18\x0c \x01(\r\x12\x10\n\x08\x66orecast\x18\r \x01(\x08\x12\x0e\n\x05\x61ir_c\x18\xa5\x01 \x03(\x01\"a\n\x18ImportFlexibilityRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x15\n\rvalid_from_us\x18\x03 \x01(\x10\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"=\n\x19ImportFlexibilityResponse\x12\x11\n\tcustomers\x18\x01 \x01(\r\x12\r\n\x05\x65rror\x18\x02 \x03(\t*G\n\x07PlanFor\x12\x18\n\x14PLAN_FOR_UNSPECIFIED\x10\x00\x12\x10\n\x0cPLAN_FOR_P50\x10\x01\x12\x10\n\x0cPLAN_FOR_P90\x10\x02*\x90\x01\n\x0bPlanMeasure\x12\x1c\n\x18PLAN_MEASURE_UNSPECIFIED\x10\x00\x12\x16\n\x12PLAN_MEASURE_SHIFT\x10\x01\x12\x16\n\x12PLAN_MEASURE_AVOID\x10\x02\x12\x16\n\x12PLAN_MEASURE_LIMIT\x10\x03\x12\x1b\n\x17PLAN_MEASURE_DISCONNECT\x10\x04\x32\xe6\x02\n\x0cTransformers\x12K\n\x08GetCurve\x12\x1e.meterwatch.v1.GetCurveRequest\x1a\x1f.meterwatch.v1.GetCurveResponse\x12T\n\x0bGetForecast\x12!.meterwatch.v1.GetForecastRequest\x1a\".meterwatch.v1.GetForecastResponse\x12K\n\x08PlanLoad\x12\x1e.meterwatch.v1.PlanLoadRequest\x1a\x1f.meterwatch.v1.PlanLoadResponse\x12\x66\n\x11ImportFlexibility\x12\'.meterwatch.v1.ImportFlexibilityRequest\x1a(.meterwatch.v1.ImportFlexibilityResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterwatch.v1.transformers_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PLANFOR']._serialized_start=1510
-  _globals['_PLANFOR']._serialized_end=1581
-  _globals['_PLANMEASURE']._serialized_start=1584
-  _globals['_PLANMEASURE']._serialized_end=1728
+  _globals['_PLANFOR']._serialized_start=1542
+  _globals['_PLANFOR']._serialized_end=1613
+  _globals['_PLANMEASURE']._serialized_start=1616
+  _globals['_PLANMEASURE']._serialized_end=1760
   _globals['_GETCURVEREQUEST']._serialized_start=51
   _globals['_GETCURVEREQUEST']._serialized_end=121
   _globals['_GETCURVERESPONSE']._serialized_start=124
-  _globals['_GETCURVERESPONSE']._serialized_end=354
-  _globals['_CURVEALARM']._serialized_start=357
-  _globals['_CURVEALARM']._serialized_end=491
-  _globals['_GETFORECASTREQUEST']._serialized_start=493
-  _globals['_GETFORECASTREQUEST']._serialized_end=534
-  _globals['_GETFORECASTRESPONSE']._serialized_start=537
-  _globals['_GETFORECASTRESPONSE']._serialized_end=836
-  _globals['_PLANLOADREQUEST']._serialized_start=838
-  _globals['_PLANLOADREQUEST']._serialized_end=933
-  _globals['_PLANSTEP']._serialized_start=935
-  _globals['_PLANSTEP']._serialized_end=1049
-  _globals['_PLANLOADRESPONSE']._serialized_start=1052
-  _globals['_PLANLOADRESPONSE']._serialized_end=1346
-  _globals['_IMPORTFLEXIBILITYREQUEST']._serialized_start=1348
-  _globals['_IMPORTFLEXIBILITYREQUEST']._serialized_end=1445
-  _globals['_IMPORTFLEXIBILITYRESPONSE']._serialized_start=1447
-  _globals['_IMPORTFLEXIBILITYRESPONSE']._serialized_end=1508
-  _globals['_TRANSFORMERS']._serialized_start=1731
-  _globals['_TRANSFORMERS']._serialized_end=2089
+  _globals['_GETCURVERESPONSE']._serialized_end=370
+  _globals['_CURVEALARM']._serialized_start=373
+  _globals['_CURVEALARM']._serialized_end=507
+  _globals['_GETFORECASTREQUEST']._serialized_start=509
+  _globals['_GETFORECASTREQUEST']._serialized_end=550
+  _globals['_GETFORECASTRESPONSE']._serialized_start=553
+  _globals['_GETFORECASTRESPONSE']._serialized_end=852
+  _globals['_PLANLOADREQUEST']._serialized_start=854
+  _globals['_PLANLOADREQUEST']._serialized_end=949
+  _globals['_PLANSTEP']._serialized_start=951
+  _globals['_PLANSTEP']._serialized_end=1065
+  _globals['_PLANLOADRESPONSE']._serialized_start=1068
+  _globals['_PLANLOADRESPONSE']._serialized_end=1378
+  _globals['_IMPORTFLEXIBILITYREQUEST']._serialized_start=1380
+  _globals['_IMPORTFLEXIBILITYREQUEST']._serialized_end=1477
+  _globals['_IMPORTFLEXIBILITYRESPONSE']._serialized_start=1479
+  _globals['_IMPORTFLEXIBILITYRESPONSE']._serialized_end=1540
+  _globals['_TRANSFORMERS']._serialized_start=1763
+  _globals['_TRANSFORMERS']._serialized_end=2121
 # @@protoc_insertion_point(module_scope)

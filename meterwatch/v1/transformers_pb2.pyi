@@ -120,6 +120,7 @@ class GetCurveResponse(_message.Message):
     TOP_OIL_C_FIELD_NUMBER: _builtins.int
     HOT_SPOT_C_FIELD_NUMBER: _builtins.int
     AMBIENT_C_FIELD_NUMBER: _builtins.int
+    AIR_C_FIELD_NUMBER: _builtins.int
     ALARM_FIELD_NUMBER: _builtins.int
     rated_kva: _builtins.float
     """Rating. Unit: kVA."""
@@ -130,7 +131,7 @@ class GetCurveResponse(_message.Message):
     coverage_min: _builtins.float
     """Below this coverage a window does not count for alarms. Unit: 0 to 1."""
     ambient_c: _builtins.float
-    """Ambient the temperatures assume. Unit: degrees Celsius."""
+    """Air of the last window. Unit: degrees Celsius."""
     @_builtins.property
     def kva(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Mean apparent load; NaN: nothing arrived. Not scaled up for reads that are missing. Unit: kVA."""
@@ -148,6 +149,10 @@ class GetCurveResponse(_message.Message):
         """Hot spot by the thermal model. Unit: degrees Celsius."""
 
     @_builtins.property
+    def air_c(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Air the temperatures are reckoned with, by window. Unit: degrees Celsius."""
+
+    @_builtins.property
     def alarm(self) -> _containers.RepeatedCompositeFieldContainer[Global___CurveAlarm]:
         """Alarms of the transformer in this span, oldest first."""
 
@@ -163,11 +168,12 @@ class GetCurveResponse(_message.Message):
         top_oil_c: _abc.Iterable[_builtins.float] | None = ...,
         hot_spot_c: _abc.Iterable[_builtins.float] | None = ...,
         ambient_c: _builtins.float = ...,
+        air_c: _abc.Iterable[_builtins.float] | None = ...,
         alarm: _abc.Iterable[Global___CurveAlarm] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "ambient_c", b"ambient_c", "coverage", b"coverage", "coverage_min", b"coverage_min", "first_end_us", b"first_end_us", "hot_spot_c", b"hot_spot_c", "kva", b"kva", "rated_kva", b"rated_kva", "top_oil_c", b"top_oil_c", "window_s", b"window_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["air_c", b"air_c", "alarm", b"alarm", "ambient_c", b"ambient_c", "coverage", b"coverage", "coverage_min", b"coverage_min", "first_end_us", b"first_end_us", "hot_spot_c", b"hot_spot_c", "kva", b"kva", "rated_kva", b"rated_kva", "top_oil_c", b"top_oil_c", "window_s", b"window_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -406,6 +412,7 @@ class PlanLoadResponse(_message.Message):
     CUSTOMERS_FIELD_NUMBER: _builtins.int
     PROTECTED_FIELD_NUMBER: _builtins.int
     FORECAST_FIELD_NUMBER: _builtins.int
+    AIR_C_FIELD_NUMBER: _builtins.int
     met: _builtins.bool
     """True: the load is below the limit throughout, with the plan or without any."""
     limit_kw: _builtins.float
@@ -444,6 +451,10 @@ class PlanLoadResponse(_message.Message):
     def after_hot_spot_c(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Hot spot with it. Unit: degrees Celsius."""
 
+    @_builtins.property
+    def air_c(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Air the temperatures are reckoned with, by step. Unit: degrees Celsius."""
+
     def __init__(
         self,
         *,
@@ -460,10 +471,11 @@ class PlanLoadResponse(_message.Message):
         customers: _builtins.int = ...,
         protected: _builtins.int = ...,
         forecast: _builtins.bool = ...,
+        air_c: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_hot_spot_c", b"after_hot_spot_c", "after_kw", b"after_kw", "before_hot_spot_c", b"before_hot_spot_c", "before_kw", b"before_kw", "customers", b"customers", "first_end_us", b"first_end_us", "forecast", b"forecast", "limit_kw", b"limit_kw", "met", b"met", "protected", b"protected", "shortfall_kw", b"shortfall_kw", "step", b"step", "step_s", b"step_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_hot_spot_c", b"after_hot_spot_c", "after_kw", b"after_kw", "air_c", b"air_c", "before_hot_spot_c", b"before_hot_spot_c", "before_kw", b"before_kw", "customers", b"customers", "first_end_us", b"first_end_us", "forecast", b"forecast", "limit_kw", b"limit_kw", "met", b"met", "protected", b"protected", "shortfall_kw", b"shortfall_kw", "step", b"step", "step_s", b"step_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,7 +52,10 @@ class Topology:
     transformer = [f"T{i}" for i in range(21)]  # noqa: RUF012 - a stub
     head_end: list[str] = []  # noqa: RUF012
     head_end_zone: list[str] = []  # noqa: RUF012
+    transformer_district = [""] * 21
     thermal: dict[str, np.ndarray] = {}  # noqa: RUF012
+    thermal_types = None
+    thermal_type_names: list[str] = []  # noqa: RUF012
 
 
 class Store:

@@ -16,8 +16,9 @@ from meterwatch.episodes import Severity
 from meterwatch.errors import ConfigError
 from meterwatch.profile_file import known_profiles
 from rules.ladder import Level
+from rules.plates import SHIPPED_TYPES, ThermalType
 from rules.profile import PROFILES, SEASONAL, RuleProfile
-from rules.seasons import Season
+from rules.seasons import AirSeason, Season
 
 ROOT = Path(__file__).parents[2]
 
@@ -223,3 +224,53 @@ def test_the_example_is_sound_and_says_what_its_comments_say() -> None:
     assert town.overload.feeder_levels[0].name == "WARM"
     assert town.contract.levels[2].severity is Severity.CRITICAL
     assert found.alarms["night"].of("CONTRACT", "meter").on_delay_s == 3600
+
+
+def test_thermal_types_are_changed_and_added_by_name_and_air_seasons_take_the_place_of_those_inherited(
+    directory: Path,
+) -> None:
+    found = rules(
+        directory,
+        """\
+        profiles:
+          a:
+            hot_spot:
+              types:
+                onan-small: {up_to_kva: 250}
+                fitted: {oil_rise_k: 47, since: 2026-03-01}
+                onan-large: none
+              air_seasons:
+                - {name: winter, begins: 11-01, ambient_c: -5}
+          b:
+            inherits: a
+            hot_spot:
+              types:
+                - {name: only, loss_ratio: 4}
+        """,
+    )
+    small, medium, _ = SHIPPED_TYPES
+    a, b = found["a"].hot_spot, found["b"].hot_spot
+    fitted = ThermalType("fitted", oil_rise_k=47.0, since="2026-03-01")
+    assert a.types == (replace(small, up_to_kva=250.0), medium, fitted)
+    assert a.air_seasons == b.air_seasons == (AirSeason("winter", "11-01", -5.0),)
+    assert b.types == (ThermalType("only", loss_ratio=4.0),)
+
+
+def test_a_thermal_type_that_cannot_be_is_told_with_its_line(directory: Path) -> None:
+    found = problems(
+        directory,
+        """\
+        profiles:
+          a:
+            hot_spot:
+              types:
+                x: {oil_rise: 47}
+                y: {oil_rise_k: -1}
+          b:
+            hot_spot:
+              types:
+                z: {since: soon}
+        """,
+    )
+    assert [line.split(":")[0] for line in found] == ["5", "6", "10"]
+    assert "oil_rise_k" in found[0]

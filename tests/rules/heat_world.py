@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from math import exp, log
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from overload_world import START, START_US, WINDOW_US, Row, change, now_after, rows_of, tree
@@ -22,10 +21,10 @@ from meterwatch.weather import Weather
 from rules.heat_past import PastHeat
 from rules.hot_spot import HotSpot
 from rules.overload import Overload
+from rules.thermal import ThermalProfile
 from rules.twin import HotSpotProfile
+from tests.rules.twin_oracle import DAY, PROFILE, WARM, Scalar
 
-PROFILE = HotSpotProfile()
-DAY, WARM = 96, 72
 LEVEL = ["NORMAL", "WARNING", "HIGH", "CRITICAL"]
 Loaded = list[float | None]
 
@@ -37,64 +36,18 @@ class Said(NamedTuple):
     peak_c: float
 
 
-class Scalar:
-    """One transformer, one run."""
-
-    def __init__(self) -> None:
-        self.b, self.guessed, self.heard = PROFILE.begin_pu, 0.0, False
-        self.oil, self.winding = self.goes_to()
-
-    def goes_to(self) -> tuple[float, float]:
-        t = PROFILE.thermal
-        oil = t.oil_rise_k * ((self.b**2 * t.loss_ratio + 1) / (t.loss_ratio + 1)) ** t.oil_exponent
-        return oil, t.hot_spot_rise_k * self.b ** (2 * t.winding_exponent)
-
-    def step(self, b: float | None) -> None:
-        t, left = PROFILE.thermal, exp(-900 / PROFILE.thermal.oil_time_constant_s)
-        self.guessed *= left
-        if b is None:
-            self.guessed += (1 - left) * self.heard
-        else:
-            self.b, self.heard = b, True
-        oil, winding = self.goes_to()
-        self.oil = oil + (self.oil - oil) * left
-        self.winding = winding + (self.winding - winding) * exp(-900 / t.winding_time_constant_s)
-
-    def after(self, seconds: float) -> float:
-        """Hot spot over ambient so much later at the present load."""
-        t, (oil, winding) = PROFILE.thermal, self.goes_to()
-        return (
-            oil
-            + winding
-            + (self.oil - oil) * exp(-seconds / t.oil_time_constant_s)
-            + (self.winding - winding) * exp(-seconds / t.winding_time_constant_s)
-        )
-
-    def hottest_within(self, seconds: float) -> float:
-        t, (oil, winding) = PROFILE.thermal, self.goes_to()
-        slope_oil = (self.oil - oil) / t.oil_time_constant_s
-        slope_winding = (self.winding - winding) / t.winding_time_constant_s
-        moments = [0.0, seconds]
-        if slope_oil * slope_winding < 0:
-            turn = log(-slope_winding / slope_oil) / (1 / t.winding_time_constant_s - 1 / t.oil_time_constant_s)
-            if 0 < turn < seconds:
-                moments.append(turn)
-        return max(map(self.after, moments))
-
-    def level(self, ambient_c: float, more_k: float) -> int:
-        t, hot = PROFILE.thermal, ambient_c + self.after(0.0)
-        soon = ambient_c + self.hottest_within(t.high_within_s) >= t.high_c
-        return max(sum(hot + more_k >= limit for limit in (t.warning_c, t.high_c, t.critical_c)), 2 * soon)
+def same_numbers(day: int) -> ThermalProfile:
+    return PROFILE.thermal
 
 
-def oracle(loads: Loaded, air: list[float]) -> list[Said]:
-    """All episodes, each day's run by itself."""
+def oracle(loads: Loaded, air: list[float], thermal: Callable[[int], ThermalProfile] = same_numbers) -> list[Said]:
+    """All episodes, each day's run by itself, with the numbers of that day."""
     level, onset, worst, peak, below, below_top = 0, 0, 0, 0.0, 0, 0
     said: list[Said] = []
     for at, (b, ambient_c) in enumerate(zip(loads, air, strict=True)):
         if (START + at) % DAY == 0 or at == 0:
             begin = START + at - (START + at) % DAY - WARM - START
-            twin = Scalar()
+            twin = Scalar(thermal((START + at) // DAY))
             for before in range(begin, at):
                 twin.step(loads[before] if before >= 0 else None)
         twin.step(b)
@@ -145,16 +98,20 @@ class Plant:
     verdicts: list[Verdict] = field(default_factory=list)
     go_on: Callable[[], bool] = lambda: True
     """Whether there is time to look back, when reads came."""
+    profile: HotSpotProfile = PROFILE
+    registered: dict[str, Any] = field(default_factory=dict)
+    """What else the registry says of the transformers."""
 
     def __post_init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
         self.overload = Overload(tree(self.transformers, self.transformers))
+        districts = list("NS" * 9)[: self.transformers]
         topology = replace(
-            tree(self.transformers, self.transformers), transformer_district=list("NS" * 9)[: self.transformers]
+            tree(self.transformers, self.transformers), transformer_district=districts, **self.registered
         )
-        self.rule = HotSpot(topology, PROFILE, self.overload, self.weather)
+        self.rule = HotSpot(topology, self.profile, self.overload, self.weather)
         self.past = PastHeat(self.rule)
 
     async def send(self, rows: list[Row]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
-from heat_world import DAY, PROFILE, WARM, Loaded, Plant, Scalar, close, oracle, said_of, told_of
+from heat_world import Loaded, Plant, close, oracle, said_of, told_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from overload_world import START, START_US, US, WINDOW_US, Row, now_after, rows_of, tree
@@ -18,6 +22,7 @@ from rules.hot_spot import HotSpot
 from rules.overload import Overload, OverloadProfile
 from rules.thermal import ThermalProfile
 from rules.twin import HotSpotProfile, Twin
+from tests.rules.twin_oracle import DAY, PROFILE, WARM, Scalar
 
 PALETTE = [None, 0.3, 0.6, 0.9, 1.1, 1.25, 1.4, 1.6, 2.0, 0.3, 0.5, 0.7]
 load_runs = st.lists(st.tuples(st.sampled_from(PALETTE), st.integers(1, 60)), min_size=3, max_size=20)
@@ -41,7 +46,15 @@ async def test_order_splits_corrections_and_restarts_say_what_the_scalar_twin_sa
         await told_in_any_order(each, seed, warm_c)
 
 
-async def told_in_any_order(each: list[list[tuple[float | None, int]]], seed: int, warm_c: float) -> None:
+async def told_in_any_order(
+    each: list[list[tuple[float | None, int]]],
+    seed: int,
+    warm_c: float,
+    profile: HotSpotProfile = PROFILE,
+    registered: dict[str, Any] | None = None,
+    thermal: Callable[[int, int], ThermalProfile] = lambda slot, day: PROFILE.thermal,
+) -> None:
+    """thermal: numbers of a transformer on a day, as they are to be."""
     rng = np.random.default_rng(seed)
     loads = [flat(runs) for runs in each]
     longest = max(map(len, loads))
@@ -57,7 +70,7 @@ async def told_in_any_order(each: list[list[tuple[float | None, int]]], seed: in
             else:
                 sent.append((at, row))
     sent.sort(key=lambda one: one[0])
-    plant = Plant(len(loads), weather)
+    plant = Plant(len(loads), weather, profile=profile, registered=registered or {})
     if seed % 2:  # there is not always time
         plant.go_on = lambda: bool(rng.random() < 0.5)
     at = 0
@@ -75,7 +88,7 @@ async def told_in_any_order(each: list[list[tuple[float | None, int]]], seed: in
     assert waiting([plant.past]) == 0
     for slot, mine in enumerate(loads):
         air = [warm_c if slot % 2 else 30.0] * longest
-        told, truth = said_of(plant.told.get(slot, [])), oracle(mine, air)
+        told, truth = said_of(plant.told.get(slot, [])), oracle(mine, air, partial(thermal, slot))
         assert close(told, truth), (slot, told, truth)
 
 
