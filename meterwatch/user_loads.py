@@ -16,8 +16,8 @@ from meterwatch.known_loads import KnownLoads
 from meterwatch.topology import Topology
 from rules.overload import Overload
 from rules.user.columns import On
-from rules.user.kernel import Rows
 from rules.user.load_columns import LoadColumns
+from rules.user.seen import Rows
 
 Ints = NDArray[np.int64]
 

@@ -24,10 +24,11 @@ from meterwatch.episodes import Episode
 from meterwatch.user_rules import read_rules, seconds_of
 from meterwatch.yaml_nodes import Problem, Problems, composed, line_of
 from rules.user.columns import On
-from rules.user.kernel import Kernel, Rows
+from rules.user.kernel import Kernel
 from rules.user.load_columns import LoadColumns
 from rules.user.model import UserRule
 from rules.user.read_columns import ReadColumns
+from rules.user.seen import Rows
 
 ROWS_MAX: Final = 100_000
 START_US: Final = 1_767_225_600_000_000  # 2026-01-01

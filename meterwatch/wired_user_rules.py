@@ -28,10 +28,11 @@ from meterwatch.user_loads import LoadRows
 from meterwatch.user_rules import RuleSet, read_rules
 from rules.overload import Overload
 from rules.user.columns import On
-from rules.user.kernel import Kernel, Rows
+from rules.user.kernel import Kernel
 from rules.user.model import UserRule
 from rules.user.read_columns import blocks, evidence_only, is_evidence
 from rules.user.running import Health
+from rules.user.seen import Rows
 from storage.evidence import EvidenceStore
 from storage.past_loads import PastLoads
 

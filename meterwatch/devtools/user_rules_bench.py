@@ -20,9 +20,10 @@ from meterwatch.devtools.rules_bench import EVALUATE_ROWS, INTERVAL_S, START_US,
 from meterwatch.user_rules import read_rules, shipped
 from rules.user.columns import COLUMNS, On
 from rules.user.expression import parsed
-from rules.user.kernel import Kernel, Rows
+from rules.user.kernel import Kernel
 from rules.user.model import UserRule
 from rules.user.read_columns import blocks
+from rules.user.seen import Rows
 
 INTERVALS: Final = 6
 WARM: Final = 2

@@ -5,13 +5,14 @@ Argument. Where an asset's reads come in the order of their ends, its state move
 episodes around that span are found anew from the stored reads, by the same fold, between two calm reads. So the
 episodes depend on the stored reads alone: not on their order, their batches, re-sends, or when the service was started.
 
-Memory: 32 bytes per asset, and per rule some 60 bytes for each asset not at rest. Cost: a pass over each column; a rule
+Memory: 32 bytes per asset, and what rules.user.kept says per rule. Cost: a pass over each column; a rule
 looks at the rows where it may be true (rules.user.bounds) and at those of assets in its state. A rule that fails or is
 slow is put aside alone, with a rising pause, and begins anew after it as after a start. No clock: `spent` is given.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -23,24 +24,30 @@ from meterwatch.episodes import Episode, Verdict
 from rules.user.bounds import Block
 from rules.user.columns import On
 from rules.user.expression import negated
-from rules.user.fold import FAR_PAST, REST, Bools, Ended, Evidence, Ints, Lanes, calm, fold, sorted_evidence
+from rules.user.fold import (
+    FAR_PAST,
+    REST,
+    Bools,
+    Ended,
+    Evidence,
+    Ints,
+    Lanes,
+    by_lane,
+    calm,
+    fold,
+    joined,
+    sorted_evidence,
+)
+from rules.user.kept import Kept
 from rules.user.model import LEVEL, RULES_MAX, UserRule
-from rules.user.program import Columns, Program
+from rules.user.program import Program
 from rules.user.running import BUDGET_NS_PER_ROW, Health, Running
+from rules.user.seen import Awake, Rows, Seen, gathered
 
 _ONE: Final = np.uint64(1)
 TIMED_EVERY: Final = 16
 """Of so many blocks one is timed rule by rule, as a clock of CPU time is dearer than a calm rule; and any after a block
 on which all together took longer than one may."""
-
-
-class Rows(NamedTuple):
-    """Rows of some assets with their columns. No (asset, end) occurs twice in one call."""
-
-    asset: NDArray[np.int32]
-    end_us: Ints
-    length_us: Ints
-    columns: Columns
 
 
 class Span(NamedTuple):
@@ -53,32 +60,6 @@ class Span(NamedTuple):
     def take(self, rows: Any) -> Span:
         """Some of them."""
         return Span(self.asset[rows], self.first_us[rows], self.last_us[rows])
-
-
-class _Awake(NamedTuple):
-    """Which rules have the asset of each row in their state, and the rows where any has."""
-
-    words: NDArray[np.uint64]
-    rows: NDArray[np.intp]
-    any: int
-
-    @classmethod
-    def of(cls, words: NDArray[np.uint64]) -> _Awake:
-        rows = np.flatnonzero(words)
-        return cls(words, rows, int(np.bitwise_or.reduce(words[rows])))
-
-
-class _Seen(NamedTuple):
-    """A block and what is known of its assets."""
-
-    rows: Rows
-    block: Block
-    awake: _Awake
-    is_late: Bools
-    again: Bools
-    """To be judged by what is stored; the rules add to it."""
-    several: bool
-    """The block has more than one end, so that an asset may be here twice."""
 
 
 class Kernel:
@@ -124,14 +105,13 @@ class Kernel:
 
     def _running(self, rule: UserRule, i: int, cold_us: int) -> Running:
         true, false = self._program.add(rule.tree), self._program.add(negated(rule.tree))
-        state, nobody = Lanes.at_rest(0, len(rule.shown)), np.zeros(0, np.int32)
-        left = nobody, np.zeros(0, np.int64)
-        return Running(rule, _ONE << np.uint64(i), true, false, nobody, state, cold_us, left)
+        left = np.zeros(0, np.int32), np.zeros(0, np.int64)
+        return Running(rule, _ONE << np.uint64(i), true, false, Kept(len(rule.shown)), cold_us, left)
 
     @property
     def rules(self) -> list[tuple[UserRule, Health, int]]:
         """Each with its health and how many assets are not at rest."""
-        return [(one.rule, one.health, len(one.assets)) for one in self._rules]
+        return [(one.rule, one.health, len(one.state)) for one in self._rules]
 
     def take_over(self, before: Kernel) -> None:
         """Go on with the health of the same rules."""
@@ -199,22 +179,27 @@ class Kernel:
         if seen.again.any():
             end_us = rows.end_us[seen.again]
             late.append(Span(rows.asset[seen.again], end_us, end_us))
-        self._see(rows.asset, rows.end_us, seen.several)
+        if seen.in_order:
+            self._seen_us[rows.asset] = rows.end_us[0]
+            self.newest_us = max(self.newest_us, int(rows.end_us[0]))
+        else:
+            self._see(rows.asset, rows.end_us)
 
-    def _seen(self, rows: Rows) -> _Seen:
+    def _seen(self, rows: Rows) -> Seen:
         several = bool((rows.end_us != rows.end_us[0]).any())
         if self._in_order:
             is_late = rows.end_us <= self._seen_us[rows.asset]
         else:
             is_late = np.ones(len(rows.end_us), np.bool_)
-        again = is_late & self._matters(rows.asset, rows.end_us) if is_late.any() else is_late.copy()
-        awake = _Awake.of(self._awake[rows.asset])
-        return _Seen(rows, Block(self._program, rows.columns), awake, is_late, again, several)
+        any_late = bool(is_late.any())
+        again = is_late & self._matters(rows.asset, rows.end_us) if any_late else is_late.copy()
+        awake = Awake(self._program, rows.columns, self._awake[rows.asset])
+        return Seen(
+            rows, Block(self._program, rows.columns), awake, is_late, again, several, not several and not any_late
+        )
 
-    def _pick(self, i: int, one: Running, seen: _Seen, picked: list[list[Evidence]]) -> None:
+    def _pick(self, i: int, one: Running, seen: Seen, picked: list[list[Evidence]]) -> None:
         hit, awake, rows = seen.block.hits(one.true), seen.awake, seen.rows
-        if not len(hit) and not awake.any & one.mask:
-            return
         if len(hit):
             asset, end_us = rows.asset[hit], rows.end_us[hit]
             if seen.several:
@@ -225,34 +210,15 @@ class Kernel:
             seen.again[hit[unwatched | seen.is_late[hit]]] = True
             self._awake[asset] |= one.bit
             if seen.several:
-                awake = _Awake.of(self._awake[rows.asset])
-        up = awake.rows[awake.words[awake.rows] & one.bit != 0] if awake.any & one.mask else awake.rows[:0]
-        here = np.union1d(hit, up) if len(up) else hit
-        true = np.zeros(len(rows.end_us), np.bool_)
-        true[hit] = True
-        picked[i].append(self._rows(one, rows, here, true))
+                awake = Awake(self._program, rows.columns, self._awake[rows.asset])
+            picked[i].append(gathered(rows, hit, np.ones(len(hit), np.bool_), one.shown))
+        false = awake.false(one)
+        if len(false):
+            picked[i].append(gathered(rows, false, np.zeros(len(false), np.bool_), one.shown))
 
-    def _see(self, asset: NDArray[np.int32], end_us: Ints, several: bool) -> None:
-        if several:
-            np.maximum.at(self._seen_us, asset, end_us)
-            self.newest_us = max(self.newest_us, int(end_us.max()))
-        else:
-            self._seen_us[asset] = np.maximum(self._seen_us[asset], end_us[0])
-            self.newest_us = max(self.newest_us, int(end_us[0]))
-
-    def _rows(self, one: Running, rows: Rows, at: NDArray[np.intp], true: Bools) -> Evidence:
-        """The rows `at` that are known to be true or false, asset in the place of the lane."""
-        some = rows.columns.take(at)
-        is_true = true[at]
-        known = is_true | self._program.on(some).truth(one.false)
-        values = np.full((len(at), len(one.rule.shown)), np.nan)
-        for column, name in enumerate(one.rule.shown):
-            try:
-                values[:, column] = some.number(name)
-            except KeyError:
-                values[:, column] = some.flag(name)
-        found = Evidence(rows.asset[at].astype(np.intp), rows.end_us[at], rows.length_us[at], is_true, values)
-        return found if known.all() else found.take(known)
+    def _see(self, asset: NDArray[np.int32], end_us: Ints) -> None:
+        np.maximum.at(self._seen_us, asset, end_us)
+        self.newest_us = max(self.newest_us, int(end_us.max()))
 
     # A rule by itself
 
@@ -265,10 +231,9 @@ class Kernel:
 
     def _aside(self, one: Running, why: str) -> None:
         one.health.put_aside(why)
-        firing = one.state.raised_us > 0
-        one.left = one.assets[firing], one.state.onset_us[firing]
+        one.left = one.state.firing()
         self._awake &= ~one.bit
-        one.assets, one.state = one.assets[:0], one.state.take(slice(0, 0))
+        one.state.clear()
 
     def _wait(self, one: Running, rows: int) -> None:
         one.health.aside_rows = max(0, one.health.aside_rows - rows)
@@ -279,19 +244,20 @@ class Kernel:
 
     def _move(self, i: int, one: Running, parts: list[Evidence], touched: NDArray[np.int32]) -> None:
         """Forward, whoever is not touched."""
-        rows = Evidence(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        rows = joined(parts)
         if len(touched):
             mine = np.isin(rows.lane, touched)
             self.touch(rows.lane[mine].astype(np.int32), rows.end_us[mine], rows.end_us[mine])
             rows = rows.take(~mine)
-        assets = np.unique(rows.lane).astype(np.int32)
-        rows = sorted_evidence(rows._replace(lane=np.searchsorted(assets, rows.lane)))
-        state = one.picked(assets)
+        assets, rows = by_lane(rows)
+        state = one.state.picked(assets)
         was_firing = state.raised_us > 0
         ended = fold(state, rows, one.for_us, one.keep_us)
         firing = state.raised_us > 0
-        begun = np.flatnonzero(firing & ~(was_firing & ~np.isin(np.arange(len(assets)), ended.lane)))
-        self._keep(one, assets, state)
+        was_firing[ended.lane] = False
+        begun = np.flatnonzero(firing & ~was_firing)
+        one.state.keep(assets, state)
+        self._awake[assets[state.onset_us == REST]] &= ~one.bit
         episodes: dict[int, list[Episode]] = {}
         for lane, episode in self._episodes(one, assets, ended, state, begun):
             episodes.setdefault(lane, []).append(episode)
@@ -300,7 +266,7 @@ class Kernel:
             self._say(i, one, asset, Verdict(one.rule.alarm_rule, self.on, asset, found[0].onset_us + 1, tuple(found)))
 
     def _keep(self, one: Running, assets: NDArray[np.int32], state: Lanes) -> None:
-        one.kept(assets, state)
+        one.state.keep(assets, state)
         rest = state.onset_us == REST
         self._awake[assets[rest]] &= ~one.bit
         self._awake[assets[~rest]] |= one.bit
@@ -323,18 +289,18 @@ class Kernel:
         self, one: Running, assets: NDArray[np.int32], ended: Ended, state: Lanes, firing: NDArray[np.intp]
     ) -> Iterator[tuple[int, Episode]]:
         """Those that ended, and those that last, of these lanes."""
-        for lane, onset, raised, cleared, values in zip(*ended, strict=True):
-            yield int(lane), self._episode(one, int(assets[lane]), int(onset), int(raised), int(cleared), values)
-        for lane in firing.tolist():
-            onset_us, raised_us = int(state.onset_us[lane]), int(state.raised_us[lane])
-            yield lane, self._episode(one, int(assets[lane]), onset_us, raised_us, None, state.values[lane])
+        for lane, onset, raised, cleared, values in zip(*(column.tolist() for column in ended), strict=True):
+            yield lane, self._episode(one, int(assets[lane]), onset, raised, cleared, values)
+        lasting = state.onset_us[firing].tolist(), state.raised_us[firing].tolist(), state.values[firing].tolist()
+        for lane, onset, raised, values in zip(firing.tolist(), *lasting, strict=True):
+            yield lane, self._episode(one, int(assets[lane]), onset, raised, None, values)
 
     def _episode(
         self, one: Running, asset: int, onset_us: int, raised_us: int, cleared_us: int | None, values: Sequence[float]
     ) -> Episode:
         name, place = self._name(asset)
-        numbers = (None if np.isnan(value) else round(float(value), 6) for value in values)
-        summary, evidence = one.rule.told(name, place, dict(zip(one.rule.shown, numbers, strict=True)))
+        numbers = (None if math.isnan(value) else round(value, 6) for value in values)
+        summary, evidence = one.rule.told(name, place, dict(zip(one.shown, numbers, strict=True)))
         return Episode(onset_us, raised_us, cleared_us, one.rule.severity, LEVEL, summary, evidence)
 
     # What was touched
@@ -393,7 +359,7 @@ class Kernel:
                 self._say(i, one, int(assets[lane]), verdict)
         for part in rows:
             if len(part.end_us):
-                self._see(part.asset, part.end_us, True)
+                self._see(part.asset, part.end_us)
         result = np.zeros(len(more), np.bool_)
         result[order] = more
         return result
@@ -408,16 +374,17 @@ class Kernel:
     ) -> _Judged:  # fmt: skip
         parts = []
         for part in rows:
-            true = self._program.on(part.columns).truth(one.true)
-            hit = part.asset[true]
-            np.maximum.at(self._true_us, hit, part.end_us[true])
-            parts.append(self._rows(one, part, np.arange(len(part.asset)), true))
+            values = self._program.on(part.columns)
+            true = values.truth(one.true)
+            np.maximum.at(self._true_us, part.asset[true], part.end_us[true])
+            known = np.flatnonzero(true | values.truth(one.false))
+            parts.append(gathered(part, known, true[known], one.shown))
         n = len(assets)
         if parts:
             evidence = Evidence(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         else:
             none = np.zeros(0, np.int64)
-            evidence = Evidence(none, none, none, none.astype(np.bool_), np.zeros((0, len(one.rule.shown))))
+            evidence = Evidence(none, none, none, none.astype(np.bool_), np.zeros((0, len(one.shown))))
         evidence = sorted_evidence(evidence._replace(lane=np.searchsorted(assets, evidence.lane)))
         is_calm = calm(evidence, one.keep_us, FAR_PAST if whole else from_us)
         lane, end_us = evidence.lane[is_calm], evidence.end_us[is_calm]
@@ -430,7 +397,7 @@ class Kernel:
         lasting = until == np.iinfo(np.int64).max
         more = ((begin == FAR_PAST) & (not whole)) | (lasting & (not reaches_now))
         inside = (evidence.end_us > begin[evidence.lane]) & (evidence.end_us <= until[evidence.lane])
-        state = Lanes.at_rest(n, len(one.rule.shown))
+        state = Lanes.at_rest(n, len(one.shown))
         ended = fold(state, evidence.take(inside), one.for_us, one.keep_us)
         episodes: dict[int, list[Episode]] = {}
         firing = np.flatnonzero(state.raised_us > 0)

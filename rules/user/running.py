@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from rules.user.fold import REST, Ints, Lanes
+from rules.user.fold import Ints
+from rules.user.kept import Kept
 from rules.user.model import US, UserRule
 
 BUDGET_NS_PER_ROW: Final = 200.0
@@ -68,9 +69,8 @@ class Running:
     true: int
     """Steps of the program: where it is true, and where it is false."""
     false: int
-    assets: NDArray[np.int32]
-    """Not at rest, ascending."""
-    state: Lanes
+    state: Kept
+    """Of the assets not at rest."""
     cold_us: int
     """What ends up to then was not watched by it."""
     left: tuple[NDArray[np.int32], Ints]
@@ -78,9 +78,12 @@ class Running:
     health: Health = field(default_factory=Health)
     mask: int = field(init=False)
     """The bit as a number of Python's, which is compared faster."""
+    shown: list[str] = field(init=False)
+    """Columns whose values are kept with an alarm."""
 
     def __post_init__(self) -> None:
         self.mask = int(self.bit)
+        self.shown = self.rule.shown
 
     @property
     def for_us(self) -> int:
@@ -89,27 +92,3 @@ class Running:
     @property
     def keep_us(self) -> int:
         return self.rule.keep_firing_s * US
-
-    def picked(self, assets: NDArray[np.int32]) -> Lanes:
-        """The state of these assets, ascending and each once."""
-        found = Lanes.at_rest(len(assets), len(self.rule.shown))
-        if len(self.assets):
-            at = np.minimum(np.searchsorted(self.assets, assets), len(self.assets) - 1)
-            mine = np.flatnonzero(self.assets[at] == assets)
-            found.put(mine, self.state.take(at[mine]))
-        return found
-
-    def kept(self, assets: NDArray[np.int32], state: Lanes) -> None:
-        """Take this state of these assets, ascending."""
-        awake = state.onset_us != REST
-        if len(assets) == len(self.assets) and awake.all() and bool((assets == self.assets).all()):
-            self.state = state
-            return
-        at = np.searchsorted(assets, self.assets)
-        others = np.ones(len(self.assets), np.bool_)
-        inside = at < len(assets)
-        others[inside] = assets[at[inside]] != self.assets[inside]
-        joined = np.concatenate((self.assets[others], assets[awake]))
-        order = np.argsort(joined, kind="stable")
-        self.assets = joined[order]
-        self.state = self.state.take(others).joined(state.take(awake)).take(order)

@@ -17,11 +17,13 @@ from meterwatch.batch import Reads
 from meterwatch.channels import CHANNEL_BIT
 from meterwatch.episodes import Verdict
 from meterwatch.quality import ORIGIN_SHIFT, Origin
+from rules.user import kept
 from rules.user.columns import COLUMNS, On
 from rules.user.expression import parsed
-from rules.user.kernel import Kernel, Rows
+from rules.user.kernel import Kernel
 from rules.user.model import UserRule
 from rules.user.read_columns import blocks, evidence_only
+from rules.user.seen import Rows
 from tests.rules import user_oracle
 from tests.rules.overload_world import tree
 
@@ -65,6 +67,7 @@ class World:
     """A store, a kernel over it, and a book that takes its verdicts as alarm.book does."""
 
     rules: Sequence[UserRule]
+    meters: int = METERS
     stored: dict[Key, float | None] = field(default_factory=dict)
     book: dict[tuple[str, int], list[user_oracle.Spoken]] = field(default_factory=dict)
     ever: set[tuple[str, int]] = field(default_factory=set)
@@ -74,7 +77,7 @@ class World:
 
     def fresh(self) -> Kernel:
         newest = max((START_US + (n + 1) * Q for _, n in self.stored), default=0)
-        return Kernel(On.METER, self.rules, METERS, newest, lambda slot: (f"m{slot}", {}), lambda: 0)
+        return Kernel(On.METER, self.rules, self.meters, newest, lambda slot: (f"m{slot}", {}), lambda: 0)
 
     def send(self, rows: Sequence[tuple[Key, float | None]]) -> None:
         """Store rows, each key once, and tell the kernel what changed."""
@@ -131,7 +134,7 @@ class World:
     def expected(self) -> dict[tuple[str, int], list[user_oracle.Spoken]]:
         found = {}
         for one in self.rules:
-            for slot in range(METERS):
+            for slot in range(self.meters):
                 reads = [
                     (START_US + (n + 1) * Q, Q,
                      user_oracle.truth(one.expr, {"voltage_a_v": np.float32(np.nan if v is None else v)}))
@@ -188,6 +191,28 @@ def test_reads_in_order_never_need_the_store_and_give_the_episodes_of_the_oracle
         if data.draw(st.booleans()):
             world.evaluate()
     world.evaluate()
+    assert world.known() == world.expected()
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32), share=st.sampled_from([0.01, 0.1, 0.5]), parts=st.integers(1, 4))
+def test_a_fleet_told_in_parts_of_any_order_gives_the_episodes_of_the_oracle(
+    seed: int, share: float, parts: int
+) -> None:
+    """Many assets fall asleep and wake up; some rules have few of them awake and some most."""
+    rng, meters = np.random.default_rng(seed), 150
+    world = World((*RULES, rule("rare", "voltage_a_v > 290")), meters)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept, "ROWS_MIN", 4)
+        world.kernel = world.fresh()
+        for n in range(12):
+            volts = np.where(rng.random(meters) < share, rng.choice([250.0, 300.0], meters), LOW)
+            for some in np.array_split(rng.permutation(meters), parts):
+                world.send([((int(slot), n), ABSENT if rng.random() < 0.03 else float(volts[slot])) for slot in some])
+            if rng.random() < 0.3:
+                world.evaluate()
+        assert world.kernel.wanted() is None
+        world.evaluate()
     assert world.known() == world.expected()
 
 
