@@ -259,6 +259,7 @@ class AlarmDesk:
         shelf: AssetShelf | None = None,
     ) -> list[Transition]:
         self._in_doubt = True
+        drafts = self.book.placed(drafts)
         if drafts:
             failpoints.passed("before_transitions")
         seqs = await self._store.commit(drafts, batch_ids, now_us=now_us, loads=loads, shelf=shelf)

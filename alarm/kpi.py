@@ -1,7 +1,7 @@
 """How the alarm system does, by the measures of ISA-18.2: pages per operator, floods, chattering, the most frequent.
 
 Pure: counts of what began to page in a span of the service's clock give the figures. Counted is what calls for a
-person; what is folded, shelved or out of service is not.
+person; what is folded, shelved or out of service is not, and alarms that call once (meterwatch.one_call) count once.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Kpis:
     """At most CHATTERING_MAX."""
     top: list[tuple[Source, int]]
     """The most frequent sources and how often each began to page, at most TOP."""
+    pages_under: int = 0
+    """What began to page in the call of another alarm; not in `pages`."""
 
 
 def kpis(pages: Pages, from_us: int, now_us: int, operators: int) -> Kpis:
@@ -58,4 +60,5 @@ def kpis(pages: Pages, from_us: int, now_us: int, operators: int) -> Kpis:
         flood_now=flood,
         chattering=list(pages.chattering),
         top=list(pages.top),
+        pages_under=pages.under,
     )

@@ -13,6 +13,7 @@ from typing import Final
 
 from meterwatch.alarms import Priority, type_of
 from meterwatch.episodes import Severity
+from meterwatch.one_call import LOAD_AND_HEAT, OneCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,9 @@ class AlarmProfile:
     name: str = "default"
     classes: tuple[AlarmClass, ...] = (AlarmClass(rule="OUTAGE", chatter_raises=3),)
     storm: StormLimits = field(default_factory=StormLimits)
+    one_call: tuple[str, ...] = LOAD_AND_HEAT
+    """Rules whose alarms of one asset call once (meterwatch.one_call); of equal priority the first leads. None: each by
+    itself."""
 
     def of(self, rule: str, asset_kind: str) -> AlarmClass:
         """The class of these alarms."""
@@ -68,6 +72,10 @@ class AlarmProfile:
 
     def priority(self, rule: str, asset_kind: str, severity: Severity) -> Priority:
         return self.of(rule, asset_kind).priority.get(severity, Priority(severity))
+
+    @property
+    def calling(self) -> OneCall:
+        return OneCall(self.one_call)
 
     @property
     def re_alarms(self) -> bool:

@@ -215,12 +215,19 @@ class AlarmService:
         after = _position(request.page_token) if request.page_token else None
         alarms = await self._reader.list_page(wanted, active_only=request.active_only, limit=size + 1, after=after)
         token = _token(alarms[size - 1]) if len(alarms) > size else ""
-        return pb.ListAlarmsResponse(alarm=map(alarm_to_wire, alarms[:size]), next_page_token=token)
+        found = [alarm_to_wire(alarm, self._leader_id(alarm)) for alarm in alarms[:size]]
+        return pb.ListAlarmsResponse(alarm=found, next_page_token=token)
 
     async def get_alarm(self, request: pb.GetAlarmRequest, context: Any) -> pb.GetAlarmResponse:
         """One alarm with its history."""
         alarm, transitions = await self._found(request.alarm_id, caller(context))
-        return pb.GetAlarmResponse(alarm=alarm_to_wire(alarm), transition=map(transition_to_wire, transitions))
+        told = alarm_to_wire(alarm, self._leader_id(alarm))
+        return pb.GetAlarmResponse(alarm=told, transition=map(transition_to_wire, transitions))
+
+    def _leader_id(self, alarm: Alarm) -> str:
+        """The alarm in whose call it is now; empty: its own."""
+        leader = next(iter(self._desk.book.called_with(alarm)), alarm)
+        return "" if leader.alarm_id == alarm.alarm_id else leader.alarm_id
 
     async def explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:
         """One alarm with all that can be said about it."""
@@ -231,6 +238,8 @@ class AlarmService:
         children, worst = await self._reader.children(alarm.alarm_id, CHILDREN_SHOWN, identity.districts)
         seen = await self._witness(alarm)
         answer = explanation(alarm, transitions, parents[0] if parents else None, children, worst, seen)
+        answer.called_with.extend(map(alarm_to_wire, self._desk.book.called_with(alarm)))
+        answer.alarm.stands_under = self._leader_id(alarm)
         if self._receipts is not None:
             answer.receipt.extend(receipts_to_wire(transitions, await self._receipts.of([t.seq for t in transitions])))
         return answer
@@ -299,6 +308,7 @@ class AlarmService:
         found = await read_kpis(self._reader, from_us, now_us, operators, identity.districts)
         paging = [alarm for alarm in self._desk.paging() if identity.sees(alarm.district)]
         answer = kpis_to_wire(found, paging, now_us)
+        answer.one_call.extend(self._desk.book.profile.one_call)
         answer.storm.extend(one for one in storms_to_wire(self._storms(), paging) if identity.sees(one.district))
         return answer
 

@@ -58,8 +58,8 @@ ACTION_OF_WIRE: Final[dict[int, TransitionKind]] = {
 }
 
 
-def alarm_to_wire(alarm: Alarm) -> pb.Alarm:
-    """An alarm as a message."""
+def alarm_to_wire(alarm: Alarm, stands_under: str = "") -> pb.Alarm:
+    """An alarm as a message. stands_under: the alarm in whose call it is."""
     return pb.Alarm(
         alarm_id=alarm.alarm_id,
         type=alarm.rule,
@@ -95,6 +95,7 @@ def alarm_to_wire(alarm: Alarm) -> pb.Alarm:
         repeats=alarm.evidence.get(REPEATS, 0),
         chattering=alarm.evidence.get(CHATTERING, False),
         label=alarm.labels,
+        stands_under=stands_under,
     )
 
 
@@ -167,6 +168,7 @@ def kpis_to_wire(found: Kpis, paging: Sequence[Alarm], now_us: int) -> pb.GetKpi
     return pb.GetKpisResponse(
         windows=found.windows,
         pages=found.pages,
+        pages_under=found.pages_under,
         pages_max=found.pages_max,
         flood_windows=found.flood_windows,
         flood_now=found.flood_now,

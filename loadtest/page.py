@@ -55,7 +55,14 @@ MEANING: Final = {
     "warned_before_hot": "the same, warned of no later than the 140 C",
     "two_hour_rule_before_hot": "the same, by the two-hour rule",
     "lead_min_p50": "first warning to the 140 C, median, minutes",
-    "alarms_over_two_hour_rule": "pages of overload, heat and forecast, over the two-hour rule's",
+    "alarms_over_two_hour_rule": "alarms of overload, heat and forecast that paged, over the two-hour rule's",
+    "calls_over_two_hour_rule": "calls for them, one for a transformer at a time, over the two-hour rule's alarms",
+    "calls_and_escalations_over_two_hour_rule": "the same, with what outranked the call it came to",
+    "calls": "calls for overload, heat and forecast of transformers",
+    "escalations": "how often something graver called within one",
+    "alarms_of_load": "alarms of overload of transformers that paged",
+    "alarms_of_heat": "of their temperature",
+    "alarms_of_forecast": "of forecasts of either",
     "tolerance_s": "tolerance in time when pairing",
 }
 

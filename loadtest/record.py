@@ -55,6 +55,10 @@ class Told:
     paged: bool
     """Shown as active, not folded under a parent and not history."""
     retracted: bool = False
+    calls: int = 0
+    """How often it began a call (meterwatch.one_call). Of types that call once for an asset."""
+    escalations: int = 0
+    """How often it outranked all that had called in the call it came to."""
 
 
 @dataclass(slots=True)

@@ -15,6 +15,9 @@ from loadtest.record import Fault, Record, Told
 
 WARNS: Final = OF_HEAT | {"OVERLOAD"}
 """Types of alarm that warn of a transformer's heat."""
+BY_TYPE: Final[Mapping[str, str]] = {
+    "alarms_of_load": "OVERLOAD", "alarms_of_heat": "HOT_SPOT", "alarms_of_forecast": "FORECAST_OVERLOAD",
+}  # fmt: skip
 CLEAR_LATE_S: Final[Mapping[str, int]] = {"OUTAGE": 900, "COMM_LOSS": 1800, "OVERLOAD": 3600}
 """How long after the end of a fault its alarm may stand: the rule's own off delay and one interval for the reads."""
 CLEAR_LATE_OTHER_S: Final = 1800
@@ -125,7 +128,10 @@ def _heat(record: Record, found: Match) -> dict[str, float | None]:
 
     warned_in_time: of the faults that pass 140 C, the share warned of no later than that rule does, or no later than
     the 140 C if it never warns; warned_before_hot: no later than the 140 C; the latter also of that rule.
-    alarms_over_two_hour_rule: pages of WARNS of transformers / that rule's.
+    alarms_over_two_hour_rule: alarms of WARNS of transformers that paged and stand / that rule's, whose every warning
+    is a call. calls_over_two_hour_rule: how often they called (meterwatch.one_call), those taken back since included;
+    calls_and_escalations_over_two_hour_rule: and how often something graver called within such a call. alarms_of_load,
+    _heat, _forecast: those alarms by type; calls, escalations: how many.
     """
     result: dict[str, float | None] = {}
     hot = [fault for fault in record.faults if fault.hot_us is not None]
@@ -153,8 +159,14 @@ def _heat(record: Record, found: Match) -> dict[str, float | None]:
         result["two_hour_rule_before_hot"] = _share_by(rule_us, hot_us)
         result["lead_min_p50"] = percentile(leads_min, 50)
     if by_rule := record.inputs.get("two_hour_rule_alarms"):
-        pages = sum(told.asset_kind == "transformer" for told in warnings)
-        result["alarms_over_two_hour_rule"] = round(pages / by_rule, 4)
+        alarms = [told for told in warnings if told.asset_kind == "transformer"]
+        mine = [told for told in record.told if told.type in WARNS and told.asset_kind == "transformer"]
+        calls, escalations = sum(told.calls for told in mine), sum(told.escalations for told in mine)
+        result["alarms_over_two_hour_rule"] = round(len(alarms) / by_rule, 4)
+        result["calls_over_two_hour_rule"] = round(calls / by_rule, 4)
+        result["calls_and_escalations_over_two_hour_rule"] = round((calls + escalations) / by_rule, 4)
+        result |= {name: sum(told.type == kind for told in alarms) for name, kind in BY_TYPE.items()}
+        result |= {"calls": calls, "escalations": escalations}
     return result
 
 

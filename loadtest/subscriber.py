@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from typing import Any, Final
 
 from loadtest.record import Told
 from meterwatch.alarms import PAGED
 from meterwatch.client import AlarmFeed
 from meterwatch.client.retry import open_channel
+from meterwatch.one_call import CALLING, ONE_CALL, Calls, Ring, rank
 from meterwatch.v1 import alarms_pb2, alarms_pb2_grpc
 
 READY_TIMEOUT_S: Final = 60.0
 _PAGED: Final = frozenset(alarms_pb2.AlarmState.Value(f"ALARM_STATE_{state}") for state in PAGED)
+_CALLING: Final = frozenset(alarms_pb2.AlarmState.Value(f"ALARM_STATE_{state}") for state in CALLING)
 
 
 class Subscriber:
@@ -28,6 +31,8 @@ class Subscriber:
         self._lock = threading.Lock()
         self._told: dict[str, Told] = {}
         self._first: dict[str, tuple[float, bool]] = {}
+        self._calls = Calls()
+        self._rings: dict[str, Counter[Ring]] = {}
         self._before: set[str] = set()
         self._ready = threading.Event()
         self.transitions = 0
@@ -80,6 +85,10 @@ class Subscriber:
             first_s, paged = self._first.get(alarm.alarm_id, (now_s, False))
             paged = paged or (alarm.state in _PAGED and not alarm.parent_id)
             self._first[alarm.alarm_id] = first_s, paged
+            rings = self._rings.setdefault(alarm.alarm_id, Counter())
+            if (family := ONE_CALL.family(alarm.type, alarm.asset_kind, alarm.asset)) is not None:
+                now = rank(alarm.type, alarm.priority) if _calls(alarm) else None
+                rings[self._calls.take(family, alarm.alarm_id, now)] += 1
             self._told[alarm.alarm_id] = Told(
                 alarm_id=alarm.alarm_id,
                 type=alarm.type,
@@ -93,7 +102,13 @@ class Subscriber:
                 received_s=first_s,
                 paged=paged,
                 retracted=alarm.state == alarms_pb2.ALARM_STATE_RETRACTED,
+                calls=rings[Ring.CALL],
+                escalations=rings[Ring.ESCALATION],
             )
+
+
+def _calls(alarm: alarms_pb2.Alarm) -> bool:
+    return alarm.state in _CALLING and not alarm.shelved_until_us and not alarm.out_of_service_by
 
 
 def _since(told: Told, start_s: float) -> Told:

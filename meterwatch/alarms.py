@@ -263,6 +263,8 @@ class Draft:
     """As it is; None for a new alarm."""
     action: Action | None = None
     """What made it, if an operator did."""
+    under: str | None = None
+    """The alarm in whose call it begins to page (meterwatch.one_call); None: it calls by itself, or begins nothing."""
 
     def numbered(self, seq: int, recorded_us: int) -> Transition:
         """The committed transition."""
@@ -289,7 +291,7 @@ Source = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """What began to page in a span of the service's clock, counted."""
+    """What began to page in a span of the service's clock, counted. Windows count calls (meterwatch.one_call)."""
 
     windows: Mapping[int, int]
     """By window of 10 minutes, 0 the last one."""
@@ -297,6 +299,8 @@ class Pages:
     """The most frequent sources and how often each began to page."""
     chattering: Sequence[tuple[Source, int]]
     """Sources that began to page again and again within a window, by name."""
+    under: int = 0
+    """Began to page in the call of another alarm; not in `windows`."""
 
 
 @dataclass(frozen=True, slots=True)

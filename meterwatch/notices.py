@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from meterwatch.alarms import Alarm, AlarmState
+from meterwatch.alarms import Alarm, AlarmState, Priority
 from meterwatch.episodes import Severity
 
 
@@ -26,6 +26,8 @@ class Change(StrEnum):
     """Nobody has acknowledged it since it was told."""
     ESCALATED = "ESCALATED"
     """Nobody has acknowledged it, so this department is told, too."""
+    LEADS = "LEADS"
+    """It stood under another alarm of its asset, in whose call it was; that one is over or graver no more."""
 
 
 class NoticeState(StrEnum):
@@ -67,6 +69,9 @@ class Told:
     at_us: int
     number: int
     """Of the delivery."""
+    priority: Priority
+    lost: bool = False
+    """That message was given up: nobody had it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class Notice:
     due_us: int | None = None
     """When it is to be told; None: nothing is."""
     urged: Change | None = None
-    """REPEATED or ESCALATED: it is to be told although nothing changed."""
+    """REPEATED, ESCALATED or LEADS: it is to be told although nothing changed, or not by what changed."""
     told: Told | None = None
     state: NoticeState = NoticeState.OPEN
 

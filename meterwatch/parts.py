@@ -215,7 +215,7 @@ def _routes(
     routes = Dispatch(
         config.alarms.routes_file, outbox, desk.hub.log_id, desk, clock,
         counted=lambda target, what: metrics.route_messages.labels(target, what).inc(),
-        aside=storms.stands_aside,
+        aside=storms.stands_aside, one_call=desk.book.profile.calling,
     )  # fmt: skip
     metrics.watch_targets(
         {

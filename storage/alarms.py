@@ -55,7 +55,7 @@ _UPSERT: Final = sql.SQL("INSERT INTO alarms ({}) VALUES ({}) ON CONFLICT (alarm
 )
 _PAGES_BY_WINDOW: Final = """
 SELECT floor(extract(epoch FROM greatest(%(now)s - recorded_at, interval '0')) * 1000000 / %(window)s)::integer AS back,
-       count(*) AS pages
+       count(*) FILTER (WHERE under IS NULL) AS pages, count(under) AS under
 FROM alarm_pages WHERE recorded_at > %(from)s {mine} GROUP BY 1"""
 _PAGES_BY_SOURCE: Final = """
 WITH spaced AS (
@@ -146,7 +146,7 @@ class AlarmStore:
                     )
                     await cursor.executemany(_UPSERT, [_values(t.alarm) for t in done])
                 await _write_actions(cursor, done)
-                await _write_pages(cursor, done)
+                await _write_pages(cursor, done, [draft.under for draft in drafts])
                 await _write_shelf(cursor, shelf, now_us)
                 await mark_evaluated(cursor, evaluated_batch_ids, loads)
         return seqs
@@ -198,7 +198,7 @@ class AlarmStore:
         self, from_us: int, now_us: int, *, window_us: int, chatter_count: int, top: int, most: int,
         districts: Collection[str] = (),
     ) -> Pages:  # fmt: skip
-        """What began to page after from_us, counted in windows back from now_us.
+        """What began to page after from_us; calls counted in windows back from now_us.
 
         top: so many of the most frequent sources; most: so many of those that began chatter_count times within a
         window. districts: only of these; none: of all.
@@ -216,7 +216,9 @@ class AlarmStore:
                 if row["kind"] == which
             ]
 
-        return Pages({row["back"]: row["pages"] for row in windows}, chosen("top"), chosen("chattering"))
+        pages = {row["back"]: row["pages"] for row in windows if row["pages"]}
+        under = sum(row["under"] for row in windows)
+        return Pages(pages, chosen("top"), chosen("chattering"), under)
 
     async def get_many(self, alarm_ids: Sequence[str]) -> list[Alarm]:
         """Those of the alarms that exist."""
@@ -341,16 +343,20 @@ def _shelf(row: dict[str, Any]) -> AssetShelf:
     return AssetShelf(**({name: row[name] for name in _SHELF_FIELDS[:-1]} | {"until_us": _us(row["until_at"])}))
 
 
-async def _write_pages(cursor: psycopg.AsyncCursor[Any], transitions: Sequence[Transition]) -> None:
-    """One row per transition with which an alarm began to page."""
+async def _write_pages(
+    cursor: psycopg.AsyncCursor[Any], transitions: Sequence[Transition], under: Sequence[str | None]
+) -> None:
+    """One row per transition with which an alarm began to page; under: in whose call."""
     rows = [
-        (t.seq, _at(t.recorded_us), t.alarm.rule, t.alarm.asset_kind, t.alarm.asset)
-        for t in transitions
+        (t.seq, _at(t.recorded_us), t.alarm.rule, t.alarm.asset_kind, t.alarm.asset, whose)
+        for t, whose in zip(transitions, under, strict=True)
         if t.alarm.pages and not (t.was is not None and t.was.pages)
     ]
     if rows:
         await cursor.executemany(
-            "INSERT INTO alarm_pages (seq, recorded_at, rule, asset_kind, asset) VALUES (%s, %s, %s, %s, %s)", rows
+            "INSERT INTO alarm_pages (seq, recorded_at, rule, asset_kind, asset, under) "
+            "VALUES (%s, %s, %s, %s, %s, %s)",
+            rows,
         )
 
 

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from meterwatch.alarms import Alarm, AlarmState
+from meterwatch.alarms import Alarm, AlarmState, Priority
 from meterwatch.episodes import Severity
 from meterwatch.notices import (
     Change,
@@ -41,13 +41,14 @@ _US: Final = timedelta(microseconds=1)
 
 _NOTICE: Final = """
 INSERT INTO notices (target, alarm_id, route, department, step, group_key, seq, due_at, urged, told_seq, told_state,
-                     told_severity, told_pages, told_at, delivery_no, state)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+                     told_severity, told_pages, told_at, delivery_no, told_priority, state)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (target, alarm_id) DO UPDATE SET
   route = EXCLUDED.route, department = EXCLUDED.department, step = EXCLUDED.step, group_key = EXCLUDED.group_key,
   seq = EXCLUDED.seq, due_at = EXCLUDED.due_at, urged = EXCLUDED.urged, told_seq = EXCLUDED.told_seq,
   told_state = EXCLUDED.told_state, told_severity = EXCLUDED.told_severity, told_pages = EXCLUDED.told_pages,
-  told_at = EXCLUDED.told_at, delivery_no = EXCLUDED.delivery_no, state = EXCLUDED.state"""
+  told_at = EXCLUDED.told_at, delivery_no = EXCLUDED.delivery_no, told_priority = EXCLUDED.told_priority,
+  state = EXCLUDED.state"""
 _CLAIM: Final = """
 INSERT INTO route_claims (route, alarm_id, since_at, step) VALUES (%s, %s, %s, %s)
 ON CONFLICT (route, alarm_id) DO UPDATE SET since_at = EXCLUDED.since_at, step = EXCLUDED.step"""
@@ -63,7 +64,8 @@ INSERT INTO route_cursor (seq, next_delivery_no) VALUES (coalesce(%(seq)s, 0), c
 ON CONFLICT (only_row) DO UPDATE SET
   seq = coalesce(%(seq)s, route_cursor.seq), next_delivery_no = coalesce(%(number)s, route_cursor.next_delivery_no)"""
 _OPEN: Final = """
-SELECT n.*, l.alarm FROM notices n JOIN alarm_log l ON l.seq = n.seq WHERE n.state = 'OPEN'"""
+SELECT n.*, l.alarm, coalesce(d.state = 'DEAD', false) AS lost FROM notices n JOIN alarm_log l ON l.seq = n.seq
+LEFT JOIN deliveries d ON d.delivery_no = n.delivery_no WHERE n.state = 'OPEN'"""
 _RECEIPTS: Final = """
 SELECT a.alarm_id, a.seq, a.change, a.shown, d.* FROM delivery_alarms a JOIN deliveries d USING (delivery_no)
 WHERE true {} ORDER BY d.delivery_no DESC, a.position LIMIT %(limit)s"""
@@ -186,8 +188,9 @@ class Outbox:
     async def notices_of(self, alarm_id: str) -> list[Notice]:
         """What each target knows, or is to know, of an alarm."""
         rows = await self._rows(
-            "SELECT n.*, l.alarm FROM notices n JOIN alarm_log l ON l.seq = n.seq WHERE n.alarm_id = %s "
-            "ORDER BY n.target",
+            "SELECT n.*, l.alarm, coalesce(d.state = 'DEAD', false) AS lost FROM notices n "
+            "JOIN alarm_log l ON l.seq = n.seq LEFT JOIN deliveries d ON d.delivery_no = n.delivery_no "
+            "WHERE n.alarm_id = %s ORDER BY n.target",
             (alarm_id,),
         )
         return [_notice(row) for row in rows]
@@ -241,8 +244,8 @@ def _notice_row(notice: Notice) -> Sequence[object]:
     return (
         notice.target, notice.alarm.alarm_id, notice.route, notice.department, notice.step, notice.group,
         notice.alarm.seq, _at_or_none(notice.due_us), notice.urged and notice.urged.value,
-        *((None,) * 6 if told is None else (
-            told.seq, told.state.value, int(told.severity), told.pages, _at(told.at_us), told.number
+        *((None,) * 7 if told is None else (
+            told.seq, told.state.value, int(told.severity), told.pages, _at(told.at_us), told.number, int(told.priority)
         )),
         notice.state.value,
     )  # fmt: skip
@@ -253,7 +256,8 @@ def _notice(row: dict[str, Any]) -> Notice:
     if row["told_seq"] is not None:
         told = Told(
             row["told_seq"], AlarmState(row["told_state"]), Severity(row["told_severity"]), row["told_pages"],
-            _us(row["told_at"]), row["delivery_no"],
+            _us(row["told_at"]), row["delivery_no"], Priority(row["told_priority"] or row["told_severity"]),
+            row["lost"],
         )  # fmt: skip
     return Notice(
         target=row["target"],

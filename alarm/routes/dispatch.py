@@ -28,6 +28,7 @@ from meterwatch.alarms import Alarm, AlarmFilter, Transition
 from meterwatch.clock import Clock
 from meterwatch.errors import ConfigError, Overloaded, Rejected, StorageUnavailable
 from meterwatch.notices import Changes, DeliveryState, Kept, Parcel
+from meterwatch.one_call import OneCall
 
 TICK_S: Final = 0.5
 """How late a message may be made."""
@@ -99,8 +100,12 @@ class Dispatch:
         machine_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         backoff_s: float = BACKOFF_S,
         aside: Callable[[Alarm], bool] = none_stands_aside,
+        one_call: OneCall | None = None,
     ) -> None:
-        """counted is told of (target, what happened). aside: who stands aside in a storm (alarm.storm)."""
+        """counted is told of (target, what happened). aside: who stands aside in a storm (alarm.storm).
+
+        one_call: which alarms call once (meterwatch.one_call); None: each by itself.
+        """
         self.routes = read_routes(path)
         self.file = FileState(path, machine_us())
         self._stamp = _stamp(path)
@@ -112,7 +117,7 @@ class Dispatch:
         self._make_sender = make_sender
         self._machine_us = machine_us
         self._backoff_s = backoff_s
-        self._aside = aside
+        self._aside, self._one_call = aside, one_call
         self._planner: Planner | None = None
         self._employed: dict[str, _Employed] = {}
         self._books = asyncio.Lock()
@@ -210,7 +215,7 @@ class Dispatch:
         longest_us = max((target.per_s for target in routes.targets.values()), default=0) * 1_000_000
         async with self._books:
             kept = await self._outbox.load(self._clock.now_us() - longest_us)
-            planner = self._planner = Planner(routes, kept, self._aside)
+            planner = self._planner = Planner(routes, kept, self._aside, self._one_call)
         seq, alarms = self._log.newest_seq(), self._log.paging()
         planner.replace(routes, self._clock.now_us())
         planner.begin(seq)
@@ -284,6 +289,8 @@ class Dispatch:
             await self._outbox.tried(parcel.delivery.number, outcome.state, began_us, ended_us, next_us, outcome.text)
             if outcome.state is not DeliveryState.WAITING and self._planner is not None:
                 self._planner.settled(parcel.delivery.target)
+                if outcome.state is DeliveryState.DEAD:
+                    self._planner.lost(parcel.delivery.target, parcel.delivery.number, self._clock.now_us())
                 self._wake.set()
 
     async def _watch_file(self) -> None:

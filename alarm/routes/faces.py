@@ -38,6 +38,8 @@ def change_of(notice: Notice) -> Change:
     alarm, told = notice.alarm, notice.told
     if not active(alarm.state, alarm.pages):
         return Change.OVER
+    if notice.urged is Change.LEADS:
+        return Change.LEADS
     if told is None:
         return Change.ESCALATED if notice.step else Change.NEW
     if not active(told.state, told.pages):

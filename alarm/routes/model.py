@@ -11,6 +11,7 @@ from typing import Final, Literal
 from alarm.routes.hours import Hours
 from meterwatch.alarms import DEPARTMENT, Alarm, AlarmFilter
 from meterwatch.episodes import Severity
+from meterwatch.notices import Claim
 
 TargetKind = Literal["alertmanager", "webhook", "apprise"]
 GROUP_FIELDS: Final = ("type", "district", "feeder", "severity", "asset_kind", "asset", "level")
@@ -93,6 +94,17 @@ class Route:
     def department_of_step(self, step: int) -> str:
         """0: the route's own."""
         return self.department if step == 0 else self.escalations[step - 1].department
+
+    def leaves(self, at_us: int) -> bool:
+        """True: it leaves to others what comes now."""
+        return self.hours is not None and self.outside == "skip" and not self.hours.open_at(at_us)
+
+    def escalates_us(self, claim: Claim) -> int | None:
+        """When the next escalation is due; counted from when the hours begin. None: there is none."""
+        if claim.since_us is None or claim.step >= len(self.escalations):
+            return None
+        begin_us = claim.since_us if self.hours is None else self.hours.next_open_us(claim.since_us)
+        return begin_us + self.escalations[claim.step].after_us
 
     @property
     def departments(self) -> frozenset[str]:

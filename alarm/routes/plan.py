@@ -16,13 +16,16 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from alarm.routes.faces import change_of, face, told_face
+from alarm.routes.families import Families, held_back
+from alarm.routes.groups import GroupKey, Groups, group_key
 from alarm.routes.model import COVERED_MAX, Route, Routes, Target
 from meterwatch.alarms import Alarm, AlarmState, Transition
 from meterwatch.notices import Change, Changes, Claim, ClaimKey, Delivery, Item, Kept, Notice, NoticeState, Told
+from meterwatch.one_call import OneCall
 
 WAITING_MAX: Final = 8
 """Messages waiting for one target; beyond them what is due stays a notice, and comes as it is then."""
@@ -32,19 +35,8 @@ TIMERS_MAX: Final = 500
 ASIDE_AGAIN_US: Final = 60_000_000
 """What stands aside in a storm is not urged; it is looked at again after so long."""
 
-GroupKey = tuple[str, str, int, str]
-"""target, route, step, group."""
 _GROUP, _CLAIM, _REPEAT, _TARGET = range(4)
 _Timer = tuple[int, int, tuple[str | int, ...]]
-
-
-@dataclass(slots=True)
-class _Group:
-    due: set[str] = field(default_factory=set)
-    """Alarms with something to tell."""
-    due_us: int | None = None
-    flushed_us: int | None = None
-    members: int = 0
 
 
 def none_stands_aside(_: Alarm) -> bool:
@@ -55,7 +47,14 @@ def none_stands_aside(_: Alarm) -> bool:
 class Planner:
     """The notices that are not over, in memory."""
 
-    def __init__(self, routes: Routes, kept: Kept, aside: Callable[[Alarm], bool] = none_stands_aside) -> None:
+    def __init__(
+        self,
+        routes: Routes,
+        kept: Kept,
+        aside: Callable[[Alarm], bool] = none_stands_aside,
+        one_call: OneCall | None = None,
+    ) -> None:
+        """aside: who stands aside in a storm. one_call: which alarms call once; None: each by itself."""
         self.routes = routes
         self._by_name = {route.name: route for route in routes.routes}
         self.cursor = kept.cursor
@@ -63,17 +62,17 @@ class Planner:
         self._aside = aside
         self._next_number = kept.next_number
         self._notices: dict[tuple[str, str], Notice] = {}
+        self._families = Families(one_call or OneCall(), self._notices)
         self._targets_of: dict[str, set[str]] = {}
         self._claims: dict[ClaimKey, Claim] = {claim.key: claim for claim in kept.claims}
-        self._groups: dict[GroupKey, _Group] = {}
-        self._ready: dict[str, set[GroupKey]] = {}
+        self._groups = Groups()
         self._made: dict[str, deque[int]] = {target: deque(made) for target, made in kept.made_us.items()}
         self._waiting = Counter(kept.waiting)
         self._timers: list[_Timer] = []
         for notice in kept.notices:
             self._keep(notice)
-            group = self._groups[_group_key(notice)]
             if notice.told is not None:
+                group = self._groups.of(notice)
                 group.flushed_us = max(group.flushed_us or 0, notice.told.at_us)
                 self._time_repeat(notice)
             if notice.due_us is not None:
@@ -118,21 +117,36 @@ class Planner:
             gone = notice.target not in routes.targets
             if gone or (notice.told is None and notice.route not in self._by_name):
                 self._close(notice, NoticeState.DROPPED)
-        for by_target in (self._waiting, self._ready, self._made):
+        for by_target in (self._waiting, self._groups.ripe, self._made):
             for target in [target for target in by_target if target not in routes.targets]:
                 del by_target[target]
         for claim in self._claims.values():
             self._time_escalation(claim)
+        self._families.clear()
         for notice in self._notices.values():
             self._time_repeat(notice)
+            self._join(notice)
+        for notice in list(self._notices.values()):
+            self._speak_up(notice, now_us)
 
     def settled(self, target: str) -> None:
         """A message of a target waits no more."""
         self._waiting[target] = max(0, self._waiting[target] - 1)
 
+    def lost(self, target: str, number: int, now_us: int) -> None:
+        """A message to a target was given up: what it told speaks for nobody. Cost: linear in the notices."""
+        for notice in list(self._notices.values()):
+            if notice.target == target and notice.told is not None and notice.told.number == number:
+                self._notices[notice.key] = replace(notice, told=replace(notice.told, lost=True))
+                for other in list(self._families.others(notice)):
+                    self._speak_up(other, now_us)
+
     def requeued(self, target: str, messages: int) -> None:
         """So many dead messages of a target wait again."""
         self._waiting[target] += messages
+        for key, notice in self._notices.items():
+            if key[0] == target and notice.told is not None and notice.told.lost:
+                self._notices[key] = replace(notice, told=replace(notice.told, lost=False))
 
     def plan(self, now_us: int) -> None:
         """Do all that is due: escalate, repeat, make messages."""
@@ -157,7 +171,7 @@ class Planner:
 
     def ready(self) -> list[str]:
         """Targets with something due."""
-        return sorted(self._ready)
+        return sorted(self._groups.ripe)
 
     def next_us(self) -> int | None:
         """When time does the next thing, or may; None: never."""
@@ -182,7 +196,7 @@ class Planner:
             key = (route.name, alarm.alarm_id)
             claim = self._claims.get(key)
             if claim is None:
-                if pages and route.match.matches(alarm) and not _leaves(route, at_us):
+                if pages and route.match.matches(alarm) and not route.leaves(at_us):
                     self._set_claim(Claim(*key, at_us if _unacknowledged(alarm) else None))
                     self._notify(route, 0, alarm, now_us)
             elif finished:
@@ -191,6 +205,9 @@ class Planner:
                 self._follow(claim, alarm, at_us)
                 if pages:
                     self._notify(route, claim.step, alarm, now_us)
+        for notice in known:
+            for other in list(self._families.others(notice)):
+                self._speak_up(other, now_us)
 
     def _follow(self, claim: Claim, alarm: Alarm, at_us: int) -> None:
         if _unacknowledged(alarm) == (claim.since_us is not None):
@@ -215,19 +232,40 @@ class Planner:
     def _update(self, notice: Notice, now_us: int) -> None:
         """Keep a changed notice, due or not as its alarm now is. What is due already is not put off."""
         if notice.told is None or notice.urged is not None or face(notice.alarm) != told_face(notice.told):
+            if self._families.holds_back(notice):
+                self._hold_back(notice)
+                return
             if notice.due_us is None or notice.urged is not None:
                 notice = replace(notice, due_us=self._due(notice, now_us + self._delay_us(notice, now_us)))
             self._set(notice)
             return
-        self._undo(notice)
+        self._groups.undo(notice)
         if notice.alarm.finished:
             self._close(notice, NoticeState.TOLD)
         else:
             self._set(replace(notice, due_us=None))
 
+    def _hold_back(self, notice: Notice) -> None:
+        """Tell nothing of it while another speaks for it."""
+        self._groups.undo(notice)
+        if notice.told is None and not notice.alarm.pages:
+            self._close(notice, NoticeState.WITHDRAWN)
+        else:
+            self._set(replace(notice, due_us=None, urged=None))
+
+    def _speak_up(self, notice: Notice, now_us: int) -> None:
+        """Tell what was held back if nobody speaks for it any more. Escalations count from now: who was called came."""
+        if not held_back(notice) or self._families.holds_back(notice):
+            return
+        self._update(replace(notice, urged=Change.LEADS), now_us)
+        for route in self.routes.routes:
+            claim = self._claims.get((route.name, notice.alarm.alarm_id))
+            if claim is not None and claim.since_us is not None:
+                self._set_claim(replace(claim, since_us=now_us))
+
     def _delay_us(self, notice: Notice, now_us: int) -> int:
-        group, route = self._groups[_group_key(notice)], self._by_name.get(notice.route)
-        if notice.urged is not None or route is None:
+        group, route = self._groups.of(notice), self._by_name.get(notice.route)
+        if route is None or notice.urged in (Change.REPEATED, Change.ESCALATED):
             return 0
         if group.flushed_us is None:
             return route.group_wait_us
@@ -245,16 +283,16 @@ class Planner:
             group.due_us = opens_us
             heapq.heappush(self._timers, (opens_us, _GROUP, key))
         else:
-            self._ready.setdefault(key[0], set()).add(key)
+            self._groups.ripen(key)
 
     def _escalate(self, key: ClaimKey, now_us: int) -> None:
         claim, route = self._claims.get(key), self._by_name.get(key[0])
-        at_us = None if claim is None or route is None else _escalates_us(route, claim)
+        at_us = None if claim is None or route is None else route.escalates_us(claim)
         targets = self._targets_of.get(key[1])
         if claim is None or route is None or at_us is None or at_us > now_us or not targets:
             return
         alarm = self._notices[min(targets), key[1]].alarm
-        if self._aside(alarm):
+        if self._aside(alarm) or self._spoken_for(route, claim):
             heapq.heappush(self._timers, (now_us + ASIDE_AGAIN_US, _CLAIM, key))
             return
         claim = replace(claim, step=claim.step + 1)
@@ -270,7 +308,7 @@ class Planner:
         at_us = None if notice is None else self._repeats_us(notice)
         if notice is None or at_us is None or at_us > now_us:
             return
-        if self._aside(notice.alarm):
+        if self._aside(notice.alarm) or self._families.silent(notice):
             heapq.heappush(self._timers, (now_us + ASIDE_AGAIN_US, _REPEAT, key))
         else:
             self._update(replace(notice, urged=Change.REPEATED), now_us)
@@ -283,6 +321,13 @@ class Planner:
         assert notice.told is not None
         return notice.told.at_us + route.repeat_us
 
+    def _spoken_for(self, route: Route, claim: Claim) -> bool:
+        """True: to all people the route has told, or would have by now, another alarm of its family speaks for it."""
+        names = {name for step in range(claim.step + 1) for name in self._department_targets(route, step)}
+        told = [self._notices.get((name, claim.alarm_id)) for name in names if not self.routes.targets[name].batches]
+        people = [notice for notice in told if notice is not None]
+        return bool(people) and all(self._families.silent(notice) for notice in people)
+
     def _department_targets(self, route: Route, step: int) -> Sequence[str]:
         return self.routes.departments[route.department_of_step(step)].targets
 
@@ -293,7 +338,7 @@ class Planner:
         target, made = self.routes.targets[name], self._made.setdefault(name, deque())
         while made and made[0] <= now_us - target.per_s * 1_000_000:
             made.popleft()
-        ready = self._ready[name]
+        ready = self._groups.ripe[name]
         room = min(target.messages - len(made), WAITING_MAX - self._waiting[name])
         keys = deque(sorted(ready, key=self._urgency)) if room > 0 else deque[GroupKey]()
         while keys and room > 0:
@@ -308,7 +353,7 @@ class Planner:
             if several:
                 keys = deque(key for key in keys if key in ready)
         if not ready:
-            del self._ready[name]
+            del self._groups.ripe[name]
         elif made and len(made) >= target.messages:
             heapq.heappush(self._timers, (made[0] + target.per_s * 1_000_000, _TARGET, (name,)))
 
@@ -319,9 +364,12 @@ class Planner:
     def _message(self, target: Target, keys: Sequence[GroupKey], now_us: int) -> bool:
         """Make one message of what is due in the groups. False: all of it was withdrawn, there is none."""
         found = [self._notices[target.name, alarm_id] for key in keys for alarm_id in self._groups[key].due]
-        due = [notice for notice in found if notice.told is not None or notice.alarm.pages]
+        held = {notice.key for notice in found if self._families.holds_back(notice)}
+        due = [n for n in found if n.key not in held and (n.told is not None or n.alarm.pages)]
         for notice in found:
-            if notice.told is None and not notice.alarm.pages:
+            if notice.key in held:
+                self._hold_back(notice)
+            elif notice.told is None and not notice.alarm.pages:
                 self._close(notice, NoticeState.WITHDRAWN)
         due.sort(key=lambda n: (self._only_counted(target, n), -n.alarm.severity, n.alarm.onset_us, n.alarm.alarm_id))
         covered = due[:COVERED_MAX]
@@ -358,9 +406,10 @@ class Planner:
 
     def _tell(self, notice: Notice, now_us: int) -> None:
         alarm = notice.alarm
-        told = Told(alarm.seq, alarm.state, alarm.severity, alarm.pages, now_us, self._next_number - 1)
-        self._undo(notice)
-        self._groups[_group_key(notice)].flushed_us = now_us
+        number = self._next_number - 1
+        told = Told(alarm.seq, alarm.state, alarm.severity, alarm.pages, now_us, number, alarm.priority)
+        self._groups.undo(notice)
+        self._groups.of(notice).flushed_us = now_us
         notice = replace(notice, told=told, due_us=None, urged=None)
         if alarm.finished:
             self._close(notice, NoticeState.TOLD)
@@ -372,22 +421,9 @@ class Planner:
 
     def _due(self, notice: Notice, due_us: int) -> int:
         """Put a notice among those due of its group; when the group is."""
-        key = _group_key(notice)
-        group = self._groups[key]
-        group.due.add(notice.alarm.alarm_id)
-        if group.due_us is None or due_us < group.due_us:
-            group.due_us = due_us
-            heapq.heappush(self._timers, (due_us, _GROUP, key))
-        return group.due_us
-
-    def _undo(self, notice: Notice) -> None:
-        """Take a notice from among those due."""
-        key = _group_key(notice)
-        group = self._groups[key]
-        group.due.discard(notice.alarm.alarm_id)
-        if not group.due:
-            group.due_us = None
-            self._ready.get(key[0], set()).discard(key)
+        if self._groups.due(notice, due_us):
+            heapq.heappush(self._timers, (due_us, _GROUP, group_key(notice)))
+        return self._groups.of(notice).due_us or due_us
 
     def _set(self, notice: Notice) -> None:
         self._notices[notice.key] = self.changes.notices[notice.key] = notice
@@ -395,21 +431,25 @@ class Planner:
     def _keep(self, notice: Notice) -> None:
         self._notices[notice.key] = notice
         self._targets_of.setdefault(notice.alarm.alarm_id, set()).add(notice.target)
-        self._groups.setdefault(_group_key(notice), _Group()).members += 1
+        self._groups.keep(notice)
+        self._join(notice)
+
+    def _join(self, notice: Notice) -> None:
+        """Put a notice to people into its family; a machine gets all and folds by itself."""
+        target = self.routes.targets.get(notice.target)
+        if target is not None and not target.batches:
+            self._families.keep(notice)
 
     def _forget(self, notice: Notice | None) -> None:
         if notice is None:
             return
-        self._undo(notice)
+        self._groups.forget(notice)
+        self._families.forget(notice)
         del self._notices[notice.key]
         targets = self._targets_of[notice.alarm.alarm_id]
         targets.discard(notice.target)
         if not targets:
             del self._targets_of[notice.alarm.alarm_id]
-        key = _group_key(notice)
-        self._groups[key].members -= 1
-        if not self._groups[key].members:
-            del self._groups[key]
 
     def _close(self, notice: Notice, state: NoticeState) -> None:
         self.changes.notices[notice.key] = replace(notice, state=state, due_us=None, urged=None)
@@ -425,7 +465,7 @@ class Planner:
 
     def _time_escalation(self, claim: Claim) -> None:
         route = self._by_name.get(claim.route)
-        at_us = None if route is None else _escalates_us(route, claim)
+        at_us = None if route is None else route.escalates_us(claim)
         if at_us is not None:
             heapq.heappush(self._timers, (at_us, _CLAIM, claim.key))
 
@@ -434,22 +474,5 @@ class Planner:
             heapq.heappush(self._timers, (at_us, _REPEAT, notice.key))
 
 
-def _group_key(notice: Notice) -> GroupKey:
-    return notice.target, notice.route, notice.step, notice.group
-
-
 def _unacknowledged(alarm: Alarm) -> bool:
     return alarm.state is AlarmState.UNACK_ACTIVE and alarm.pages
-
-
-def _leaves(route: Route, at_us: int) -> bool:
-    """True: the route leaves to others what comes now."""
-    return route.hours is not None and route.outside == "skip" and not route.hours.open_at(at_us)
-
-
-def _escalates_us(route: Route, claim: Claim) -> int | None:
-    """When the next escalation is due; counted from when the route's hours begin. None: there is none."""
-    if claim.since_us is None or claim.step >= len(route.escalations):
-        return None
-    begin_us = claim.since_us if route.hours is None else route.hours.next_open_us(claim.since_us)
-    return begin_us + route.escalations[claim.step].after_us

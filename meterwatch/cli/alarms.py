@@ -18,7 +18,7 @@ from meterwatch.client import AlarmFeed
 from meterwatch.v1 import alarms_pb2
 
 app = typer.Typer(no_args_is_help=True)
-COLUMNS = ("alarm_id", "state", "severity", "type", "level", "asset", "onset", "version", "summary")
+COLUMNS = ("alarm_id", "state", "severity", "type", "level", "asset", "onset", "version", "stands_under", "summary")
 
 TypeOption = Annotated[
     list[AlarmType] | None, typer.Option("--type", help="Only of this type; repeatable.", case_sensitive=False)
@@ -53,6 +53,7 @@ def alarm_row(alarm: Any) -> dict[str, Any]:
         "cleared": utc(alarm.cleared_us),
         "version": alarm.version,
         "parent_id": alarm.parent_id,
+        "stands_under": alarm.stands_under,
         "acknowledged_by": alarm.acknowledged_by,
         "note": alarm.note,
         "shelved_until": utc(alarm.shelved_until_us),
@@ -192,7 +193,7 @@ def kpi(
 ) -> None:
     """Show how the alarm system does: pages per operator and 10 minutes, floods, stale, chattering, most frequent."""
     found = alarm_kpis(address_of(context, address), hours, operators)
-    plain = ("pages", "windows", "pages_max", "flood_windows", "flood_now", "paging", "stale")
+    plain = ("pages", "pages_under", "windows", "pages_max", "flood_windows", "flood_now", "paging", "stale")
     rows = [{"what": name, "value": getattr(found, name)} for name in plain]
     for what, sources in (("chattering", found.chattering), ("top", found.top)):
         rows += [

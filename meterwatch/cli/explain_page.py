@@ -74,6 +74,7 @@ def explain_page(found: pb.ExplainResponse, zone: tzinfo) -> RenderableType:
         ("Evidence", _evidence(alarm, zone)),
         ("Meters", _meters(found, zone)),
         ("Load", _load(found, zone)),
+        ("One call with", _called_with(found)),
         ("Folded into", _parent(found)),
         ("Folded into this one", _children(found)),
         ("What happened", _changes(found, zone)),
@@ -185,6 +186,17 @@ def _held(seconds: int) -> str:
 
 def _bar(b: float, peak: float) -> str:
     return "#" * round(20 * b / peak) if peak > 0 else ""
+
+
+def _called_with(found: pb.ExplainResponse) -> Table | None:
+    if len(found.called_with) < 2:
+        return None
+    rows = [
+        ("leads" if i == 0 else "", "this one" if one.alarm_id == found.alarm.alarm_id else one.alarm_id, one.type,
+         pb.Priority.Name(one.priority).removeprefix("PRIORITY_"), one.summary)
+        for i, one in enumerate(found.called_with)
+    ]  # fmt: skip
+    return _table(("", "alarm", "type", "priority", ""), rows)
 
 
 def _parent(found: pb.ExplainResponse) -> RenderableType | None:

@@ -29,6 +29,7 @@ from meterwatch.console.screens import Answer, Explanation, Help, Prompt
 from meterwatch.console.storms import FAIR, Where, stands_aside, where, words
 from meterwatch.console.table import AlarmTable
 from meterwatch.errors import MeterwatchError
+from meterwatch.one_call import OneCall
 from meterwatch.texts import visible
 from meterwatch.v1 import alarms_pb2 as pb
 
@@ -85,6 +86,7 @@ class Console(App[None]):
         self._operators = operators
         self._zone = zone
         self._stormy: Where = FAIR
+        self._one_call = OneCall()
         self._order = Order(self._aside)
         self._filter = ""
         self._paused_with = 0
@@ -120,7 +122,7 @@ class Console(App[None]):
         news = self._link.take()
         group = self._order.group
         if news.begun:
-            self._order = Order.of(news.rows, self._aside)
+            self._order = Order.of(news.rows, self._aside, self._one_call)
         else:
             self._order.apply(news.rows)
         self._folded += news.folded
@@ -327,10 +329,10 @@ class Console(App[None]):
         line = words(found, self._zone)
         self._flood_line.display = bool(line)
         self._flood_line.update(Text(visible(line), "bold white on red"))
-        stormy = where(found.storm)
-        if stormy != self._stormy:
-            self._stormy = stormy
-            self._order.put_aside(self._aside)
+        stormy, one_call = where(found.storm), OneCall(tuple(found.one_call))
+        if (stormy, one_call) != (self._stormy, self._one_call):
+            self._stormy, self._one_call = stormy, one_call
+            self._order.put_aside(self._aside, one_call)
             self._show(self._order.group)
 
     def _aside(self, row: Row) -> bool:

@@ -20,9 +20,11 @@ ORDER: Final[dict[int, int]] = {
 }
 """Who nobody has taken note of comes first."""
 
-Key = tuple[bool, bool, int, int, bool, int, str]
-"""Overlaid, aside in a storm, priority (most urgent first), state, no root, onset (newest first), alarm_id: ascending,
-never equal."""
+CALLING: Final[frozenset[int]] = frozenset({pb.ALARM_STATE_UNACK_ACTIVE, pb.ALARM_STATE_ACK_ACTIVE})
+
+Key = tuple[bool, bool, int, int, bool, int, str, bool, str]
+"""Overlaid, aside in a storm, priority (most urgent first), state, no root, onset (newest first), alarm_id, all of them
+of who leads its call; it stands under that one, alarm_id of its own: ascending, never equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,20 @@ class Row:
         """Shelved or out of service: it pages nobody."""
         return bool(self.shelved_until_us) or self.out_of_service
 
+    @property
+    def urgency(self) -> int:
+        return self.priority or self.severity
+
+    @property
+    def calls(self) -> bool:
+        """There is a fault, and it calls for somebody (meterwatch.one_call)."""
+        return self.state in CALLING and not self.overlaid and not self.parent_id
+
     def key(self, *, root: bool, aside: bool = False) -> Key:
         """Its place among others; root: alarms are folded into it; aside: a storm shows it last."""
-        urgency = self.priority or self.severity
-        return (self.overlaid, aside, -urgency, ORDER.get(self.state, 3), not root, -self.onset_us, self.alarm_id)
+        mine = (self.overlaid, aside, -self.urgency, ORDER.get(self.state, 3), not root, -self.onset_us)
+        return *mine, self.alarm_id, False, self.alarm_id
+
+    def key_under(self, leader: Key) -> Key:
+        """Its place behind the alarm in whose call it is."""
+        return *leader[:7], True, self.alarm_id

@@ -57,8 +57,11 @@ def state_word(row: Row) -> str:
     return "z SHELF " if row.shelved_until_us else STATE_WORD.get(row.state, "?       ")
 
 
-def cells(row: Row, count: int, width: int, zone: tzinfo) -> list[tuple[str, Style]]:
-    """One line, `width` cells wide: text and style of each part. Every text from outside is escaped."""
+def cells(row: Row, count: int, width: int, zone: tzinfo, under: bool = False) -> list[tuple[str, Style]]:
+    """One line, `width` cells wide: text and style of each part. Every text from outside is escaped.
+
+    under: it is in the call of another alarm.
+    """
     since = datetime.fromtimestamp(row.onset_us // 1_000_000, UTC).astimezone(zone).strftime("%m-%d %H:%M:%S")
     unacknowledged = row.state in (pb.ALARM_STATE_UNACK_ACTIVE, pb.ALARM_STATE_RTN_UNACK) and not row.overlaid
     base = DIM if row.overlaid or row.state == pb.ALARM_STATE_SUPPRESSED else BOLD if unacknowledged else PLAIN
@@ -76,6 +79,7 @@ def cells(row: Row, count: int, width: int, zone: tzinfo) -> list[tuple[str, Sty
     parts[0] = parts[0][0], SEVERITY_STYLE.get(row.severity, PLAIN)
     who = row.assigned_to or row.acknowledged_by
     said = f"@{who} {row.summary}" if who else row.summary
+    said = f"same call: {said}" if under else said
     left = max(width - sum(sizes.values()) - len(sizes), 0)
     return [*parts, (set_cell_size(visible(said), left), base)]
 
@@ -172,6 +176,6 @@ class AlarmTable(Widget, can_focus=True):
         if index >= self.lines.rows:
             return Strip.blank(width)
         row = self.lines.row(index)
-        parts = cells(row, self.lines.count(row.alarm_id), width, self._zone)
+        parts = cells(row, self.lines.count(row.alarm_id), width, self._zone, self.lines.stands_under(index))
         over = REVERSE if index == self._cursor else PLAIN
         return Strip([Segment(text, style + over) for text, style in parts]).adjust_cell_length(width)

@@ -3,7 +3,9 @@
 `python -m meterwatch.devtools.heat_score --seeds 10 --json FILE`. The fleet, the loads and the truth are those of
 `meterwatch loadtest --scenario heatwave`; so is the score. Without wire, database and machine clock, as storm_score:
 what the head-ends send reaches rules.engine and alarm.book in the order of its arrival, judged every TICK_S of
-simulated time. Forecasts are not part of it: they need weeks of loads before the run.
+simulated time. OVERLOAD, HOT_SPOT and, every hour, FORECAST_OVERLOAD (heat_forecasts) tell what they see: a warning is
+any of them; counted are all of them, as alarms, and what an operator gets of them, as calls (meterwatch.one_call). A
+forecast of what would come after the run is left out of both: nobody knows whether it is right.
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ from alarm.book import Book
 from loadtest.plan import Plan
 from loadtest.record import Record
 from loadtest.scenarios import SCENARIOS, Knobs, turned
-from loadtest.score import percentile, score
+from loadtest.score import BY_TYPE, percentile, score
 from loadtest.world import INTERVAL_S, World
+from meterwatch.alarms import Alarm
 from meterwatch.batch import ReadChange
 from meterwatch.clock import US
+from meterwatch.devtools.heat_forecasts import HeatForecasts
 from meterwatch.devtools.storm_score import START_US, Arrival, Audience, arrivals, topology_of
 from meterwatch.quality import Quality
+from rules import forecast_overload
 from rules.engine import Engine
 
 TICK_S: Final = 60
@@ -38,12 +43,13 @@ AFTER_S: Final = 1200
 """The last reads come so long after the last interval."""
 FIGURES: Final = (
     "hot_faults", "warned_in_time", "warned_before_hot", "two_hour_rule_before_hot", "lead_min_p50",
-    "alarms_over_two_hour_rule", "recall", "precision",
+    "alarms_over_two_hour_rule", "calls_over_two_hour_rule", "calls_and_escalations_over_two_hour_rule",
+    *BY_TYPE, "calls", "escalations", "recall", "precision",
 )  # fmt: skip
 
 
-def play(meters: int, seed: int, knobs: Knobs) -> Record:
-    """One heatwave through rules and book; the record with its score."""
+def play(meters: int, seed: int, knobs: Knobs, *, forecasts: bool = True) -> Record:
+    """One heatwave through rules and book; the record with its score. forecasts: they take part."""
     began_s = time.monotonic()
     world = World(meters, knobs.streams, seed, knobs.three_phase_share, knobs.meters_per_transformer)
     plan = Plan(world, knobs, START_US)
@@ -51,6 +57,7 @@ def play(meters: int, seed: int, knobs: Knobs) -> Record:
     engine, book, audience = Engine(topology), Book([], topology), Audience()
     for stream in range(world.streams):
         engine.silence.head_end_connected(stream, START_US)
+    ahead = HeatForecasts(plan, topology, engine.overload, book, audience.take) if forecasts else None
     end_us = plan.end_us(knobs.intervals)
     coming, seen = arrivals(plan), np.zeros((meters, knobs.intervals), np.bool_)
     following = next(coming, None)
@@ -65,19 +72,30 @@ def play(meters: int, seed: int, knobs: Knobs) -> Record:
         book.apply([draft.alarm for draft in drafts])
         for draft in drafts:
             audience.take(draft.alarm)
+        if ahead is not None and now_us < end_us:
+            ahead.at(now_us)
+    told = [one for one in audience.told() if not _beyond(audience.alarms[one.alarm_id], end_us)]
     record = Record(
         scenario="heatwave",
         inputs={
             "meters": meters, "transformers": world.transformers, "feeders": world.feeders, **asdict(knobs),
             "interval_s": INTERVAL_S, "start_us": START_US, "end_us": end_us,
             "simulated_s": knobs.intervals * INTERVAL_S, "target": "rules and book", "clock": "simulated",
-            "two_hour_rule_alarms": plan.trouble.two_hour_rule_alarms,
+            "two_hour_rule_alarms": plan.trouble.two_hour_rule_alarms, "forecasts": forecasts,
+            "forecasts_beyond": len(audience.alarms) - len(told),
         },
         seed=seed, versions={}, machine={}, commit="", started_at="", seconds=round(time.monotonic() - began_s, 1),
-        faults=plan.faults, told=audience.told(),
+        faults=plan.faults, told=told,
     )  # fmt: skip
     record.score = score(record)
     return record
+
+
+def _beyond(alarm: Alarm, end_us: int) -> bool:
+    """A forecast of something after the run that had not come true by its end."""
+    if alarm.rule != forecast_overload.RULE or alarm.evidence.get("outcome") == "CAME_TRUE":
+        return False
+    return int(alarm.evidence["first_expected_us"]) >= end_us
 
 
 def _new(plan: Plan, seen: NDArray[np.bool_], parts: Sequence[Arrival]) -> ReadChange:
@@ -120,7 +138,8 @@ def together(records: Sequence[Record]) -> dict[str, Any]:
         "warned_before_hot": share("warned_before_hot", hot),
         "two_hour_rule_before_hot": share("two_hour_rule_before_hot", hot),
         "lead_min_p50": percentile(leads, 50),
-        "alarms_over_two_hour_rule": share("alarms_over_two_hour_rule", by_rule),
+        **{name: share(name, by_rule) for name in FIGURES if name.endswith("_over_two_hour_rule")},
+        **{name: sum(record.score.get(name, 0) for record in records) for name in (*BY_TYPE, "calls", "escalations")},
         "recall": share("recall", [record.score["faults"] for record in records]),
         "precision": share("precision", [record.score["pages"] for record in records]),
     }
@@ -133,13 +152,14 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--meters", type=int, default=10_000)
     parser.add_argument("--set", action="append", default=[], metavar="KNOB=VALUE")
+    parser.add_argument("--no-forecasts", action="store_true", help="the rules alone")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     knobs = turned(SCENARIOS["heatwave"][2], ["speed=1", *given.set])
     records: list[Record] = []
     print(f"{'seed':>6} {' '.join(FIGURES)}")
     for seed in range(given.first_seed, given.first_seed + given.seeds):
-        records.append(play(given.meters, seed, knobs))
+        records.append(play(given.meters, seed, knobs, forecasts=not given.no_forecasts))
         _show(str(seed), records[-1].score)
         sys.stdout.flush()
     figures = together(records)

@@ -13,6 +13,7 @@ import heapq
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -34,6 +35,7 @@ from loadtest.world import INTERVAL_S, INTERVAL_US, MODES, World
 from meterwatch.alarms import PAGED, Alarm, AlarmState
 from meterwatch.batch import Events, ReadChange
 from meterwatch.clock import US
+from meterwatch.one_call import ONE_CALL, Calls, Ring, calls, rank
 from meterwatch.planned import PlannedWork
 from meterwatch.quality import Quality
 from meterwatch.topology import Topology
@@ -197,11 +199,17 @@ class Audience:
 
     alarms: dict[str, Alarm] = field(default_factory=dict)
     paged: set[str] = field(default_factory=set)
+    rings: dict[Ring, Counter[str]] = field(default_factory=lambda: {ring: Counter() for ring in Ring})
+    """How often an alarm was what."""
+    calling: Calls = field(default_factory=Calls)
 
     def take(self, alarm: Alarm) -> None:
         self.alarms[alarm.alarm_id] = alarm
         if alarm.state in PAGED and alarm.parent_id is None:
             self.paged.add(alarm.alarm_id)
+        if (family := ONE_CALL.family_of(alarm)) is not None:
+            now = rank(alarm.rule, alarm.priority) if calls(alarm) else None
+            self.rings[self.calling.take(family, alarm.alarm_id, now)][alarm.alarm_id] += 1
 
     def told(self) -> list[Told]:
         return [
@@ -218,6 +226,8 @@ class Audience:
                 received_s=0.0,
                 paged=a.alarm_id in self.paged,
                 retracted=a.state is AlarmState.RETRACTED,
+                calls=self.rings[Ring.CALL][a.alarm_id],
+                escalations=self.rings[Ring.ESCALATION][a.alarm_id],
             )
             for a in self.alarms.values()
         ]

@@ -254,6 +254,7 @@ class Alarm(_message.Message):
     REPEATS_FIELD_NUMBER: _builtins.int
     CHATTERING_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
+    STANDS_UNDER_FIELD_NUMBER: _builtins.int
     alarm_id: _builtins.str
     """Stable handle."""
     type: _builtins.str
@@ -318,6 +319,10 @@ class Alarm(_message.Message):
     """How often it began again and was counted here instead of making another alarm. Unit: times."""
     chattering: _builtins.bool
     """It began so often in so short a time that what follows is counted in repeats until it is quiet."""
+    stands_under: _builtins.str
+    """The alarm in whose call it is, while both call for somebody: a graver one of the same cause and asset. Only in the answers
+    of ListAlarms, GetAlarm and Explain, as it is then. Empty: it leads, or calls by itself.
+    """
     @_builtins.property
     def label(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels of the user rule that made it, without severity; of other rules none."""
@@ -357,10 +362,11 @@ class Alarm(_message.Message):
         repeats: _builtins.int = ...,
         chattering: _builtins.bool = ...,
         label: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        stands_under: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_by", b"acknowledged_by", "acknowledged_us", b"acknowledged_us", "alarm_id", b"alarm_id", "announced_us", b"announced_us", "asset", b"asset", "asset_kind", b"asset_kind", "assigned_to", b"assigned_to", "chattering", b"chattering", "cleared_us", b"cleared_us", "district", b"district", "evidence_json", b"evidence_json", "feeder", b"feeder", "label", b"label", "level", b"level", "note", b"note", "onset_us", b"onset_us", "out_of_service_by", b"out_of_service_by", "out_of_service_reason", b"out_of_service_reason", "parent_id", b"parent_id", "priority", b"priority", "raised_us", b"raised_us", "recorded_us", b"recorded_us", "repeats", b"repeats", "severity", b"severity", "shelved_by", b"shelved_by", "shelved_reason", b"shelved_reason", "shelved_until_normal", b"shelved_until_normal", "shelved_until_us", b"shelved_until_us", "state", b"state", "summary", b"summary", "type", b"type", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_by", b"acknowledged_by", "acknowledged_us", b"acknowledged_us", "alarm_id", b"alarm_id", "announced_us", b"announced_us", "asset", b"asset", "asset_kind", b"asset_kind", "assigned_to", b"assigned_to", "chattering", b"chattering", "cleared_us", b"cleared_us", "district", b"district", "evidence_json", b"evidence_json", "feeder", b"feeder", "label", b"label", "level", b"level", "note", b"note", "onset_us", b"onset_us", "out_of_service_by", b"out_of_service_by", "out_of_service_reason", b"out_of_service_reason", "parent_id", b"parent_id", "priority", b"priority", "raised_us", b"raised_us", "recorded_us", b"recorded_us", "repeats", b"repeats", "severity", b"severity", "shelved_by", b"shelved_by", "shelved_reason", b"shelved_reason", "shelved_until_normal", b"shelved_until_normal", "shelved_until_us", b"shelved_until_us", "stands_under", b"stands_under", "state", b"state", "summary", b"summary", "type", b"type", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1110,12 +1116,14 @@ class GetKpisResponse(_message.Message):
     CHATTERING_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
     STORM_FIELD_NUMBER: _builtins.int
+    PAGES_UNDER_FIELD_NUMBER: _builtins.int
+    ONE_CALL_FIELD_NUMBER: _builtins.int
     windows: _builtins.int
     """Windows in the span. Unit: windows."""
     pages: _builtins.int
-    """What began to page. Unit: alarms."""
+    """What began to page; alarms that call once count once. Unit: calls."""
     pages_max: _builtins.int
-    """Pages in the fullest window, for each operator, rounded up. Unit: alarms."""
+    """Pages in the fullest window, for each operator, rounded up. Unit: calls."""
     flood_windows: _builtins.int
     """Windows in flood: from more than 10 pages per operator until fewer than 5. Unit: windows."""
     flood_now: _builtins.bool
@@ -1124,6 +1132,8 @@ class GetKpisResponse(_message.Message):
     """Paging now. Unit: alarms."""
     stale: _builtins.int
     """Of these, active and known for more than 24 h. Unit: alarms."""
+    pages_under: _builtins.int
+    """What began to page in the call of another alarm of the same cause and asset; not in pages. Unit: alarms."""
     @_builtins.property
     def chattering(self) -> _containers.RepeatedCompositeFieldContainer[Global___AlarmSource]:
         """Sources that began to page three times or more within 10 minutes."""
@@ -1135,6 +1145,10 @@ class GetKpisResponse(_message.Message):
     @_builtins.property
     def storm(self) -> _containers.RepeatedCompositeFieldContainer[Global___Storm]:
         """Storms that last: districts in which much is off, and floods. docs/alarms.md says what changes in one."""
+
+    @_builtins.property
+    def one_call(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Types whose alarms of one asset call once, by the alarm profile; of equal priority the first leads."""
 
     def __init__(
         self,
@@ -1149,10 +1163,12 @@ class GetKpisResponse(_message.Message):
         chattering: _abc.Iterable[Global___AlarmSource] | None = ...,
         top: _abc.Iterable[Global___AlarmSource] | None = ...,
         storm: _abc.Iterable[Global___Storm] | None = ...,
+        pages_under: _builtins.int = ...,
+        one_call: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chattering", b"chattering", "flood_now", b"flood_now", "flood_windows", b"flood_windows", "pages", b"pages", "pages_max", b"pages_max", "paging", b"paging", "stale", b"stale", "storm", b"storm", "top", b"top", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chattering", b"chattering", "flood_now", b"flood_now", "flood_windows", b"flood_windows", "one_call", b"one_call", "pages", b"pages", "pages_max", b"pages_max", "pages_under", b"pages_under", "paging", b"paging", "stale", b"stale", "storm", b"storm", "top", b"top", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1228,6 +1244,7 @@ class ExplainResponse(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
+    CALLED_WITH_FIELD_NUMBER: _builtins.int
     rules_version: _builtins.str
     """Rules in force now: name of the profile, a digest of its numbers, version of the service."""
     told_by: _builtins.str
@@ -1274,6 +1291,10 @@ class ExplainResponse(_message.Message):
     def receipt(self) -> _containers.RepeatedCompositeFieldContainer[_receipts_pb2.SubscriberReceipt]:
         """What named subscribers were sent of it, and what they have confirmed; the newest 200."""
 
+    @_builtins.property
+    def called_with(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alarm]:
+        """The alarms of one call with it, itself included, who leads first; none if it calls for nobody, or by itself."""
+
     def __init__(
         self,
         *,
@@ -1289,10 +1310,11 @@ class ExplainResponse(_message.Message):
         load: _abc.Iterable[Global___LoadSeen] | None = ...,
         delivery: _abc.Iterable[Global___Delivery] | None = ...,
         receipt: _abc.Iterable[_receipts_pb2.SubscriberReceipt] | None = ...,
+        called_with: _abc.Iterable[Global___Alarm] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "meters", b"meters", "parent", b"parent"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "change", b"change", "child", b"child", "child_count", b"child_count", "delivery", b"delivery", "limit", b"limit", "load", b"load", "meters", b"meters", "parent", b"parent", "receipt", b"receipt", "rules_version", b"rules_version", "told_by", b"told_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alarm", b"alarm", "called_with", b"called_with", "change", b"change", "child", b"child", "child_count", b"child_count", "delivery", b"delivery", "limit", b"limit", "load", b"load", "meters", b"meters", "parent", b"parent", "receipt", b"receipt", "rules_version", b"rules_version", "told_by", b"told_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -281,7 +281,7 @@ class Receipt(_message.Message):
     seq: _builtins.int
     """Transition after which it was told. Unit: none."""
     change: _builtins.str
-    """NEW, CHANGED, OVER, REPEATED or ESCALATED."""
+    """NEW, CHANGED, OVER, REPEATED, ESCALATED or LEADS."""
     shown: _builtins.bool
     """False: the message only counts it."""
     message_id: _builtins.str

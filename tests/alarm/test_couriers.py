@@ -23,6 +23,7 @@ from meterwatch.alarms import Alarm, AlarmState, Transition
 from meterwatch.clock import ReplayClock
 from meterwatch.errors import ConfigError
 from meterwatch.notices import DeliveryState
+from meterwatch.one_call import ONE_CALL, OneCall
 
 ENOUGH_S = 60.0
 SECRET = "a secret of the tests"
@@ -66,6 +67,7 @@ class World:
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     dispatch: Dispatch | None = None
     timeout_s: float = 5.0
+    one_call: OneCall | None = None
 
     def __post_init__(self) -> None:
         self.outbox = SinkOutbox(self.log.transitions)
@@ -82,8 +84,9 @@ class World:
     async def at_work(self) -> AsyncIterator[Dispatch]:
         """A life of the routes."""
         made = Dispatch(
-            self.path, self.outbox, "log", self.log, ReplayClock(NOW_US), counted=self.counted, backoff_s=0.01
-        )
+            self.path, self.outbox, "log", self.log, ReplayClock(NOW_US), counted=self.counted, backoff_s=0.01,
+            one_call=self.one_call,
+        )  # fmt: skip
         self.dispatch = made
         task = asyncio.create_task(made.run())
         try:
@@ -329,3 +332,19 @@ async def test_a_service_that_does_not_take_it_is_a_failed_try(answer: bool | Ex
         outcome = await threaded.send("t", "b")
         assert outcome.state is DeliveryState.WAITING
         assert text in outcome.text
+
+
+async def test_a_call_that_was_given_up_hides_nothing_else_of_its_asset(world: World) -> None:
+    world.one_call = ONE_CALL
+    world.hook.status = 400
+    world.happens(alarm("A", rule="OVERLOAD"))
+    async with world.at_work():
+        await until(lambda: world.state("hook") == [DeliveryState.DEAD])
+        world.hook.status = 204
+        world.happens(alarm("B", rule="HOT_SPOT"))
+        await until(lambda: world.state("hook") == [DeliveryState.DEAD, DeliveryState.SENT])
+        world.happens(alarm("C", rule="PHASE"))
+        world.happens(alarm("D", asset="T1"))
+        await until(lambda: world.state("hook") == [DeliveryState.DEAD, DeliveryState.SENT, DeliveryState.SENT])
+    told = [[one["alarm_id"] for one in request.json["data"]["alarms"]] for request in world.hook.requests]
+    assert told == [["A"], ["B"], ["D"]]

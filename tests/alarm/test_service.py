@@ -20,7 +20,7 @@ from alarm.profile import AlarmProfile
 from alarm.receipts import Receipts
 from alarm.receipts_service import ReceiptService
 from alarm.service import AlarmService, handlers
-from meterwatch.episodes import Severity
+from meterwatch.episodes import Severity, Verdict
 from meterwatch.v1 import alarms_pb2 as pb
 from meterwatch.v1 import alarms_pb2_grpc as pb_grpc
 from meterwatch.v1.receipts_pb2_grpc import add_ReceiptsServicer_to_server
@@ -384,3 +384,34 @@ async def test_of_two_shelves_at_one_moment_a_restart_takes_the_later(dsn: str) 
             await world.stub.ShelveAsset(request)
             found = [shelf.action_id for shelf in await world.store.load_shelves(clock().now_us())]
             assert found == ([request.action_id] if number % 2 else [])
+
+
+async def test_lists_and_explanations_say_under_which_alarm_another_stands_and_kpis_count_one_call(dsn: str) -> None:
+    async with serving(dsn) as world:
+
+        def said(rule: str, severity: Severity, cleared: float | None = None) -> Verdict:
+            return Verdict(rule, "transformer", 0, at(0), (episode(10, cleared, severity=severity),))
+
+        async def stands() -> dict[str, str]:
+            found = await world.stub.ListAlarms(pb.ListAlarmsRequest())
+            name = {alarm.alarm_id: alarm.type for alarm in found.alarm} | {"": ""}
+            for alarm in found.alarm:
+                request = pb.GetAlarmRequest(alarm_id=alarm.alarm_id)
+                assert (await world.stub.GetAlarm(request)).alarm == alarm
+            return {alarm.type: name[alarm.stands_under] for alarm in found.alarm}
+
+        await world.desk.record([said("HOT_SPOT", Severity.MEDIUM)], [])
+        assert await stands() == {"HOT_SPOT": ""}
+        await world.desk.record([said("OVERLOAD", Severity.HIGH), verdict(episode(11))], [])
+        assert await stands() == {"HOT_SPOT": "OVERLOAD", "OVERLOAD": "", "OUTAGE": ""}
+        listed = (await world.stub.ListAlarms(pb.ListAlarmsRequest())).alarm
+        for alarm in listed:
+            explained = await world.stub.Explain(pb.ExplainRequest(alarm_id=alarm.alarm_id))
+            assert explained.alarm.stands_under == alarm.stands_under
+            together = [] if alarm.type == "OUTAGE" else ["OVERLOAD", "HOT_SPOT"]
+            assert [one.type for one in explained.called_with] == together
+        figures = await world.stub.GetKpis(pb.GetKpisRequest())
+        assert (figures.pages, figures.pages_under, figures.paging) == (2, 1, 3)
+        assert list(figures.one_call) == list(world.desk.book.profile.one_call)
+        await world.desk.record([said("OVERLOAD", Severity.HIGH, 20)], [])
+        assert await stands() == {"HOT_SPOT": "", "OVERLOAD": "", "OUTAGE": ""}

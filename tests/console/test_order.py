@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from meterwatch.console.filters import KEYS, wanted
 from meterwatch.console.order import TOP, Order
 from meterwatch.console.rows import FINISHED, Row
+from meterwatch.one_call import ONE_CALL
 from meterwatch.v1 import alarms_pb2 as pb
 
 IDS = ["A", "B", "C", "D", "E"]
@@ -195,3 +196,65 @@ def test_who_stands_aside_comes_last_and_the_rest_stays_in_its_order(rows: list[
         ]
     order.apply(rows)
     assert [order.row(i) for i in range(order.rows)] == lines
+
+
+kin = st.lists(
+    st.builds(
+        row,
+        st.sampled_from(IDS),
+        version=st.integers(1, 6),
+        state=st.sampled_from([pb.ALARM_STATE_UNACK_ACTIVE, pb.ALARM_STATE_UNACK_ACTIVE, *range(2, 7)]),
+        severity=st.integers(1, 4),
+        onset_us=st.integers(0, 3),
+        parent_id=st.sampled_from(["", "", "", "A", "Z"]),
+        shelved_until_us=st.sampled_from([0, 0, 9]),
+    ).filter(lambda one: one.parent_id != one.alarm_id),
+    max_size=25,
+)
+OF = {
+    "A": ("OVERLOAD", "T-1"), "B": ("HOT_SPOT", "T-1"), "C": ("FORECAST_OVERLOAD", "T-1"), "D": ("HOT_SPOT", "T-2"),
+    "E": ("OUTAGE", "T-1"),
+}  # fmt: skip
+
+
+def called(rows: list[Row], group: str) -> list[tuple[str, bool]]:
+    """Of `plain`, with those that stand under another behind it; whether each does."""
+    newest: dict[str, Row] = {}
+    for one in rows:
+        if one.alarm_id not in newest or one.version > newest[one.alarm_id].version:
+            newest[one.alarm_id] = one
+    there = {alarm_id: one for alarm_id, one in newest.items() if one.state not in FINISHED}
+    leader_of = {
+        one.alarm_id: min(
+            (other for other in there.values() if other.asset == one.asset and other.calls and other.type != "OUTAGE"),
+            key=lambda other: (-other.severity, other.alarm_id),  # the ids are in the order of the types
+        ).alarm_id
+        for one in there.values()
+        if one.calls and one.type != "OUTAGE"
+    }
+    found: list[tuple[str, bool]] = []
+    roots = {one.parent_id for one in there.values()} - leader_of.keys()
+    mine = [one for one in there.values() if (one.parent_id if one.parent_id in there else TOP) == group]
+    for one in sorted(mine, key=lambda one: one.key(root=one.alarm_id in roots)):
+        if leader_of.get(one.alarm_id, one.alarm_id) == one.alarm_id:
+            found.append((one.alarm_id, False))
+            found += [(other, True) for other in sorted(leader_of) if leader_of[other] == one.alarm_id != other]
+    return found
+
+
+@given(kin, st.sampled_from([TOP, "A"]))
+def test_alarms_of_one_call_stand_behind_the_one_that_leads(rows: list[Row], group: str) -> None:
+    rows = unique([replace(one, type=OF[one.alarm_id][0], asset=OF[one.alarm_id][1]) for one in rows])
+    order = Order(one_call=ONE_CALL)
+    order.show(group, None)
+    for n, one in enumerate(rows, 1):
+        order.apply([one, *rows[: n // 2]])
+        expected = called(rows[:n], group)
+        assert [(order.row(i).alarm_id, order.stands_under(i)) for i in range(order.rows)] == expected
+        assert [order.index(alarm_id) for alarm_id, _ in expected] == list(range(len(expected)))
+        frozen = order.frozen()
+        assert [frozen.stands_under(i) for i in range(frozen.rows)] == [under for _, under in expected]
+    later = Order.of(rows)
+    later.show(group, None)
+    later.put_aside(lambda _: False, ONE_CALL)
+    assert shown(later) == shown(order)

@@ -244,6 +244,11 @@ def test_an_alarm_of_heat_or_a_forecast_warns_and_is_no_false_page() -> None:
         result = score(record(hot, told, two_hour_rule_alarms=1))
         assert (result["warned_in_time"], result["warned_before_hot"], result["lead_min_p50"]) == (1, 1, 40)
         assert (result["alarms_over_two_hour_rule"], result["false"], result["recall"]) == (2, [], 1)
+        called = [replace(told[0], escalations=1), replace(told[1], calls=2, retracted=True)]
+        result = score(record(hot, called, two_hour_rule_alarms=4))
+        assert (result["alarms_over_two_hour_rule"], result["calls_over_two_hour_rule"]) == (0.25, 0.5)
+        assert result["calls_and_escalations_over_two_hour_rule"] == 0.75
+        assert (result["calls"], result["escalations"], result["alarms_of_load"]) == (2, 1, 1)
         alone = score(record([], told[1:]))
         assert alone["precision"] == 0  # without an overload it is false
 

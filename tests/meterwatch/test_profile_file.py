@@ -14,6 +14,7 @@ from meterwatch.alarms import Priority
 from meterwatch.config import load_config
 from meterwatch.episodes import Severity
 from meterwatch.errors import ConfigError
+from meterwatch.one_call import LOAD_AND_HEAT
 from meterwatch.profile_file import known_profiles
 from rules.ladder import Level
 from rules.plates import SHIPPED_TYPES, ThermalType
@@ -111,6 +112,16 @@ def test_classes_of_alarms_go_before_those_inherited(directory: Path) -> None:
     )
     assert found["night"].classes == (own, *ATTENDED.classes)
     assert found["same"] == replace(ATTENDED, name="same")
+
+
+def test_the_types_that_call_once_are_those_given_and_must_be_types(directory: Path) -> None:
+    path = directory / "profiles.yaml"
+    path.write_text("alarm_profiles:\n  a: {one_call: [HOT_SPOT, OVERLOAD]}\n  b: {one_call: []}\n  c: {}\n")
+    found = known_profiles(path).alarms
+    assert [found[name].one_call for name in "abc"] == [("HOT_SPOT", "OVERLOAD"), (), LOAD_AND_HEAT]
+    [problem] = problems(directory, "alarm_profiles:\n  a:\n    one_call: [OVERLOAD, HOT_SPOTS]\n")
+    assert problem.startswith("3: ")
+    assert "'HOT_SPOTS'" in problem
 
 
 def test_every_problem_of_a_file_is_told_at_once_with_its_line(directory: Path) -> None:

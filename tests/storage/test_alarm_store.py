@@ -238,3 +238,12 @@ async def test_only_what_begins_to_page_is_a_page(store: AlarmStore) -> None:
     lifted = replace(raised, version=4)
     await store.commit([Draft(TransitionKind.UNSHELVED, lifted, was=shelved)], [], now_us=NOW_US)
     assert await count() == 2
+
+
+async def test_what_begins_to_page_in_the_call_of_another_is_counted_apart(store: AlarmStore) -> None:
+    drafts = [Draft(RAISED, alarm("A")), Draft(RAISED, alarm("B"), under="A"), Draft(RAISED, alarm("C"))]
+    await store.commit(drafts, [], now_us=NOW_US)
+    await store.commit([Draft(RAISED, alarm("D"), under="A")], [], now_us=NOW_US - WINDOW_US)
+    found = await store.pages(0, NOW_US, window_us=WINDOW_US, chatter_count=3, top=10, most=10)
+    assert (found.windows, found.under) == ({0: 2}, 2)
+    assert [times for _, times in found.top] == [4]

@@ -48,7 +48,7 @@ async def alarm(pool: psycopg_pool.AsyncConnectionPool) -> Alarm:
 
 def step(alarm: Alarm, number: int = 1, target: str = "hook") -> Changes:
     """One alarm told to one target."""
-    told = Told(alarm.seq, alarm.state, alarm.severity, alarm.pages, NOW_US, number)
+    told = Told(alarm.seq, alarm.state, alarm.severity, alarm.pages, NOW_US, number, alarm.priority)
     notice = Notice(target, alarm, "r", "noc", 0, "feeder=F0", due_us=None, told=told)
     items = (Item("A", alarm.seq, Change.NEW, None, True), Item("A2", alarm.seq, Change.OVER, Severity.LOW, False))
     return Changes(
@@ -132,9 +132,11 @@ async def test_dead_messages_wait_again_when_told_to(outbox: Outbox, alarm: Alar
     await outbox.tried(1, DeliveryState.DEAD, NOW_US, NOW_US, NOW_US, "HTTP 400")
     (count,) = await outbox.counts()
     assert (count.waiting, count.sent, count.dead, count.oldest_us) == (0, 0, 1, None)
+    assert [notice.told.lost for notice in (await outbox.load(0)).notices if notice.told] == [True]
     assert await outbox.retry("hook", NOW_US + S) == 1
     (count,) = await outbox.counts()
     assert (count.waiting, count.dead, count.oldest_us, count.last_error) == (1, 0, NOW_US + S, "HTTP 400")
+    assert [notice.told.lost for notice in (await outbox.load(0)).notices if notice.told] == [False]
 
 
 async def test_what_waits_for_a_target_that_is_gone_is_given_up_visibly(outbox: Outbox, alarm: Alarm) -> None:
