@@ -96,17 +96,18 @@ def above_capacity(view: View, limits: Limits) -> Mask:
 
 
 def out_of_range(view: View, limits: Limits) -> Mask:
-    """V06: voltage outside 0..1.5 Un, current below 0, |power factor| above 1. NaN is for not_finite."""
+    """V06: voltage outside 0..1.5 Un, current outside 0..20 Imax, |power factor| above 1. NaN is for not_finite."""
     if (
         view.within(VOLTAGE, 0, limits.voltage_factor * float(view.nominal_v.min()))
-        and view.within(CURRENT, 0, FLOAT32_MAX)
+        and view.within(CURRENT, 0, limits.current_factor * float(view.rated_a.min()))
         and view.within(("power_factor",), -1, 1)
     ):
         return view.none()
-    ceiling = limits.voltage_factor * view.nominal_v
+    most_v = limits.voltage_factor * view.nominal_v
+    most_a = limits.current_factor * view.rated_a.astype(np.float64)
     return (
-        view.any_of(VOLTAGE, lambda values: (values < 0) | (values > ceiling))
-        | view.any_of(CURRENT, lambda values: values < 0)
+        view.any_of(VOLTAGE, lambda values: (values < 0) | (values > most_v))
+        | view.any_of(CURRENT, lambda values: (values < 0) | (values > most_a))
         | view.any_of(("power_factor",), lambda values: np.abs(values) > 1)
     )
 

@@ -42,6 +42,9 @@ class Limits:
     """V06: 1.2 Imax Un phases dt. (ours)"""
     voltage_factor: float = 1.5
     """V06: 1.5 Un. (ours)"""
+    current_factor: float = 20.0
+    """V06: 20 Imax, what a meter behind transformers has to bear for half a second (IEC 62053-21; one connected
+    directly 30 Imax for half a cycle). (check)"""
     contract_factor: float = 3.0
     """V07. (ours)"""
     ahead_us: int = 60 * US

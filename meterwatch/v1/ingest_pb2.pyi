@@ -93,7 +93,7 @@ class _RowReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RowReason.V
     ROW_REASON_ABOVE_CAPACITY: _RowReason.ValueType  # 8
     """Energy is above what the meter's rating can carry in the interval."""
     ROW_REASON_OUT_OF_RANGE: _RowReason.ValueType  # 9
-    """Voltage outside 0..1.5 times nominal, current below 0 or power factor outside -1..1."""
+    """Voltage outside 0..1.5 times nominal, current outside 0..20 times the rated one or power factor outside -1..1."""
     ROW_REASON_AMBIGUOUS: _RowReason.ValueType  # 10
     """Two rows of one batch carry different values for one meter and interval."""
     ROW_REASON_UNALIGNED: _RowReason.ValueType  # 11
@@ -123,7 +123,7 @@ ROW_REASON_NEGATIVE: RowReason.ValueType  # 7
 ROW_REASON_ABOVE_CAPACITY: RowReason.ValueType  # 8
 """Energy is above what the meter's rating can carry in the interval."""
 ROW_REASON_OUT_OF_RANGE: RowReason.ValueType  # 9
-"""Voltage outside 0..1.5 times nominal, current below 0 or power factor outside -1..1."""
+"""Voltage outside 0..1.5 times nominal, current outside 0..20 times the rated one or power factor outside -1..1."""
 ROW_REASON_AMBIGUOUS: RowReason.ValueType  # 10
 """Two rows of one batch carry different values for one meter and interval."""
 ROW_REASON_UNALIGNED: RowReason.ValueType  # 11

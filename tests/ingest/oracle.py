@@ -108,14 +108,14 @@ def _reason(row: Row, interval_s: int, head_end_id: int, topology: Topology, old
     if values.get("import_wh", 0) < 0 or values.get("export_wh", 0) < 0:
         return pb.ROW_REASON_NEGATIVE
     nominal_v = Fraction(float(topology.nominal_v[slot]))
+    rated_a = Fraction(float(topology.rated_a[slot]))
     if (
         any(not 0 <= Fraction(values[name]) <= Fraction(3, 2) * nominal_v for name in VOLTAGE if name in values)
-        or any(values[name] < 0 for name in CURRENT if name in values)
+        or any(not 0 <= Fraction(values[name]) <= 20 * rated_a for name in CURRENT if name in values)
         or abs(values.get("power_factor", 0)) > 1
     ):
         return pb.ROW_REASON_OUT_OF_RANGE
     phases = int(topology.phases[slot]).bit_count() or 3
-    rated_a = Fraction(float(topology.rated_a[slot]))
     limit_wh = Fraction(6, 5) * rated_a * nominal_v * phases * Fraction(interval_s, 3600)
     if any(abs(values[name]) > limit_wh for name in ENERGY if name in values):
         return pb.ROW_REASON_ABOVE_CAPACITY

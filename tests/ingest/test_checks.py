@@ -135,8 +135,16 @@ def test_voltage_is_in_0_to_one_and_a_half_nominal(name):
 
 
 @pytest.mark.parametrize("name", AMPS)
-def test_current_is_not_negative(name):
-    assert checks.out_of_range(view(**{name: [0, -0.0, 1e6, below(0)]}), LIMITS).tolist() == [0, 0, 0, 1]
+@pytest.mark.parametrize("rated_a", [100.0, float(np.float32(63.7))])
+def test_current_is_in_0_to_20_times_the_rated_one(name, rated_a):
+    most_a = 20 * rated_a
+    sent = [0, -0.0, below(most_a), over(most_a), below(0), 1e38]
+    assert checks.out_of_range(view(rated_a=rated_a, **{name: sent}), LIMITS).tolist() == [0, 0, 0, 1, 1, 1]
+    assert not checks.out_of_range(view(rated_a=rated_a, **{name: [0, below(most_a)]}), LIMITS).any()
+
+
+def test_a_current_of_a_meter_of_unknown_rating_is_not_negative():
+    assert checks.out_of_range(view(current_a_a=[1e38, below(0)], rated_a=NAN), LIMITS).tolist() == [0, 1]
 
 
 def test_power_factor_is_in_minus_1_to_1():

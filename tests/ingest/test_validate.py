@@ -61,10 +61,11 @@ def energy_limits() -> list[int]:
 
 BROKEN = [math.nan, math.inf, -math.inf, -0.0, f32(3e38), f32(-1e-45), -1.0]
 VOLTS = sorted({v for n in (230.0, 231.1, 120.0, 220.0) for share in (0, 0.6, 0.8, 1, 1.5) for v in around(n * share)})
+AMPS = sorted({a for rated in (100.0, 63.7, 40.0) for a in around(20 * f32(rated))})
 SPECIAL = {
     **{name: energy_limits() for name in ENERGY},
     **dict.fromkeys(VOLTAGE, VOLTS + BROKEN),
-    **{name: [*around(0.05), *BROKEN] for name in CURRENT},
+    **{name: [*around(0.05), *AMPS, *BROKEN] for name in CURRENT},
     "power_factor": [*around(1.0), *around(-1.0), *BROKEN],
     "device_status": [1, 2, 8, 16, 64, 9, 2**32 - 1, 2**32 - 9],
 }
@@ -209,7 +210,10 @@ OCCURS = {
         Row("ONE", NOW_US - LATE_WINDOW_US - 1, {"import_wh": 1}),
         Row("ONE", NOW_US - LATE_WINDOW_US, {"import_wh": 1}),
     ),
-    R.ROW_REASON_NOT_FINITE: (Row("ONE", NOW_US, {"current_a_a": math.nan}), Row("ONE", NOW_US, {"current_a_a": 3e38})),
+    R.ROW_REASON_NOT_FINITE: (
+        Row("ONE", NOW_US, {"current_a_a": math.nan}),
+        Row("ONE", NOW_US, {"current_a_a": 2000.0}),
+    ),
     R.ROW_REASON_NEGATIVE: (Row("ONE", NOW_US, {"import_wh": -1}), Row("ONE", NOW_US, {"import_wh": 0})),
     R.ROW_REASON_ABOVE_CAPACITY: (Row("ONE", NOW_US, {"import_wh": 6901}), Row("ONE", NOW_US, {"import_wh": 6900})),
     R.ROW_REASON_OUT_OF_RANGE: (
