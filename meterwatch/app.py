@@ -153,7 +153,7 @@ async def _serving(
 ) -> AsyncIterator[Service]:
     parts = await put_together(config, clock, dsn, pool, background, layout, table)
     pipeline, desk, metrics = parts.pipeline, parts.desk, parts.metrics
-    gate, trail = await open_gate(config.access, AuditStore(pool).write, metrics)
+    gate, trail = await open_gate(config.access, config.server, AuditStore(pool).write, metrics)
     server, health = make_server(config.server, gate, Watch(metrics))
     ingest = IngestService(
         pipeline, _limits(config), version("meterwatch"), config.server.streams_max,

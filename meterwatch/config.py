@@ -50,6 +50,12 @@ class Server(BaseModel):
     """Of them of one head-end."""
     subscribers_max: int = Field(default=256, ge=1, le=100_000)
     """Subscribers to alarms at a time."""
+    identity_subscribers_max: int = Field(default=32, ge=1, le=100_000)
+    """Of them of one identity, where identities are known."""
+    calls_max: int = Field(default=64, ge=1, le=10_000)
+    """Calls of people under way at a time."""
+    identity_calls_max: int = Field(default=6, ge=1, le=10_000)
+    """Of them of one identity, where identities are known: fewer than the database's pool has connections."""
     idle_timeout_s: float = Field(default=60, gt=0, le=3600)
     batch_deadline_s: float = Field(default=30, gt=0, le=600)
 

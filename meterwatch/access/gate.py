@@ -1,8 +1,9 @@
 """The gate: every call passes it, and nothing of it is done before it is known who calls and that he may.
 
 Order for each call: identity (a token if one is shown, else the certificate, else LOCAL where neither is asked for),
-then the table of methods (methods.py), then the method. What is in no table is refused. A refusal names the method and
-what is missing, and is counted in the audit trail; what alters something is on record before it is answered.
+then the table of methods (methods.py), then whether there is room (room.py), then the method. What is in no table is
+refused. A refusal names the method and what is missing, and is counted in the audit trail; what alters something is on
+record before it is answered.
 A stream is judged once, at its beginning. It ends with UNAUTHENTICATED when its token or certificate has been expired
 for GRACE_S, or its serial is denied, which is looked at every SWEEP_S; cursors stay good, and the caller resumes.
 
@@ -28,10 +29,12 @@ from google.protobuf.message import DecodeError, Message
 from meterwatch.access.certificates import Certificates, over_tls
 from meterwatch.access.identity import LOCAL, NOBODY, Identity, shown
 from meterwatch.access.methods import METHODS, Reach, Rule
+from meterwatch.access.room import Place, Room
 from meterwatch.access.serials import DeniedSerials
 from meterwatch.access.tokens import Tokens
 from meterwatch.access.trail import Trail, row_of
 from meterwatch.calls import reason_of
+from meterwatch.config import Server
 from meterwatch.errors import Denied, Unauthenticated
 from meterwatch.status import abort
 
@@ -57,6 +60,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         refused: Refused = lambda method, code, reason: None,
         now_s: Callable[[], float] = time.time,
         methods: Mapping[str, Rule] = METHODS,
+        room: Room | None = None,
     ) -> None:
         self._trail = trail
         self._tokens = tokens
@@ -65,6 +69,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._refused = refused
         self._now_s = now_s
         self._methods = methods
+        self._room = room or Room(Server())
         self._streams: set[_Call] = set()
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
@@ -142,6 +147,8 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             check_allowed(call.identity, method, rule)
             if call.identity.expires_s is not None:
                 call.ends_s = call.identity.expires_s + GRACE_S
+            if rule is not None:
+                call.place = self._room.take(call.identity, rule.takes)
             if rule is not None and rule.sends:
                 self._trail.counted(row_of(call.identity, method, "", "ADMITTED", call.peer()))
             self._streams.add(call)
@@ -159,6 +166,8 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             raise
         finally:
             self._streams.discard(call)
+            if call.place is not None:
+                self._room.leave(call.place)
 
     async def _identity(self, context: Any, rule: Rule | None) -> Identity:
         """Who calls; NOBODY where nobody is asked. Unauthenticated."""
@@ -201,6 +210,7 @@ class _Call:
         self.outcome = "OK"
         self.ends_s = float("inf")
         self.by_gate = False
+        self.place: Place | None = None
         self._context = context
         self._now_s = now_s
         self._refused = refused

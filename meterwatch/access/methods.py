@@ -4,7 +4,8 @@
 gets what is its own; ANY: it tells nothing of the grid; GRID: it is about the whole grid: nobody with districts may.
 `changes` marks what alters something: it is written to the audit log before it is answered. `sends` marks what
 head-ends send all day long: the ledger has each batch, the audit log only counts them. `about`: fields of the request
-that say, in the audit log, what it was done to.
+that say, in the audit log, what it was done to. `takes`: what it takes of the room there is for everybody's calls
+(room.py).
 """
 
 from __future__ import annotations
@@ -27,6 +28,15 @@ class Reach(StrEnum):
     GRID = "whole grid only"
 
 
+class Takes(StrEnum):
+    """Of which limits of calls under way (room.py) a method is."""
+
+    CALL = "a call"
+    SUBSCRIPTION = "a subscription"
+    NOTHING = "nothing"
+    """It has limits of its own, or is over at once."""
+
+
 class Rule(NamedTuple):
     """Who may call a method, and how it is written down. roles empty: anybody, without credentials."""
 
@@ -35,6 +45,7 @@ class Rule(NamedTuple):
     changes: bool = False
     sends: bool = False
     about: tuple[str, ...] = ()
+    takes: Takes = Takes.CALL
 
 
 HEAD_END: Final = frozenset({Role.HEAD_END})
@@ -47,7 +58,7 @@ ANYBODY: Final[frozenset[Role]] = frozenset()
 
 
 def _sends() -> Rule:
-    return Rule(HEAD_END, Reach.OWN, changes=True, sends=True)
+    return Rule(HEAD_END, Reach.OWN, changes=True, sends=True, takes=Takes.NOTHING)
 
 
 def _reads(reach: Reach = Reach.DISTRICTS) -> Rule:
@@ -64,7 +75,7 @@ _OURS: Final[Mapping[str, Rule]] = {
     "Ingest/SendReads": _sends(),
     "Ingest/SendRegisters": _sends(),
     "Ingest/EditReads": _changes(ENGINEER, Reach.GRID, "action_id", "reason", "read.meter"),
-    "Alarms/Subscribe": _reads(),
+    "Alarms/Subscribe": Rule(PEOPLE, Reach.DISTRICTS, takes=Takes.SUBSCRIPTION),
     "Alarms/ListAlarms": _reads(),
     "Alarms/GetAlarm": _reads(),
     "Alarms/Explain": _reads(),
@@ -74,7 +85,7 @@ _OURS: Final[Mapping[str, Rule]] = {
     "Alarms/Act": _changes(OPERATE, Reach.DISTRICTS, "action_id", "kind", "alarm_id"),
     "Alarms/ActOnMany": _changes(OPERATE, Reach.DISTRICTS, "act.action_id", "act.kind", "target.alarm_id"),
     "Alarms/ShelveAsset": _changes(OPERATE, Reach.DISTRICTS, "action_id", "type", "asset_kind", "asset"),
-    "Receipts/Confirm": _reads(Reach.ANY),
+    "Receipts/Confirm": Rule(PEOPLE, Reach.ANY, takes=Takes.NOTHING),
     "Registry/Import": _changes(ENGINEER, Reach.GRID, "file.name", "dry_run"),
     "Registry/ImportStream": _changes(ENGINEER, Reach.GRID),
     "Registry/ListAssets": _reads(),
@@ -103,9 +114,9 @@ _OURS: Final[Mapping[str, Rule]] = {
 }
 
 METHODS: Final[Mapping[str, Rule]] = {f"{PACKAGE}.{name}": rule for name, rule in _OURS.items()} | {
-    "grpc.health.v1.Health/Check": Rule(ANYBODY, Reach.ANY),
-    "grpc.health.v1.Health/Watch": Rule(ANYBODY, Reach.ANY),
-    "grpc.health.v1.Health/List": Rule(ANYBODY, Reach.ANY),
+    "grpc.health.v1.Health/Check": Rule(ANYBODY, Reach.ANY, takes=Takes.NOTHING),
+    "grpc.health.v1.Health/Watch": Rule(ANYBODY, Reach.ANY, takes=Takes.NOTHING),
+    "grpc.health.v1.Health/List": Rule(ANYBODY, Reach.ANY, takes=Takes.NOTHING),
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(EVERYONE, Reach.ANY),
 }
 """By full name, as package.Service/Method."""

@@ -8,16 +8,17 @@ from typing import Any
 
 from meterwatch.access.gate import Gate
 from meterwatch.access.identity import caller
+from meterwatch.access.room import Room
 from meterwatch.access.serials import DeniedSerials
 from meterwatch.access.signing_keys import SigningKeys
 from meterwatch.access.tokens import Tokens
 from meterwatch.access.trail import AuditRow, Trail, row_of
-from meterwatch.config import Access
+from meterwatch.config import Access, Server
 from meterwatch.metrics import Metrics
 
 
 async def open_gate(
-    config: Access, write: Callable[[Sequence[AuditRow]], Awaitable[None]], metrics: Metrics
+    config: Access, limits: Server, write: Callable[[Sequence[AuditRow]], Awaitable[None]], metrics: Metrics
 ) -> tuple[Gate, Trail]:
     """Gate and trail. ConfigError for a file that cannot be read."""
     tokens = None
@@ -26,15 +27,17 @@ async def open_gate(
         await keys.open()
         tokens = Tokens(keys, config.issuer, config.audience)
     trail = Trail(write)
+    room = Room(limits)
     metrics.watch(
-        gauges={},
+        gauges={"calls_under_way": ("Calls of people under way.", lambda: room.calls)},
         counters={"audit_dropped": ("Counted rows of the audit log that found no room.", lambda: trail.dropped)},
     )
 
     def refused(method: str, code: str, reason: str) -> None:
         metrics.calls_refused.labels(method.rpartition("/")[2], code, reason).inc()
 
-    return Gate(trail, tokens, DeniedSerials(config.denied_serials_file), refused), trail
+    denied = DeniedSerials(config.denied_serials_file)
+    return Gate(trail, tokens, denied, refused, room=room), trail
 
 
 def foreign_rows(trail: Trail) -> Callable[[Any, int], None]:
