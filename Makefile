@@ -33,7 +33,7 @@ faults: setup ## break the network in front of the service and of its database, 
 
 bad-input: setup ## send everything of the catalogue of bad input and write down what came back (docs/bad_input.md)
 	@rm -f tests/golden/bad_input.json
-	@METERWATCH_BAD_INPUT=write $(BIN)/python -m pytest tests/integration/test_bad_input.py tests/integration/test_bad_input_wire.py tests/integration/test_bad_start.py tests/integration/test_bad_http2.py tests/files/test_bad_files.py -q
+	@METERWATCH_BAD_INPUT=write $(BIN)/python -m pytest tests/integration/test_bad_*.py tests/integration/test_drift_days.py tests/files/test_bad_files.py tests/access/test_bad_callers.py tests/access/test_room.py -q
 	@$(BIN)/python tests/bad_inputs.py
 
 check: ## lint, format, types, layout, freshness of generated code and pages

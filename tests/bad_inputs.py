@@ -31,25 +31,24 @@ TITLES: Final = {
 }  # fmt: skip
 """First number of each part."""
 NOT_HAD: Final = {
-    37: "a column has its unit in its name; what the energies are is `value_meaning` (13)",
-    48: "a finding, not a refusal: V08 of docs/checks.md",
-    51: "as 48: V16",
-    53: "no float column carries whole numbers: energies are sfixed32",
-    62: "as 48: V10",
-    63: "no message has a Timestamp: times are whole microseconds (55)",
-    68: "no limit of a rate beside credits and the shared queue; unknown meters never enter the registry",
-    80: "answers that nobody reads fill the stream, and its end comes after server.idle_timeout_s; not sent by a test",
-    81: "as 68; small batches go into one COPY",
-    91: "with authentication",
-    93: "a dry run is `rules replay`; none is forced before a reload",
-    97: "an import says what it changes; no share of it needs another consent",
+    93: "no reload waits for a dry run, and none is refused for what its rules would raise: `rules replay --rules` says"
+    " it beforehand, over what is stored, and a flood is shown by its roots and counts (docs/alarms.md, Storms)",
 }
 """Why a number has no test."""
-OF_AUTHENTICATION: Final = range(70, 78)
+BESIDE: Final = {
+    37: "a column has its unit in its name; only what its energies are can be said wrongly",
+    53: "on the wire energies are sfixed32: no float column carries whole numbers",
+    63: "no message has a Timestamp: times are whole microseconds",
+    68: "no rate of new numbers is limited: unknown meters never enter the registry, and a dictionary has an end (17)",
+    81: "no rate of batches is limited: credits and the queue are, and what waits goes into one COPY",
+    97: "no share of the meters needs another consent; the time since when is told apart (docs/files.md)",
+    99: "the service opens no path that a caller names: commands read files and send what is in them",
+}
+"""What of a number cannot be sent to this service, beside what can."""
 
 
 class Told(NamedTuple):
-    """One row of the catalogue. where: ROW, NACK, RPC, START, FILE, or TAKEN for what is accepted on purpose."""
+    """One row of the catalogue. where: ROW, NACK, RPC, START, FILE, FLAG, or TAKEN for what is accepted on purpose."""
 
     number: int
     input: str
@@ -103,6 +102,7 @@ def page() -> str:
         "- **RPC**: the call or stream ends with this status.",
         "- **START**: the service does not start, exit 78.",
         "- **FILE**: the file is refused as a whole.",
+        "- **FLAG**: the read is stored, with this bit in its quality word (docs/schema.md).",
         "- **TAKEN**: accepted on purpose.",
         "",
         "`<time>` is a time of the run.",
@@ -119,13 +119,11 @@ def page() -> str:
             ]
         mine = [row for row in rows if row.number == number]
         lines += [f"| {row.number} | {_cell(row.input)} | {row.where} | {_cell(row.answer)} |" for row in mine]
+        if number in BESIDE:
+            lines.append(f"| {number} | - | not had | {_cell(BESIDE[number])} |")
         if number not in had:
-            lines.append(f"| {number} | - | not had | {_cell(_why(number))} |")
+            lines.append(f"| {number} | - | not had | {_cell(NOT_HAD.get(number, 'no test yet'))} |")
     return "\n".join(line for at, line in enumerate(lines) if line or lines[at - 1]) + "\n"
-
-
-def _why(number: int) -> str:
-    return "with authentication" if number in OF_AUTHENTICATION else NOT_HAD.get(number, "no test yet")
 
 
 def _cell(text: str) -> str:

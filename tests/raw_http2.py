@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import Final, Self
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+INITIAL_WINDOW_SIZE: Final = 4
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 _HEAD: Final = 9
 _STATUS: Final = re.compile(rb"grpc-status[\x01\x02](\d{1,2})")
@@ -34,6 +35,16 @@ def message(payload: bytes, *, flag: int = 0, says: int | None = None) -> bytes:
     return bytes([flag]) + (len(payload) if says is None else says).to_bytes(4, "big") + payload
 
 
+def setting(identifier: int, value: int) -> bytes:
+    """One parameter of a SETTINGS frame."""
+    return identifier.to_bytes(2, "big") + value.to_bytes(4, "big")
+
+
+def window(more: int, stream: int) -> bytes:
+    """The frame that lets the other side send so many bytes more; stream 0: of the connection."""
+    return frame(WINDOW_UPDATE, 0, stream, more.to_bytes(4, "big"))
+
+
 def headers(path: str, change: Mapping[str, str] | None = None) -> bytes:
     """The header block of a call; a changed field of no value is left out."""
     fields = {
@@ -48,12 +59,12 @@ def headers(path: str, change: Mapping[str, str] | None = None) -> bytes:
 
 
 class Http2:
-    """One connection, past its preface."""
+    """One connection, past its preface. settings: what its first frame says of us."""
 
-    def __init__(self, address: str, timeout_s: float = 20.0) -> None:
+    def __init__(self, address: str, timeout_s: float = 20.0, settings: bytes = b"") -> None:
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout_s)
-        self.send(PREFACE + frame(SETTINGS, 0, 0))
+        self.send(PREFACE + frame(SETTINGS, 0, 0, settings))
 
     def __enter__(self) -> Self:
         return self

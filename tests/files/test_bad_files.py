@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from bad_inputs import told
+from tls_world import OTHER_CA, Files
 
 from alarm.routes.file import parse_routes
 from meterwatch import registry_csv
@@ -16,6 +17,7 @@ from meterwatch.devtools.fuzz_targets import REGISTRY, ROUTES, TOML
 from meterwatch.errors import ConfigError
 from meterwatch.files import FileError, lines
 from meterwatch.files.csvfile import read_csv
+from meterwatch.server import rotation_of
 from meterwatch.user_rules import read_rules
 
 READS = "meter,end,interval_s,import_wh\nM-1,2026-01-31T13:15:00Z,900,125\n"
@@ -69,6 +71,18 @@ def of_routes(text: str | bytes) -> list[str]:
     return []
 
 
+def of_tls(files: Files, change: Callable[[Path], object]) -> list[str]:
+    """Of a certificate and a key by a CA, the key file changed."""
+    tls = files.server()
+    assert tls.key is not None
+    change(tls.key)
+    try:
+        rotation_of(tls)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
 def with_row(row: str) -> str:
     return READS + row + "\n"
 
@@ -85,6 +99,7 @@ CSV: list[Case] = [
     (61, "infinity as a time", lambda _: of_reads(with_row("M-1,infinity,900,5"))),
     (61, "4714-11-24 BC", lambda _: of_reads(with_row("M-1,4714-11-24 BC,900,5"))),
     (61, "30 February", lambda _: of_reads(with_row("M-1,2026-02-30T00:15:00Z,900,5"))),
+    (53, "import_wh 9007199254740993, which is 2^53 + 1", lambda _: of_reads(with_row("M-1,2026-01-31T13:30:00Z,900,9007199254740993"))),
     (98, "semicolons", lambda _: of_reads(READS.replace(",", ";"))),
     (98, "a decimal comma", lambda _: of_reads(with_row('M-1,2026-01-31T13:30:00Z,900,"1,5"'))),
     (98, "an open quote", lambda _: of_reads(with_row('M-1,2026-01-31T13:30:00Z,900,"5'))),
@@ -101,6 +116,8 @@ CSV: list[Case] = [
     (96, "a transformer of NaN kVA", lambda _: of_registry("transformers", REGISTRY["transformers"].replace("160", "nan"))),
     (96, "a meter on two transformers", lambda _: of_registry("meters", REGISTRY["meters"] + REGISTRY["meters"].split("\n")[1].replace("T-1", "T-2") + "\n")),
     (96, "a kind of file there is not", lambda _: of_registry("poles", "pole\nP-1\n")),
+    (37, "a multiplier of 0", lambda _: of_registry("meters", REGISTRY["meters"].replace(",40,", ",0,"))),
+    (37, "a multiplier of x40", lambda _: of_registry("meters", REGISTRY["meters"].replace(",40,", ",x40,"))),
 ]  # fmt: skip
 SETTINGS: list[Case] = [
     (86, "[server] credit = 8", lambda d: of_config(TOML.replace("credits", "credit"), d)),
@@ -113,6 +130,8 @@ SETTINGS: list[Case] = [
     (89, "metrics on the port of the service", lambda d: of_config(TOML.replace("9100", "50551"), d)),
     (90, "a database URL with an @ in its password", lambda d: of_config(TOML.replace("me:secret@", "me:se@cret@"), d)),
     (90, "a database URL of MySQL", lambda d: of_config(TOML.replace("postgresql:", "mysql:"), d)),
+    (91, "a key file that everybody may read", lambda d: of_tls(Files(d), lambda key: key.chmod(0o644))),
+    (91, "a key that is not the one of the certificate", lambda d: of_tls(Files(d), lambda key: key.write_bytes(OTHER_CA.key_pem))),
 ]  # fmt: skip
 YAML: list[Case] = [
     (86, "a routes file with departmint", lambda _: of_routes(ROUTES.replace("department: noc", "departmint: noc", 1))),

@@ -7,8 +7,20 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from bad_inputs import told
-from raw_http2 import DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, Http2, frame, headers, message
-from served import HEAD_END, Served, fresh_epoch, serving
+from raw_http2 import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PING,
+    RST_STREAM,
+    SETTINGS,
+    Http2,
+    frame,
+    headers,
+    message,
+)
+from served import HEAD_END, METERS, Served, fresh_epoch, reads, serving
 from test_bad_input_wire import call_of, good_reads
 
 from meterwatch import server
@@ -120,12 +132,21 @@ def empty_frames(connection: Http2) -> None:
     connection.send(frame(DATA, END_STREAM, 1))
 
 
-@pytest.mark.parametrize("flood", [rapid_reset, pings, settings, empty_frames])
+FLOODS = {
+    rapid_reset: "2,000 streams opened and reset",
+    settings: "5,000 frames of settings",
+    empty_frames: "5,000 empty frames of data",
+}
+
+
+@pytest.mark.parametrize("flood", [*FLOODS, pings])
 def test_a_flood_costs_its_own_connection_at_most(served: Served, flood: Callable[[Http2], None]) -> None:
     with Http2(served.address) as connection:
         flood(connection)
         assert call_of(served, "Ingest/SendReads", good_reads()).code == "OK"
     assert call_of(served, "Ingest/SendReads", good_reads()).code == "OK"
+    if flood in FLOODS:
+        told(83, FLOODS[flood], "TAKEN", "calls of others are answered meanwhile")
 
 
 def test_who_opens_and_resets_streams_ends_no_call_of_others(served: Served) -> None:
@@ -141,3 +162,40 @@ def test_a_flood_of_pings_is_answered_with_goaway(served: Served) -> None:
         end = connection.end()
     assert end == "GOAWAY 11 too_many_pings"
     told(83, "200 pings at once", "RPC", f"{end}, of gRPC itself")
+
+
+def requests(*parts: pb.Hello | pb.Dictionary | pb.ReadBatch) -> bytes:
+    """Messages of a stream."""
+    of = {pb.Hello: "hello", pb.Dictionary: "dictionary", pb.ReadBatch: "batch"}
+    return b"".join(message(pb.IngestRequest(**{of[type(one)]: one}).SerializeToString()) for one in parts)
+
+
+def test_a_stream_in_frames_of_one_byte_is_as_any_other(served: Served) -> None:
+    epoch = fresh_epoch()
+    body = requests(pb.Hello(head_end=HEAD_END, epoch=epoch), pb.Dictionary(meter=METERS), reads(1, 4))
+    with Http2(served.address) as connection:
+        connection.send(frame(HEADERS, END_HEADERS, 1, headers(STREAM)))
+        for byte in body:
+            connection.send(frame(DATA, 0, 1, bytes([byte])))
+        connection.send(frame(DATA, END_STREAM, 1))
+        end = connection.end()
+    assert end == "OK"
+    assert served.sql("SELECT accepted FROM batches WHERE epoch = %s", epoch) == [(4,)]
+    told(81, "a batch in frames of one byte", "TAKEN", "as any other")
+
+
+def test_a_thousand_batches_of_one_row_are_stored_together(served: Served) -> None:
+    epoch, n = fresh_epoch(), 1000
+    with served.stream(pb.Hello(head_end=HEAD_END, epoch=epoch)) as raw:
+        sent = answered = 0
+        credits_now = 8
+        while answered < n:
+            while sent < n and sent - answered < credits_now:
+                sent += 1
+                raw.send(reads(sent))
+            ack = raw.answer().ack
+            answered += 1
+            assert (ack.seq, ack.accepted) == (answered, 1)
+            credits_now = ack.credits
+    assert served.sql("SELECT count(*), sum(accepted) FROM batches WHERE epoch = %s", epoch) == [(n, n)]
+    told(81, f"{n} batches of one row each, as fast as answers come", "TAKEN", f"{n} rows")

@@ -1,28 +1,20 @@
-"""Bad input against the real service over real gRPC: each has its named answer, and the next good batch is stored."""
+"""Bad rows and batches against the real service: each has its named answer, and the next good batch is stored."""
 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator
 from typing import Any
 
-import grpc
 import pytest
+from bad_input_world import DAY_US, a_new_stream_goes_on, grid, hello, words
 from bad_inputs import told
-from databases import Databases
 from served import (
     FOREIGN,
-    HEAD_END,
     METERS,
-    OTHER_HEAD_END,
     STEP_S,
     US,
-    Ended,
-    Raw,
     Served,
-    ended,
-    fresh_database,
     fresh_end_us,
     fresh_epoch,
     goes_on,
@@ -30,10 +22,8 @@ from served import (
     serving,
 )
 
-from meterwatch.v1 import alarms_pb2, ingest_pb2, reads_pb2, registry_pb2
 from meterwatch.v1 import ingest_pb2 as pb
 
-DAY_US = 86_400 * US
 NAN, INF = float("nan"), float("inf")
 
 
@@ -41,35 +31,6 @@ NAN, INF = float("nan"), float("inf")
 def served(dsn: str) -> Iterator[Served]:
     with serving(dsn) as running:
         yield running
-
-
-def hello(epoch: int | None = None, head_end: str = HEAD_END) -> pb.Hello:
-    return pb.Hello(head_end=head_end, epoch=fresh_epoch() if epoch is None else epoch)
-
-
-def grid(offset_s: int) -> int:
-    """An interval end `offset_s` from now, on the grid."""
-    return (int(time.time()) + offset_s) // STEP_S * STEP_S * US
-
-
-def ours(end: Ended, code: str, reason: str, *, retried: bool = False, of: tuple[int, str] | None = None) -> None:
-    """The call ended so. of: number and input in the catalogue."""
-    assert (end.code, end.reason, end.domain) == (code, reason, "meterwatch"), end
-    assert (end.retry_s is not None) == retried, end
-    assert end.message
-    if of is not None:
-        again = f" (retry after {end.retry_s:g} s)" if end.retry_s is not None else ""
-        told(*of, "RPC", f"{end.code} {end.reason}: {end.message}{again}")
-
-
-def words(change: dict[str, Any]) -> str:
-    """A change to a good batch or request, as the catalogue shows it."""
-    return ", ".join(f"{name} {str(value).strip()[:80]}" for name, value in change.items())
-
-
-def a_new_stream_goes_on(served: Served) -> None:
-    with served.stream() as raw:
-        goes_on(raw)
 
 
 # -- rows: the rest of the batch is stored ----------------------------------------------------------------------------
@@ -90,6 +51,7 @@ ROWS: list[tuple[int, str, dict[str, Any], str]] = [
     (47, "NEGATIVE", {"import_wh": [-1, 5]}, "-1"),
     (50, "ABOVE_CAPACITY", {"import_wh": [2**31 - 1, 5]}, "2147483647"),
     (49, "OUT_OF_RANGE", {"voltage_a_v": [230_000.0, 230.0]}, "230000"),
+    (46, "OUT_OF_RANGE", {"current_a_a": [2001.0, 2000.0]}, "2001"),
     (49, "OUT_OF_RANGE", {"power_factor": [1.75, 0.9]}, "1.75"),
 ]
 
@@ -146,6 +108,7 @@ BATCHES: list[tuple[int, str, dict[str, Any], tuple[str, ...]]] = [
     (52, "UNKNOWN_ENUM", {"origin": [0, 99]}, ("row 1", "99")),
     (13, "UNKNOWN_ENUM", {"channel_mask": [1, 2**20]}, ("channel_mask",)),
     (13, "UNKNOWN_ENUM", {"stamp_meaning": 7}, ("7",)),
+    (37, "UNKNOWN_ENUM", {"value_meaning": 7}, ("value_meaning", "7")),
     (39, "BAD_SEQ", {"seq": 0}, ("0", "1")),
     (39, "BAD_SEQ", {"seq": 2**64 - 1}, ("18446744073709551615",)),
     (30, "EMPTY_BATCH", {"meter_index": [], "stamp_us": [], "import_wh": []}, ("0 reads", "at least 1")),
@@ -309,6 +272,22 @@ def test_a_meter_announced_twice_is_refused(served: Served) -> None:
         goes_on(raw)
 
 
+def test_thousands_of_meters_nobody_knows_go_into_quarantine_and_not_into_the_registry(served: Served) -> None:
+    n, end_us, epoch = 20_000, fresh_end_us(), fresh_epoch()
+    known = served.sql("SELECT count(*) FROM meters")
+    with served.stream(hello(epoch), meters=[f"N-{i}" for i in range(n)]) as raw:
+        batch = reads(1, meter_index=list(range(n)), stamp_us=[end_us] * n, import_wh=[1] * n)
+        ack = raw.ask(batch).ack
+        assert (ack.accepted, ack.rejected) == (0, n)
+        assert {*ack.rejected_reason} == {pb.ROW_REASON_UNKNOWN_METER}
+        raw.send(pb.IngestRequest(dictionary=pb.Dictionary(meter=METERS)))
+        assert raw.answer().dictionary_ack.first_index == n
+        assert raw.ask(reads(2, meter_index=[n])).ack.accepted == 1
+    assert served.sql("SELECT count(*) FROM meters") == known
+    assert served.sql("SELECT count(*) FROM quarantine WHERE epoch = %s", epoch) == [(n,)]
+    told(68, f"{n:,} meters in one batch that nobody knows", "ROW", f"UNKNOWN_METER of {n} rows; none is registered")
+
+
 def test_a_second_hello_is_refused_and_the_stream_goes_on(served: Served) -> None:
     with served.stream() as raw:
         nack = raw.ask(pb.IngestRequest(hello=hello())).nack
@@ -343,320 +322,3 @@ def test_a_seq_reused_with_other_content_stores_nothing(served: Served) -> None:
         stored = "SELECT count(*) FROM reads WHERE end_at = to_timestamp(%s / 1e6)"
         assert served.sql(stored, other.stamp_us[0]) == [(0,)]
         goes_on(raw, 2)
-
-
-# -- what ends the stream ---------------------------------------------------------------------------------------------
-
-
-def test_a_stream_without_hello_is_ended(served: Served) -> None:
-    with served.stream(welcomed=False) as raw:
-        raw.send(reads(1))
-        end = raw.end()
-    ours(end, "INVALID_ARGUMENT", "NO_HELLO", of=(39, "a batch before hello"))
-    assert "batch" in end.message
-    a_new_stream_goes_on(served)
-
-
-def test_a_stream_of_junk_from_the_start_is_ended(served: Served) -> None:
-    with served.stream(welcomed=False) as raw:
-        raw.send(b"\xff" * 20)
-        ours(raw.end(), "INVALID_ARGUMENT", "MALFORMED")
-    a_new_stream_goes_on(served)
-
-
-def test_a_stream_that_says_nothing_ends(served: Served) -> None:
-    with served.stream(welcomed=False) as raw:
-        raw.half_close()
-        ours(raw.end(), "INVALID_ARGUMENT", "NO_HELLO")
-    a_new_stream_goes_on(served)
-
-
-@pytest.mark.parametrize(
-    ("greeting", "code", "reason"),
-    [
-        (pb.Hello(head_end="nobody", epoch=1), "PERMISSION_DENIED", "HEAD_END_UNKNOWN"),
-        (pb.Hello(head_end="", epoch=1), "INVALID_ARGUMENT", "BAD_ID"),
-        (pb.Hello(head_end="HES 1", epoch=1), "INVALID_ARGUMENT", "BAD_ID"),
-        (pb.Hello(head_end=HEAD_END, epoch=0), "INVALID_ARGUMENT", "BAD_EPOCH"),
-        (pb.Hello(head_end=HEAD_END, epoch=2**64 - 1), "INVALID_ARGUMENT", "BAD_EPOCH"),
-    ],
-)
-def test_a_bad_hello_ends_the_stream(served: Served, greeting: pb.Hello, code: str, reason: str) -> None:
-    with served.stream(welcomed=False) as raw:
-        raw.send(pb.IngestRequest(hello=greeting))
-        number = 42 if reason == "HEAD_END_UNKNOWN" else 66 if reason == "BAD_ID" else 39
-        ours(
-            raw.end(),
-            code,
-            reason,
-            of=(number, f"hello: {words({field.name: value for field, value in greeting.ListFields()})}"),
-        )
-    a_new_stream_goes_on(served)
-
-
-def test_more_batches_than_credits_end_the_stream(served: Served) -> None:
-    stamp_us = [fresh_end_us()] * 20_000
-    with served.stream() as raw:
-        for seq in range(1, 40):
-            raw.send(reads(seq, meter_index=[0] * 20_000, stamp_us=stamp_us, import_wh=[1] * 20_000))
-        end = raw.end()
-    ours(
-        end, "FAILED_PRECONDITION", "CREDITS_EXCEEDED", of=(79, "39 batches of 20,000 rows without waiting for answers")
-    )
-    assert "8" in end.message
-    a_new_stream_goes_on(served)
-
-
-def test_ten_refusals_end_the_stream(served: Served) -> None:
-    with served.stream() as raw:
-        for _ in range(9):
-            assert raw.ask(b"\xff").nack.reason == "MALFORMED"
-        raw.send(b"\xff")
-        end = raw.end()
-    ours(end, "INVALID_ARGUMENT", "TOO_MANY_NACKS", of=(79, "ten refused messages within a minute"))
-    assert "MALFORMED" in end.message
-    a_new_stream_goes_on(served)
-
-
-def test_of_two_streams_with_one_epoch_the_newer_wins(served: Served) -> None:
-    epoch = fresh_epoch()
-    with served.stream(hello(epoch)) as older, served.stream(hello(epoch)) as newer:
-        end = older.end()
-        ours(end, "ABORTED", "SUPERSEDED")
-        assert str(epoch) in end.message
-        goes_on(newer)
-
-
-def test_an_idle_stream_is_ended_and_may_come_again(cluster: Databases) -> None:
-    with fresh_database(cluster) as dsn, serving(dsn, idle_timeout_s=0.3) as served:
-        with served.stream() as raw:
-            end = raw.end()
-        assert (end.code, end.domain) == ("DEADLINE_EXCEEDED", "meterwatch")
-        assert "nothing arrived" in end.message
-        told(
-            78,
-            "a stream that sends nothing for server.idle_timeout_s",
-            "RPC",
-            f"{end.code} {end.reason}: {end.message}",
-        )
-        a_new_stream_goes_on(served)
-
-
-def test_a_stream_too_many_is_told_to_wait(cluster: Databases) -> None:
-    with (
-        fresh_database(cluster) as dsn,
-        serving(dsn, streams_max=1) as served,
-        served.stream() as raw,
-        served.stream(welcomed=False) as second,
-    ):
-        ours(
-            second.end(),
-            "RESOURCE_EXHAUSTED",
-            "STREAMS_MAX",
-            retried=True,
-            of=(82, "one stream more than server.streams_max"),
-        )
-        goes_on(raw)
-
-
-def test_one_head_end_cannot_take_all_streams_and_replacing_one_needs_no_room(cluster: Databases) -> None:
-    epoch = fresh_epoch()
-    with (
-        fresh_database(cluster) as dsn,
-        serving(dsn, head_end_streams_max=1) as served,
-        served.stream(hello(epoch)) as raw,
-        served.stream(welcomed=False) as second,
-    ):
-        second.send(pb.IngestRequest(hello=hello()))
-        ours(second.end(), "RESOURCE_EXHAUSTED", "HEAD_END_STREAMS_MAX", retried=True)
-        goes_on(raw, 1)
-        with served.stream(hello(head_end=OTHER_HEAD_END), meters=[]), served.stream(hello(epoch)) as newer:
-            ours(raw.end(), "ABORTED", "SUPERSEDED")
-            goes_on(newer, 2)
-
-
-def test_a_good_stream_ends_with_its_count(served: Served) -> None:
-    with served.stream() as raw:
-        goes_on(raw, 1)
-        assert raw.ask(reads(2, interval_s=1)).HasField("nack")
-        raw.half_close()
-        summary = raw.answer().summary
-        assert (summary.batches, summary.acked, summary.nacked) == (2, 1, 1)
-        assert raw.end().code == "OK"
-
-
-# -- the small calls --------------------------------------------------------------------------------------------------
-
-
-def refused(served: Served, method: str, data: bytes) -> Ended:
-    with pytest.raises(grpc.RpcError) as raised:
-        served.call(method, data)
-    return ended(raised.value)
-
-
-def one_read(**change: Any) -> pb.SendReadsRequest:
-    fields: dict[str, Any] = {"head_end": HEAD_END, "epoch": fresh_epoch(), "seq": 1, "interval_s": 900, **change}
-    fields.setdefault("read", [pb.Read(meter="M-1", end_us=fresh_end_us(), import_wh=5)])
-    return pb.SendReadsRequest(**fields)
-
-
-def one_event(**change: Any) -> pb.SendEventsRequest:
-    fields: dict[str, Any] = {
-        "head_end": HEAD_END, "epoch": fresh_epoch(), "seq": 1, "meter": ["M-1"], "meter_index": [0],
-        "at_us": [fresh_end_us() + 1], "code": [5], **change,
-    }  # fmt: skip
-    return pb.SendEventsRequest(**fields)
-
-
-READS: list[tuple[dict[str, Any], str, str]] = [
-    ({"head_end": "nobody"}, "PERMISSION_DENIED", "HEAD_END_UNKNOWN"),
-    ({"head_end": "a b"}, "INVALID_ARGUMENT", "BAD_ID"),
-    ({"epoch": 0}, "INVALID_ARGUMENT", "BAD_EPOCH"),
-    ({"seq": 0}, "INVALID_ARGUMENT", "BAD_SEQ"),
-    ({"seq": 2**64 - 1}, "INVALID_ARGUMENT", "BAD_SEQ"),
-    ({"interval_s": 7}, "INVALID_ARGUMENT", "INTERVAL"),
-    ({"read": []}, "INVALID_ARGUMENT", "EMPTY_BATCH"),
-    ({"read": [pb.Read(meter="M-1", end_us=1)]}, "INVALID_ARGUMENT", "COLUMN_LENGTH"),
-    ({"read": [pb.Read(meter="M 1", end_us=1, import_wh=1)]}, "INVALID_ARGUMENT", "BAD_ID"),
-    ({"read": [pb.Read(meter="M-1", end_us=1, import_wh=1)] * 1001}, "INVALID_ARGUMENT", "TOO_MANY_ROWS"),
-    ({"read": [pb.Read(meter="M" * 300, end_us=1, import_wh=1)] * 990}, "INVALID_ARGUMENT", "MESSAGE_TOO_LARGE"),
-]
-EVENTS: list[tuple[dict[str, Any], str, str]] = [
-    ({"head_end": "nobody"}, "PERMISSION_DENIED", "HEAD_END_UNKNOWN"),
-    ({"epoch": 0}, "INVALID_ARGUMENT", "BAD_SEQ"),
-    ({"seq": 0}, "INVALID_ARGUMENT", "BAD_SEQ"),
-    ({"epoch": 2**64 - 1}, "INVALID_ARGUMENT", "BAD_SEQ"),
-    ({"seq": 2**64 - 1}, "INVALID_ARGUMENT", "BAD_SEQ"),
-    ({"at_us": [], "meter_index": [], "code": []}, "INVALID_ARGUMENT", "EMPTY_BATCH"),
-    ({"meter_index": [0, 0]}, "INVALID_ARGUMENT", "COLUMN_LENGTH"),
-    ({"meter_index": [1]}, "INVALID_ARGUMENT", "INDEX_RANGE"),
-    ({"meter_index": [2**32 - 1]}, "INVALID_ARGUMENT", "INDEX_RANGE"),
-    ({"code": [0]}, "INVALID_ARGUMENT", "UNKNOWN_ENUM"),
-    ({"code": [99]}, "INVALID_ARGUMENT", "UNKNOWN_ENUM"),
-    ({"code": [-1]}, "INVALID_ARGUMENT", "UNKNOWN_ENUM"),
-    ({"meter": ["M\n1"]}, "INVALID_ARGUMENT", "BAD_ID"),
-]
-
-
-@pytest.mark.parametrize(("change", "code", "reason"), READS)
-def test_bad_reads_are_refused(served: Served, change: dict[str, Any], code: str, reason: str) -> None:
-    large = (
-        (18, f"SendReads of {len(change.get('read', ()))} reads")
-        if reason in ("MESSAGE_TOO_LARGE", "TOO_MANY_ROWS")
-        else None
-    )
-    ours(refused(served, "Ingest/SendReads", one_read(**change).SerializeToString()), code, reason, of=large)
-    answer = pb.SendReadsResponse.FromString(served.call("Ingest/SendReads", one_read().SerializeToString()))
-    assert answer.ack.accepted == 1
-
-
-@pytest.mark.parametrize(("change", "code", "reason"), EVENTS)
-def test_bad_events_are_refused(served: Served, change: dict[str, Any], code: str, reason: str) -> None:
-    ours(refused(served, "Ingest/SendEvents", one_event(**change).SerializeToString()), code, reason)
-    answer = pb.SendEventsResponse.FromString(served.call("Ingest/SendEvents", one_event().SerializeToString()))
-    assert (answer.accepted, answer.rejected) == (1, 0)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"meter": ["nobody"]}, "UNKNOWN_METER"),
-        ({"meter": [FOREIGN]}, "NOT_YOURS"),
-        ({"at_us": [grid(7200)]}, "FUTURE"),
-        ({"at_us": [2**63 - 1]}, "FUTURE"),
-        ({"at_us": [-(2**63)]}, "TOO_OLD"),
-    ],
-)
-def test_a_bad_event_is_quarantined(served: Served, change: dict[str, Any], reason: str) -> None:
-    request = one_event(**change)
-    answer = pb.SendEventsResponse.FromString(served.call("Ingest/SendEvents", request.SerializeToString()))
-    assert [pb.RowReason.Name(code) for code in answer.rejected_reason] == [f"ROW_REASON_{reason}"]
-    assert served.sql("SELECT reason FROM quarantine WHERE epoch = %s", request.epoch) == [(reason,)]
-
-
-def test_events_sent_again_are_replayed_and_a_reused_seq_is_refused(served: Served) -> None:
-    request = one_event()
-    for replayed in (False, True):
-        answer = pb.SendEventsResponse.FromString(served.call("Ingest/SendEvents", request.SerializeToString()))
-        assert (answer.accepted, answer.replayed) == (1, replayed)
-    other = one_event(epoch=request.epoch, code=[6])
-    ours(refused(served, "Ingest/SendEvents", other.SerializeToString()), "INVALID_ARGUMENT", "SEQ_REUSED")
-
-
-def test_a_head_end_writes_only_its_own_meters(served: Served) -> None:
-    with served.stream(hello(head_end=OTHER_HEAD_END)) as raw:
-        ack = raw.ask(reads(1)).ack
-        assert [pb.RowReason.Name(code) for code in ack.rejected_reason] == ["ROW_REASON_NOT_YOURS"]
-
-
-# -- every method -----------------------------------------------------------------------------------------------------
-
-METHODS = [
-    (f"{service.name}/{method.name}", method.client_streaming, method.server_streaming)
-    for module in (ingest_pb2, alarms_pb2, registry_pb2, reads_pb2)
-    for service in module.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-]
-BLOBS = [
-    b"",
-    b"\xff" * 20,
-    b"\x0a\x02\xff\xfe",
-    b"\x08" + b"\xff" * 11,
-    *(random.Random(n).randbytes(64) for n in (1, 2)),
-]
-OF_GRPC = {"CANCELLED", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
-
-
-@pytest.mark.parametrize("method", [method for method in METHODS if not method[1]], ids=lambda method: method[0])
-@pytest.mark.parametrize("blob", BLOBS, ids=range(len(BLOBS)))
-def test_no_answer_is_unknown_and_each_of_ours_has_a_reason(
-    served: Served, method: tuple[str, bool, bool], blob: bytes
-) -> None:
-    name, _, streaming = method
-    end = Ended("OK", "", "", "", None)
-    with grpc.insecure_channel(served.address) as channel:
-        make = channel.unary_stream if streaming else channel.unary_unary
-        try:
-            call: Any = make(f"/meterwatch.v1.{name}")(blob, timeout=10)
-            if streaming:
-                next(call)
-                call.cancel()
-        except StopIteration:
-            pass
-        except grpc.RpcError as error:
-            end = ended(error)
-    assert end.code not in ("UNKNOWN", "INTERNAL"), end
-    if end.code != "OK" and not (end.code in OF_GRPC and not end.reason):
-        assert (end.domain, bool(end.reason)) == ("meterwatch", True), end
-    if blob[:1] == b"\xff":
-        ours(end, "INVALID_ARGUMENT", "MALFORMED")
-
-
-def test_an_unknown_method_is_unimplemented(served: Served) -> None:
-    end = refused(served, "Ingest/Nothing", b"")
-    assert end.code == "UNIMPLEMENTED"
-    told(29, "the method Ingest/Nothing", "RPC", f"{end.code}, of gRPC itself")
-
-
-def test_a_message_of_a_thousand_random_ones_never_ends_in_our_fault(served: Served) -> None:
-    rng = random.Random(11)
-    good = pb.IngestRequest(batch=reads(1, 4)).SerializeToString()
-    raw: Raw | None = None
-    try:
-        for n in range(1000):
-            if n % 9 == 0:
-                if raw is not None:
-                    raw.leave()
-                raw = served.stream()
-            assert raw is not None
-            mutant = bytearray(good)
-            for _ in range(rng.randint(1, 4)):
-                mutant[rng.randrange(len(mutant))] = rng.randrange(256)
-            answer = raw.ask(bytes(mutant))
-            assert answer.WhichOneof("message") in ("ack", "nack", "dictionary_ack"), answer
-        assert raw is not None
-        raw.leave()
-    finally:
-        if raw is not None:
-            raw.leave()
-    a_new_stream_goes_on(served)

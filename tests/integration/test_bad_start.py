@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pytest
 from bad_inputs import told
 from databases import Databases
@@ -18,6 +19,8 @@ from served import HEAD_END, METERS, REGISTRY, Served, fresh_database, fresh_end
 from typer.testing import CliRunner, Result
 
 from meterwatch.cli import app
+from meterwatch.errors import ConfigError
+from storage.migrate import migrate
 
 SECRET = "hunter2"
 
@@ -106,6 +109,23 @@ def test_a_second_service_on_one_database(tmp_path: Path, dsn: str, served: Serv
     (sentence,) = said(ended)
     assert "another meterwatch serves this database" in sentence
     told(100, "a second service on one database", "START", re.sub(r"\(.*\)", "(...)", sentence))
+
+
+SCHEMAS = {
+    "a schema of version 9999": "INSERT INTO schema_version (version, file, sha256) VALUES (9999, '9999_new.sql', '')",
+    "a migration that was altered after it was applied": "UPDATE schema_version SET sha256 = '' WHERE version = 2",
+}
+
+
+def test_a_schema_that_is_not_ours(cluster: Databases) -> None:
+    for words, change in SCHEMAS.items():
+        with fresh_database(cluster) as dsn:
+            with psycopg.connect(dsn) as connection:
+                connection.execute(change)  # type: ignore[arg-type]
+            with pytest.raises(ConfigError) as caught:
+                migrate(dsn)
+        (sentence,) = caught.value.problems
+        told(100, words, "START", re.sub(r"knows \d+", "knows <n>", sentence))
 
 
 @pytest.mark.parametrize(
@@ -218,3 +238,17 @@ def test_a_good_file_after_all_this_is_stored(served: Served, tmp_path: Path) ->
     result = run("send", str(path), "--address", served.address, "--head-end", HEAD_END)
     assert result.exit_code == 0, result.output
     assert served.sql("SELECT count(*), sum(import_wh) FROM reads") == [(len(METERS), 7 * len(METERS))]
+
+
+def test_an_import_that_moves_every_meter_says_so_before_and_does_it(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "transformers.csv").write_text(REGISTRY["transformers"] + "T-2,,400,,\n")
+    (tmp_path / "meters.csv").write_text(REGISTRY["meters"].replace("T-1", "T-2"))
+    here = "SELECT count(*) FROM meter_transformers JOIN transformers USING (transformer_id) WHERE transformer = 'T-2'"
+    said = run("registry", "import", str(tmp_path), "--dry-run", "-o", "jsonl", "--address", served.address)
+    assert said.exit_code == 0, said.output
+    assert served.sql(here) == [(0,)]
+    done = run("registry", "import", str(tmp_path), "-o", "jsonl", "--address", served.address)
+    assert done.stdout == said.stdout
+    assert served.sql(here) == [(len(METERS) + 1,)]
+    counts = ", ".join(line.strip() for line in said.stdout.splitlines())
+    told(97, "an import that moves every meter to another transformer, --dry-run and then in earnest", "TAKEN", counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bad_inputs import told
 from test_judged_days import HOUR_US, US, Plant, Row, batch, plant, us
 
 from meterwatch.quality import Quality
@@ -59,6 +60,7 @@ async def test_a_clock_that_is_off_is_found_and_catching_up_is_none(dsn: str) ->
         assert {at: word & DRIFTING for at, word in world.words().items() if word & DRIFTING} == {
             (20, last_us): DRIFTING, (21, last_us): DRIFTING
         }  # fmt: skip
+        told(62, "reads of a day come 61 s later than those of the peers", "FLAG", "DRIFTING, at the last of them")
         assert world.metrics.registry.get_sample_value("meterwatch_check_findings_total", {"check": "V10"}) == 2
 
 
