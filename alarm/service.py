@@ -1,38 +1,32 @@
 """The Alarms service: subscribe, list, get, act.
 
-Promise of Subscribe: from 0 a snapshot and then every transition after it; from n every transition
-after n, out of the hub's ring or the log; a cursor the log does not hold is an error that says which it holds, never
-silence; a bookmark at least every bookmark_s, also when nothing matches. Requests are parsed here and not by grpc, so
-that bytes that are no message get a status of ours. Errors become statuses in one place, at the edge.
+The door of meterwatch.v1.Alarms: who calls, what he may see and sign, and what a request means; the stream of a
+subscriber is alarm.subscriptions. Requests are parsed here and not by grpc, so that bytes that are no message get a
+status of ours. Errors become statuses in one place, at the edge.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import closing
-from typing import Any, Final, NoReturn, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
 from alarm.desk import AlarmDesk
 from alarm.explain import explanation
-from alarm.hub import Coalesced, Subscription
 from alarm.kpi import CHATTER_COUNT, CHATTERING_MAX, TOP, WINDOW_US, Kpis, kpis
 from alarm.receipts import Ledger, Receipts
 from alarm.receipts_service import NAME_CHARS_MAX, receipts_to_wire
-from alarm.storm import Storms, no_storms, roots_first
+from alarm.storm import Storms, no_storms
+from alarm.subscriptions import AGE_S_MAX, BOOKMARK_S, TRANSITIONS_MAX, Log, Subscriptions
 from alarm.wire import (
     ID_CHARS_MAX,
-    RESPONSE_BYTES_MAX,
     Concerns,
-    Encoder,
     action_of,
     alarm_to_wire,
-    coalesced_to_wire,
     filter_of,
     kpis_to_wire,
     no_departments,
@@ -48,33 +42,18 @@ from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, AssetShelf, Pages,
 from meterwatch.clock import Clock
 from meterwatch.errors import Missing, Rejected
 from meterwatch.explained import CHILDREN_SHOWN, Seen
-from meterwatch.status import abort, abort_with
+from meterwatch.status import abort
 from meterwatch.texts import check_text
 from meterwatch.v1 import alarms_pb2 as pb
 
-SNAPSHOT_ALARMS_MAX: Final = 500
-LOG_PAGE_MAX: Final = 1000
-TRANSITIONS_MAX: Final = 1000
-"""In one message; as in alarms.proto."""
-BOOKMARK_S: Final = 5.0
-TIMER_EARLY_S: Final = 0.002
-"""A timer of the event loop may come early by a rounding to milliseconds; it is set later by this."""
-AGE_S_MAX: Final = 4 * 3600.0
-"""An abandoned client is never collected (grpcio 43462), so no subscription lasts for ever; clients resume."""
 KPI_HOURS_MAX, KPI_OPERATORS_MAX = 744, 1000
 PAGE_DEFAULT, PAGE_MAX = 100, 1000
 
 Request = TypeVar("Request", bound=Message)
 
 
-class Reader(Protocol):
+class Reader(Log, Protocol):
     """What the service reads from the database by itself."""
-
-    async def log_after(self, seq: int, limit: int) -> list[Transition]: ...
-
-    async def oldest_seq(self) -> int: ...
-
-    async def newest_seq(self) -> int: ...
 
     async def list_page(
         self, wanted: AlarmFilter, *, active_only: bool, limit: int, after: tuple[int, str] | None = None
@@ -132,13 +111,9 @@ class AlarmService:
         storms: Callable[[], Storms] = no_storms,
     ) -> None:
         self._desk = desk
-        self._hub = desk.hub
         self._reader = reader
         self._clock = clock
-        self._rules_ready = rules_ready
-        self._encoder = Encoder()
-        self._bookmark_s = bookmark_s
-        self._age_s_max = age_s_max
+        self._subscriptions = Subscriptions(desk.hub, reader, clock, rules_ready, bookmark_s, age_s_max, storms)
         self._witness = witness
         self._concerns = concerns
         self._receipts = receipts
@@ -147,57 +122,13 @@ class AlarmService:
     async def subscribe(self, request: pb.SubscribeRequest, context: Any) -> None:
         """Write the stream of one subscriber until it leaves, is too old, or the service drains."""
         wanted = within(filter_of(request.filter, self._concerns), caller(context))
-        most = request.transitions_max
-        if most > TRANSITIONS_MAX:
+        if request.transitions_max > TRANSITIONS_MAX:
             raise Rejected(
-                "TRANSITIONS_MAX", f"transitions_max is {most}; 1 to {TRANSITIONS_MAX} are allowed, 0 is one by one"
+                "TRANSITIONS_MAX",
+                f"transitions_max is {request.transitions_max}; 1 to {TRANSITIONS_MAX} are allowed, 0 is one by one",
             )
         ledger = self._ledger(request.subscriber, caller(context))
-        if request.from_seq == 0 and not request.log_id:
-            subscription = await self._begun(wanted, context, ledger)
-        else:
-            await self._check_cursor(request.from_seq, request.log_id, context)
-            subscription = await self._resumed(request.from_seq, wanted, most, context, ledger)
-        with closing(subscription):
-            await self._follow(subscription, most, context, ledger)
-
-    async def _begun(self, wanted: AlarmFilter, context: Any, ledger: Ledger | None) -> Subscription:
-        """A subscription with its snapshot written.
-
-        This call, as `_resumed`, is over when the subscription is followed: what it sent is not held for hours.
-        """
-        seq, alarms, subscription = self._hub.subscribe_now(wanted.wants)
-        try:
-            alarms = [alarm for alarm in alarms if wanted.matches(alarm)]
-            if self._storms().lasting():
-                alarms.sort(key=roots_first)
-            sent = 0
-            for part in self._snapshot(seq, alarms):
-                if ledger is not None:
-                    ledger.sent(tuple(alarm.seq for alarm in alarms[sent : sent + len(part.alarm)]), seq)
-                sent += len(part.alarm)
-                await context.write(pb.SubscribeResponse(snapshot=part).SerializeToString())
-        except BaseException:
-            subscription.close()
-            raise
-        return subscription
-
-    async def _resumed(
-        self, position: int, wanted: AlarmFilter, most: int, context: Any, ledger: Ledger | None
-    ) -> Subscription:
-        """A subscription from a cursor on, with what the log has and the ring has not written."""
-        while (joined := self._hub.subscribe_after(position, wanted.wants)) is None:
-            page = await self._reader.log_after(position, LOG_PAGE_MAX)
-            if not page or page[0].seq != position + 1:
-                await self._too_old(position, context)
-            found = [transition for transition in page if wanted.wants(transition)]
-            for at in range(0, len(found), most or LOG_PAGE_MAX):
-                _note(ledger, found[at : at + (most or LOG_PAGE_MAX)], None)
-                for response in self._encoder.responses(found[at : at + (most or LOG_PAGE_MAX)], most > 0):
-                    await context.write(response)
-            position = page[-1].seq
-            await context.write(self._bookmark(position))
-        return joined
+        await self._subscriptions.write(request, wanted, ledger, context)
 
     def _ledger(self, subscriber: str, identity: Identity) -> Ledger | None:
         """What notes the messages of a subscriber with a name."""
@@ -331,107 +262,6 @@ class AlarmService:
     def _district(self, shelf: AssetShelf) -> str:
         """District of the asset under a shelf; of none if it is over a type, or the asset is unknown."""
         return self._desk.book.names.district_of(shelf.asset_kind, shelf.asset)
-
-    async def _follow(
-        self, subscription: Subscription, transitions_max: int, context: Any, ledger: Ledger | None
-    ) -> NoReturn:
-        """Everything from here on; transitions one by one (0), or as many together as wait and are allowed."""
-        loop, write = asyncio.get_running_loop(), context.write
-        joined_seq = self._hub.seq
-        ends_at = loop.time() + self._age_s_max
-        bookmark_at = 0.0
-        alarm_clock: asyncio.TimerHandle | None = None  # one a bookmark, not one a wait
-        try:
-            while (now := loop.time()) < ends_at:
-                if now >= bookmark_at:
-                    await write(self._bookmark(subscription.sent_seq))
-                    bookmark_at = loop.time() + self._bookmark_s
-                    if alarm_clock is not None:
-                        alarm_clock.cancel()
-                    alarm_clock = loop.call_at(min(bookmark_at, ends_at) + TIMER_EARLY_S, subscription.nudge)
-                if not await subscription.wait():
-                    break
-                await self._tell(subscription.take(transitions_max or 1), transitions_max, joined_seq, context, ledger)
-        finally:
-            if alarm_clock is not None:
-                alarm_clock.cancel()
-        await abort_with(
-            context,
-            grpc.StatusCode.UNAVAILABLE,
-            "DRAINING",
-            "this subscription has reached its end; subscribe again from the last cursor",
-            retry_after_s=0.0,
-        )
-
-    async def _tell(
-        self, taken: Coalesced | list[Transition], most: int, joined_seq: int, context: Any, ledger: Ledger | None
-    ) -> None:
-        """Write what was taken. A call of its own: while the subscription waits nothing holds what it was sent last."""
-        if isinstance(taken, Coalesced):
-            await context.write(coalesced_to_wire(taken))
-            return
-        _note(ledger, taken, joined_seq)
-        for response in self._encoder.responses(taken, most > 0):
-            await context.write(response)
-
-    def _snapshot(self, seq: int, alarms: Sequence[Alarm]) -> Iterator[pb.Snapshot]:
-        """The parts of a snapshot, each made when the one before is written: who does not read costs one of them."""
-        part, size = pb.Snapshot(seq=seq, log_id=self._hub.log_id), 0
-        for alarm in alarms:
-            message = alarm_to_wire(alarm)
-            size += message.ByteSize()
-            if len(part.alarm) == SNAPSHOT_ALARMS_MAX or (part.alarm and size > RESPONSE_BYTES_MAX):
-                yield part
-                part, size = pb.Snapshot(seq=seq, log_id=self._hub.log_id), message.ByteSize()
-            part.alarm.append(message)
-        part.complete = True
-        yield part
-
-    def _bookmark(self, seq: int) -> bytes:
-        return pb.SubscribeResponse(
-            bookmark=pb.Bookmark(
-                seq=seq, log_id=self._hub.log_id, now_us=self._clock.now_us(), rules_ready=self._rules_ready()
-            )
-        ).SerializeToString()
-
-    async def _check_cursor(self, seq: int, log_id: str, context: Any) -> None:
-        """End the call unless the cursor is of this log and not ahead of it."""
-        newest = self._hub.seq
-        if seq > newest:  # the table is ahead of the hub while a change is under way
-            newest = await self._reader.newest_seq()
-        if log_id and log_id != self._hub.log_id:
-            reason, arrived = "OTHER_LOG", f"from_seq {seq} is a cursor of log {log_id[:64]}"
-        elif seq > newest:
-            reason, arrived = "CURSOR_TOO_NEW", f"from_seq is {seq}"
-        else:
-            return
-        await abort_with(
-            context,
-            grpc.StatusCode.FAILED_PRECONDITION,
-            reason,
-            f"{arrived}; this is log {self._hub.log_id} and its newest cursor is {newest}; "
-            "subscribe from 0 for a new snapshot",
-            metadata={"newest_seq": str(newest), "log_id": self._hub.log_id},
-        )
-
-    async def _too_old(self, seq: int, context: Any) -> None:
-        oldest = await self._reader.oldest_seq()
-        await abort_with(
-            context,
-            grpc.StatusCode.OUT_OF_RANGE,
-            "CURSOR_TOO_OLD",
-            f"from_seq is {seq}; the oldest transition in the log is {oldest}; subscribe from 0 for a new snapshot",
-            metadata={"oldest_seq": str(oldest), "log_id": self._hub.log_id},
-        )
-
-
-def _note(ledger: Ledger | None, transitions: Sequence[Transition], live_after: int | None) -> None:
-    """Note transitions that are about to be written; those after a cursor as news."""
-    if ledger is None or not transitions:
-        return
-    seqs = tuple(transition.seq for transition in transitions)
-    live = live_after is not None and seqs[0] > live_after
-    ledger.sent(seqs, seqs[-1], transitions[0].recorded_us if live else None)
 
 
 def handlers(service: AlarmService) -> grpc.GenericRpcHandler:

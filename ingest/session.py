@@ -52,6 +52,11 @@ class StreamLimits:
     idle_timeout_s: float = 60.0
     batch_deadline_s: float = 30.0
 
+    @property
+    def too_slow(self) -> str:
+        """What is said of what is not answered within batch_deadline_s."""
+        return f"no answer from the database within {self.batch_deadline_s:.0f} s; send again"
+
 
 def head_end_of(name: str, topology: Topology) -> int:
     """Id of a registered head-end. Rejected BAD_ID, Denied HEAD_END_UNKNOWN."""

@@ -25,6 +25,7 @@ from alarm.desk import AlarmDesk
 from alarm.routes.dispatch import Dispatch
 from ingest.service import IngestService
 from ingest.session import StreamLimits
+from ingest.stream import Streams
 from meterwatch.access.wiring import foreign_rows, open_gate
 from meterwatch.alarm_figures import AlarmFigures
 from meterwatch.calls import Watch
@@ -155,15 +156,16 @@ async def _serving(
     pipeline, desk, metrics = parts.pipeline, parts.desk, parts.metrics
     gate, trail = await open_gate(config.access, config.server, AuditStore(pool).write, metrics)
     server, health = make_server(config.server, gate, Watch(metrics))
-    ingest = IngestService(
-        pipeline, _limits(config), version("meterwatch"), config.server.streams_max,
-        config.server.head_end_streams_max, parts.checks,
-        nacked=lambda reason: metrics.nacks.labels(reason).inc(), overdue=parts.gaps.overdue,
-        foreign=foreign_rows(trail),
+    limits, foreign = _limits(config), foreign_rows(trail)
+    streams = Streams(
+        pipeline, limits, version("meterwatch"), config.server.streams_max, config.server.head_end_streams_max,
+        parts.checks, nacked=lambda reason: metrics.nacks.labels(reason).inc(), overdue=parts.gaps.overdue,
+        foreign=foreign,
     )  # fmt: skip
-    not_ready = partial(_not_ready, lease, ingest, pipeline)
+    ingest = IngestService(streams, pipeline, limits, parts.checks, foreign)
+    not_ready = partial(_not_ready, lease, streams, pipeline)
     ready = asyncio.Event()
-    watch(parts, ingest, not_ready)
+    watch(parts, streams, not_ready)
     add_services(server, parts, ingest, pool, clock, ready.is_set)
     await health.starting()
     address = bind(server, config.server, rotation)
@@ -192,7 +194,7 @@ async def _serving(
             parts.estimation, parts.routes, parts.forecasts,
         )  # fmt: skip
     finally:
-        ingest.drain()
+        streams.drain()
         await health.draining()
         desk.hub.close()
         well = core is not None and not core.done()
@@ -277,11 +279,11 @@ def _limits(config: Config) -> StreamLimits:
     )
 
 
-def _not_ready(lease: Lease, ingest: IngestService, pipeline: Pipeline) -> str:
+def _not_ready(lease: Lease, streams: Streams, pipeline: Pipeline) -> str:
     """Why a head-end should send elsewhere or later; empty: it should not."""
     if not lease.held:
         return "the database is away"
-    return "the service is stopping" if ingest.draining else pipeline.not_ready
+    return "the service is stopping" if streams.draining else pipeline.not_ready
 
 
 def _described(settings: dict[str, str], layout: Layout, dsn: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ingest.service import IngestService
+from ingest.stream import Streams
 from meterwatch import logs
 from meterwatch.disk_watch import DiskWatch
 from meterwatch.metrics import Metrics
@@ -13,12 +13,12 @@ from meterwatch.parts import Parts
 from meterwatch.transport.rotation import Rotation
 
 
-def watch(parts: Parts, ingest: IngestService, not_ready: Callable[[], str]) -> None:
-    """Have the metrics of `parts` read it and `ingest`."""
+def watch(parts: Parts, streams: Streams, not_ready: Callable[[], str]) -> None:
+    """Have the metrics of `parts` read it and `streams`."""
     parts.metrics.watch(
         gauges={
             "ready": ("1: reads are taken; 0: /readyz says why not.", lambda: not not_ready()),
-            "streams_open": ("Streams of head-ends open.", lambda: ingest.streams),
+            "streams_open": ("Streams of head-ends open.", lambda: streams.open),
             "queue_rows": ("Rows validated and waiting for the database.", lambda: parts.pipeline.waiting_rows),
             "past_owed_transformers": (
                 "Transformers, and feeders, with changed loads of some time ago that wait to be judged.",

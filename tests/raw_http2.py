@@ -61,9 +61,12 @@ def headers(path: str, change: Mapping[str, str] | None = None) -> bytes:
 class Http2:
     """One connection, past its preface. settings: what its first frame says of us."""
 
-    def __init__(self, address: str, timeout_s: float = 20.0, settings: bytes = b"") -> None:
+    def __init__(self, address: str, timeout_s: float = 20.0, settings: bytes = b"", window: int | None = None) -> None:
+        """window: bytes of a stream that may be sent to us before we `widen` it; None: as HTTP/2 has it."""
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout_s)
+        if window is not None:
+            settings += INITIAL_WINDOW_SIZE.to_bytes(2, "big") + window.to_bytes(4, "big")
         self.send(PREFACE + frame(SETTINGS, 0, 0, settings))
 
     def __enter__(self) -> Self:
@@ -81,6 +84,10 @@ class Http2:
         """Open a stream with a whole body."""
         self.send(frame(HEADERS, END_HEADERS, stream, headers(path, change)))
         self.send(frame(DATA, END_STREAM, stream, data))
+
+    def widen(self, stream: int, size: int) -> None:
+        """Let so many bytes more of a stream be sent to us."""
+        self.send(frame(WINDOW_UPDATE, 0, stream, size.to_bytes(4, "big")))
 
     def end(self, stream: int = 1) -> str:
         """How the stream ended: the name of a gRPC status, RST_STREAM or GOAWAY with its number, or `closed`."""

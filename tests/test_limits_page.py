@@ -15,7 +15,8 @@ from meterwatch.config import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = (
-    *("ingest.decode", "ingest.registers", "ingest.service", "ingest.session", "ingest.unary", "ingest.validate"),
+    *("ingest.decode", "ingest.registers", "ingest.service", "ingest.session", "ingest.stream"),
+    *("ingest.unary", "ingest.validate"),
     *("alarm.hub", "alarm.receipts", "alarm.wire", "meterwatch.pipeline"),
 )
 """Whose every constant NAME_MAX has to be on the page, or here."""
