@@ -154,7 +154,10 @@ async def _serving(
 ) -> AsyncIterator[Service]:
     parts = await put_together(config, clock, dsn, pool, background, layout, table)
     pipeline, desk, metrics = parts.pipeline, parts.desk, parts.metrics
-    gate, trail = await open_gate(config.access, config.server, AuditStore(pool).write, metrics)
+    audit = AuditStore(pool)
+    if interrupted := await audit.settle():
+        _log.warning("changes were under way when the service died; the audit log has them", changes=interrupted)
+    gate, trail = await open_gate(config.access, config.server, audit.write, metrics)
     server, health = make_server(config.server, gate, Watch(metrics))
     limits, foreign = _limits(config), foreign_rows(trail)
     streams = Streams(

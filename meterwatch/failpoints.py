@@ -1,8 +1,9 @@
 """Places at which a test may kill the service: for tests only, never set this in production.
 
-METERWATCH_FAILPOINT=name:n sends SIGKILL to the process itself at its n-th passage of a named place on a batch's way.
-Unset, a passage costs one comparison. Promises: no cleanup of any kind runs, as in a real crash; a name that is not
-in POINTS is refused at start, so no test waits for a place that does not exist.
+METERWATCH_FAILPOINT=name:n sends SIGKILL to the process itself at its n-th passage of a named place on a batch's way,
+or on that of a call which alters something. Unset, a passage costs one comparison. Promises: no cleanup of any kind
+runs, as in a real crash; a name that is in neither list is refused at start, so no test waits for a place that does not
+exist.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ POINTS: Final = (
     "after_transitions",  # subscribers were told, the batch is not answered
     "inside_ack",  # the ack is made and not sent
 )
+CALL_POINTS: Final = (
+    "before_change",  # it is on record that it is begun, and nothing is done
+    "after_change",  # it is done, and its outcome is not on record
+)
 
 
 class Failpoint:
@@ -35,8 +40,8 @@ class Failpoint:
         if not text:
             return
         name, _, count = text.partition(":")
-        if name not in POINTS or not count.isascii() or not count.isdigit() or int(count) < 1:
-            expected = f"expected name:n with n from 1 and a name of {', '.join(POINTS)}"
+        if name not in (*POINTS, *CALL_POINTS) or not count.isascii() or not count.isdigit() or int(count) < 1:
+            expected = f"expected name:n with n from 1 and a name of {', '.join((*POINTS, *CALL_POINTS))}"
             raise ConfigError([f"{VARIABLE}={text!r}: {expected}; unset it outside tests."])
         self._name, self._left = name, int(count)
 

@@ -1,4 +1,8 @@
-"""The audit log in the database: rows are added and listed, and nothing else; the table refuses the rest itself."""
+"""The audit log in the database: rows are added and listed, and nothing else; the table refuses the rest itself.
+
+A change has two rows of one call_id: BEGUN, and its outcome. A list has one of them: BEGUN only as long as there is no
+outcome. Of what a service left without one when it died, the next one says so at its start.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,24 @@ from typing import Any, Final
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
-from meterwatch.access.trail import AuditRow, AuditWanted
+from meterwatch.access.trail import INTERRUPTED, AuditRow, AuditWanted
 from storage.arrays import micros, moment
 from storage.faults import storage_faults
 
 _WRITE: Final = """
-INSERT INTO audit_log (at, who, how, method, object, outcome, peer, calls)
+INSERT INTO audit_log (at, who, how, method, object, outcome, peer, calls, call_id)
 SELECT * FROM unnest(%s::timestamptz[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
-                     %s::bigint[])"""
-_LIST: Final = "SELECT audit_no, at, who, how, method, object, outcome, peer, calls FROM audit_log WHERE "
+                     %s::bigint[], %s::bigint[])"""
+_NO_OUTCOME: Final = """NOT EXISTS (
+    SELECT FROM audit_log o WHERE o.call_id = audit_log.call_id AND o.call_id <> 0 AND o.outcome <> 'BEGUN')"""
+_LIST: Final = (
+    "SELECT audit_no, at, who, how, method, object, outcome, peer, calls FROM audit_log"
+    f" WHERE (outcome <> 'BEGUN' OR {_NO_OUTCOME})"
+)
+_SETTLE: Final = f"""
+INSERT INTO audit_log (at, who, how, method, object, outcome, peer, calls, call_id)
+SELECT clock_timestamp(), who, how, method, object, '{INTERRUPTED}', peer, 1, call_id FROM audit_log
+WHERE outcome = 'BEGUN' AND {_NO_OUTCOME} ORDER BY audit_no"""
 
 
 class AuditStore:
@@ -32,18 +45,26 @@ class AuditStore:
             *([_text(getattr(row, name)) for row in rows] for name in ("who", "how", "method", "object")),
             *([_text(getattr(row, name)) for row in rows] for name in ("outcome", "peer")),
             [row.calls for row in rows],
+            [row.call_id for row in rows],
         )
         with storage_faults():
             async with self._pool.connection() as connection:
                 await connection.execute(_WRITE, columns)
 
+    async def settle(self) -> int:
+        """Say INTERRUPTED of every change without an outcome: how many. To be done before anything is begun."""
+        with storage_faults():
+            async with self._pool.connection() as connection:
+                settled: int = (await connection.execute(_SETTLE)).rowcount
+        return settled
+
     async def listed(self, wanted: AuditWanted) -> list[tuple[int, AuditRow]]:
-        """Rows with their numbers, newest first."""
-        where: list[sql.Composable] = [sql.SQL("true")]
+        """Rows with their numbers, newest first; of a change one."""
+        where: list[sql.Composable] = []
         values: list[object] = []
         for condition, value in (
             ("who = %s", wanted.who),
-            ("outcome <> 'OK' AND outcome <> %s", "ADMITTED" if wanted.refused else ""),
+            ("outcome NOT IN ('OK', 'BEGUN', %s)", "ADMITTED" if wanted.refused else ""),
             ("at >= %s", moment(wanted.from_us) if wanted.from_us else None),
             ("at < %s", moment(wanted.to_us) if wanted.to_us else None),
             ("audit_no < %s", wanted.before_no),
@@ -55,7 +76,7 @@ class AuditStore:
         if wanted.method:
             where.append(sql.SQL("(method = %s OR split_part(method, '/', 1) = %s)"))
             values += [wanted.method] * 2
-        query = sql.SQL(_LIST) + sql.SQL(" AND ").join(where) + sql.SQL(" ORDER BY audit_no DESC LIMIT %s")
+        query = sql.SQL(" AND ").join([sql.SQL(_LIST), *where]) + sql.SQL(" ORDER BY audit_no DESC LIMIT %s")
         with storage_faults():
             async with self._pool.connection() as connection:
                 rows = await (await connection.execute(query, (*values, wanted.limit))).fetchall()

@@ -2,8 +2,8 @@
 
 Order for each call: identity (a token if one is shown, else the certificate, else LOCAL where neither is asked for),
 then the table of methods (methods.py), then whether there is room (room.py), then the method. What is in no table is
-refused. A refusal names the method and what is missing, and is counted in the audit trail; what alters something is on
-record before it is answered.
+refused. A refusal names the method and what is missing, and is counted in the audit trail. What alters something is on
+record before it is begun and, with what came of it, before it is answered; if it cannot be, nothing is done.
 A stream is judged once, at its beginning. It ends with UNAUTHENTICATED when its token or certificate has been expired
 for GRACE_S, or its serial is denied, which is looked at every SWEEP_S; cursors stay good, and the caller resumes.
 
@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import secrets
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -26,13 +28,14 @@ import grpc.aio
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
+from meterwatch import failpoints
 from meterwatch.access.certificates import Certificates, over_tls
 from meterwatch.access.identity import LOCAL, NOBODY, Identity, shown
 from meterwatch.access.methods import METHODS, Reach, Rule
 from meterwatch.access.room import Place, Room
 from meterwatch.access.serials import DeniedSerials
 from meterwatch.access.tokens import Tokens
-from meterwatch.access.trail import Trail, row_of
+from meterwatch.access.trail import BEGUN, AuditRow, Trail, row_of
 from meterwatch.calls import reason_of
 from meterwatch.config import Server
 from meterwatch.errors import Denied, Unauthenticated
@@ -151,12 +154,15 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 call.place = self._room.take(call.identity, rule.takes)
             if rule is not None and rule.sends:
                 self._trail.counted(row_of(call.identity, method, "", "ADMITTED", call.peer()))
+            if rule is not None and rule.changes and not rule.sends:
+                await self._begin(call, about(method, rule, request))
             self._streams.add(call)
             yield call
-            if rule is not None and rule.changes and not rule.sends:
-                what = about(method, rule, request)
-                await self._trail.changed(row_of(call.identity, method, what, "OK", call.peer()))
-        except asyncio.CancelledError:
+            if call.begun is not None:
+                failpoints.passed("after_change")
+                call.done = True
+                await self._trail.changed(replace(call.begun, outcome="OK"))
+        except (asyncio.CancelledError, GeneratorExit):
             call.ended("CANCELLED")  # whether it was done nobody knows
             raise
         except Exception as error:
@@ -168,6 +174,12 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             self._streams.discard(call)
             if call.place is not None:
                 self._room.leave(call.place)
+
+    async def _begin(self, call: _Call, what: str) -> None:
+        """Have it on record that a change is begun; without that it is not."""
+        call.begun = replace(row_of(call.identity, call.method, what, BEGUN, call.peer()), call_id=_call_id())
+        await self._trail.changed(call.begun)
+        failpoints.passed("before_change")
 
     async def _identity(self, context: Any, rule: Rule | None) -> Identity:
         """Who calls; NOBODY where nobody is asked. Unauthenticated."""
@@ -187,12 +199,14 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         raise Unauthenticated("NO_CREDENTIALS", "nobody said who calls; send a token, or connect with a certificate")
 
     def _note_refusal(self, call: _Call, rule: Rule | None, request: Any) -> None:
-        """Count a denial, and the failure of a call that alters something."""
+        """Note what came of a change that was not done; count a denial."""
         code, _, reason = call.outcome.partition(" ")
         if call.by_gate:
             self._refused(call.method, code, reason)
-        altering = rule is not None and rule.changes and not rule.sends
-        if code in _DENIALS or altering:
+        if call.begun is not None:
+            if not call.done:
+                self._trail.outcome(replace(call.begun, outcome=call.outcome))
+        elif code in _DENIALS:
             what = about(call.method, rule, request) if rule is not None and call.identity.roles else ""
             self._trail.counted(row_of(call.identity, call.method, what, call.outcome, call.peer()))
 
@@ -211,6 +225,10 @@ class _Call:
         self.ends_s = float("inf")
         self.by_gate = False
         self.place: Place | None = None
+        self.begun: AuditRow | None = None
+        """Of a change: its row, which may be on record."""
+        self.done = False
+        """It was done, and only its answer may fail."""
         self._context = context
         self._now_s = now_s
         self._refused = refused
@@ -345,6 +363,10 @@ def _values(messages: Iterable[Any], path: list[str]) -> Iterable[Any]:
             yield from _values(several, path[1:])
         else:
             yield from (one for one in several if one)
+
+
+def _call_id() -> int:
+    return secrets.randbits(62) + 1
 
 
 def _listed(values: list[Any]) -> str:

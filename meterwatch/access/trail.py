@@ -1,9 +1,11 @@
 """The audit trail: who did what, and what was refused, on its way to an append-only table.
 
-Two ways in. `changed` is for a call that altered something: it returns when the row is committed, together with those
-of all who wait at that moment, so that what is answered is on record. `counted` never waits: denials, failures and the
-head-ends' own work. The first of a kind is written at once, all others of that kind within WINDOW_S are one row with
-their number, and kinds beyond KINDS_MAX are one row together: a hostile client can move a number, not fill a disk.
+Three ways in. `changed` is for a call that alters something: it returns when the row is committed, together with those
+of all who wait at that moment. A change has two rows of one call_id: BEGUN, committed before anything is done, so that
+nothing is altered without a row whenever the service dies; and its outcome, committed before it is answered. `outcome`
+notes one that nobody waits for: of what failed or was left. `counted` never waits: denials and the head-ends' own work.
+The first of a kind is written at once, all others of that kind within WINDOW_S are one row with their number, and kinds
+beyond KINDS_MAX are one row together: a hostile client can move a number, not fill a disk.
 Nothing here touches ingestion but a dictionary look-up for a call of a head-end.
 """
 
@@ -29,9 +31,13 @@ WAITING_MAX: Final = 1000
 BATCH_MAX: Final = 500
 """Rows written in one transaction."""
 KEPT_MAX: Final = 1000
-"""Counted rows kept while the database is away; more are dropped and counted."""
+"""Rows nobody waits for kept while the database is away; more are dropped and counted."""
 AGAIN_S: Final = 5.0
 WRITE_S: Final = 10.0
+BEGUN: Final = "BEGUN"
+"""Outcome of a change that is under way, or whose outcome nobody knows yet."""
+INTERRUPTED: Final = "INTERRUPTED"
+"""Outcome of a change during which the service died: whether it was done, what it changed says."""
 OTHERS: Final = "*"
 OBJECT_CHARS_MAX: Final = 300
 
@@ -47,12 +53,14 @@ class AuditRow:
     method: str
     object: str
     outcome: str
-    """OK, or the code and the reason of the refusal."""
+    """BEGUN, OK, INTERRUPTED, or the code and the reason of the refusal."""
     peer: str
     """Address of the caller without its port."""
     at_us: int = 0
     """Of the last of them; machine's clock, whatever the service's clock says."""
     calls: int = 1
+    call_id: int = 0
+    """The same in the two rows of a change; 0: this row stands for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +106,11 @@ class Trail:
         self._writing: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self.dropped = 0
-        """Counted rows that found no room."""
+        """Rows that nobody waits for and that found no room."""
 
     async def changed(self, row: AuditRow) -> None:
         """Have a row committed. Overloaded, StorageUnavailable: it is not, or nobody knows."""
-        if len(self._owed) >= WAITING_MAX:
+        if len(self._owed) >= WAITING_MAX and not _is_outcome(row):  # of what is begun there are not more than that
             raise Overloaded("AUDIT_FULL", f"{WAITING_MAX} calls wait for the audit log; try again", 1.0)
         owed = _Owed(self._stamped(row), asyncio.get_running_loop().create_future())
         self._owed.append(owed)
@@ -111,7 +119,11 @@ class Trail:
             async with asyncio.timeout(WRITE_S):
                 await owed.written
         except TimeoutError:
-            raise StorageUnavailable("the audit log did not take what was done within 10 s; send it again") from None
+            raise StorageUnavailable("the audit log did not take its row within 10 s; send it again") from None
+
+    def outcome(self, row: AuditRow) -> None:
+        """Note what came of a change; never waits."""
+        self._keep(self._stamped(row))
 
     def counted(self, row: AuditRow) -> None:
         """Note something of which there may be very many; never waits."""
@@ -175,6 +187,9 @@ class Trail:
                     await self._write([*kept, *(one.row for one in owed)])
                 except Exception as error:
                     self._kept = kept + self._kept
+                    for one in owed:
+                        if _is_outcome(one.row):  # of what is done, whoever is told that nobody knows
+                            self._keep(one.row)
                     _fail(owed, error)
                     _log.warning("audit rows not written yet", error=type(error).__name__, rows=len(kept) + len(owed))
                     self._later("again", AGAIN_S, self._try_again)
@@ -191,6 +206,10 @@ class Trail:
         self._timers.pop("again", None)
         if self._owed or self._kept:
             self._start()
+
+
+def _is_outcome(row: AuditRow) -> bool:
+    return row.call_id != 0 and row.outcome != BEGUN
 
 
 def row_of(identity: Identity, method: str, what: str, outcome: str, peer: str) -> AuditRow:

@@ -30,7 +30,12 @@ async def open_gate(
     room = Room(limits)
     metrics.watch(
         gauges={"calls_under_way": ("Calls of people under way.", lambda: room.calls)},
-        counters={"audit_dropped": ("Counted rows of the audit log that found no room.", lambda: trail.dropped)},
+        counters={
+            "audit_dropped": (
+                "Rows of the audit log that nobody waited for and that found no room.",
+                lambda: trail.dropped,
+            )
+        },
     )
 
     def refused(method: str, code: str, reason: str) -> None:

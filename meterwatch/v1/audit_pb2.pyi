@@ -113,7 +113,9 @@ class AuditEntry(_message.Message):
     object: _builtins.str
     """What it was done to, as field=value of the request. Empty where several are one row."""
     outcome: _builtins.str
-    """OK; ADMITTED: a head-end's call was let in; CANCELLED: its caller left before the answer; else code and reason."""
+    """OK; BEGUN: under way; INTERRUPTED: the service died in it; CANCELLED: its caller left before the answer; ADMITTED: a
+    head-end's call was let in; else code and reason.
+    """
     peer: _builtins.str
     """Address of the caller, without port."""
     calls: _builtins.int

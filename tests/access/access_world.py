@@ -156,8 +156,8 @@ class World:
         return {transition.alarm.asset: transition.alarm.alarm_id for transition in made}
 
     def audited(self, **wanted: str) -> list[tuple[str, str, str, str, int]]:
-        """(who, method, object, outcome, calls) of rows whose columns are as wanted, oldest first."""
-        where = " AND ".join(f"{name} = %s" for name in wanted) or "true"
+        """(who, method, object, outcome, calls) of rows whose columns are as wanted, oldest first; no row BEGUN."""
+        where = " AND ".join(["outcome <> 'BEGUN'", *(f"{name} = %s" for name in wanted)])
         query = f"SELECT who, method, object, outcome, calls FROM audit_log WHERE {where} ORDER BY audit_no"
         return self.sql(query, *wanted.values())
 

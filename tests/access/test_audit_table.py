@@ -28,8 +28,10 @@ async def listed(dsn: str, wanted: AuditWanted) -> list[str]:
         return [row.object for _, row in await AuditStore(pool).listed(wanted)]
 
 
-def row(what: str, at_us: int, who: str = "anna", method: str = "Alarms/Act", outcome: str = "OK") -> AuditRow:
-    return AuditRow(who, "certificate", method, what, outcome, "10.0.0.1", at_us)
+def row(
+    what: str, at_us: int, who: str = "anna", method: str = "Alarms/Act", outcome: str = "OK", call_id: int = 0
+) -> AuditRow:
+    return AuditRow(who, "certificate", method, what, outcome, "10.0.0.1", at_us, call_id=call_id)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,33 @@ async def test_pages_follow_one_another(dsn: str) -> None:
             seen += [one.object for _, one in page]
             before_no = page[-1][0]
     assert seen == [f"page-{i}" for i in range(6, -1, -1)]
+
+
+async def test_a_list_has_one_row_of_a_change_and_a_start_says_interrupted_of_what_has_no_outcome(dsn: str) -> None:
+    await wrote(
+        dsn,
+        row("two-done", 1, outcome="BEGUN", call_id=11),
+        row("two-left", 2, outcome="BEGUN", call_id=12),
+        row("two-refused", 3, outcome="BEGUN", call_id=13),
+        row("two-done", 4, call_id=11),
+        row("two-refused", 5, outcome="NOT_FOUND WORK_UNKNOWN", call_id=13),
+    )
+
+    async def outcomes(**wanted: object) -> list[tuple[str, str]]:
+        async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, open=False) as pool:
+            found = await AuditStore(pool).listed(AuditWanted(object="two-", **wanted))  # type: ignore[arg-type]
+        return [(one.object.removeprefix("two-"), one.outcome) for _, one in found]
+
+    async def settled() -> int:
+        async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, open=False) as pool:
+            return await AuditStore(pool).settle()
+
+    refused, done = ("refused", "NOT_FOUND WORK_UNKNOWN"), ("done", "OK")
+    assert await outcomes() == [refused, done, ("left", "BEGUN")]
+    assert await outcomes(refused=True) == [refused]
+    assert [await settled(), await settled()] == [1, 0]
+    assert await outcomes() == [("left", "INTERRUPTED"), refused, done]
+    assert await outcomes(refused=True) == [("left", "INTERRUPTED"), refused]
 
 
 async def test_a_text_that_postgresql_cannot_store_does_not_lose_the_row(dsn: str) -> None:

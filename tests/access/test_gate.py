@@ -35,6 +35,11 @@ async def who(_request: bytes, context: Any) -> bytes:
     return caller(context).name.encode()
 
 
+async def changes(_request: bytes, _context: Any) -> bytes:
+    HAPPENED.append("changed")
+    return b""
+
+
 async def breaks(_request: bytes, _context: Any) -> bytes:
     raise KeyError("password=hidden")
 
@@ -45,6 +50,8 @@ async def forever(_request: bytes, context: Any) -> None:
 
 
 FLOOD = {"sent": 0}
+HAPPENED: list[str] = []
+"""Outcomes as they came into the table, and changes as they were done."""
 
 
 async def floods(_request: bytes, context: Any) -> None:
@@ -61,6 +68,7 @@ async def pieces(_request: bytes, context: Any) -> AsyncIterator[bytes]:
 METHODS = {
     "Who": (grpc.unary_unary_rpc_method_handler(who), OPEN),
     "Change": (grpc.unary_unary_rpc_method_handler(who), CHANGES),
+    "Alter": (grpc.unary_unary_rpc_method_handler(changes), CHANGES),
     "Breaks": (grpc.unary_unary_rpc_method_handler(breaks), CHANGES),
     "Forever": (grpc.unary_stream_rpc_method_handler(forever), CHANGES),
     "Floods": (grpc.unary_stream_rpc_method_handler(floods), OPEN),
@@ -74,6 +82,8 @@ class World:
     def __init__(self, channel: Any, gate: Gate, trail: Trail, rows: list[AuditRow], metrics: Metrics) -> None:
         self.channel, self.gate, self.trail, self.rows, self.metrics = channel, gate, trail, rows, metrics
         self.away = False
+        self.room = 1_000_000
+        """Rows that the table takes."""
 
     async def ask(self, method: str, token: str = "", data: bytes = b"") -> bytes:
         metadata = [("authorization", f"Bearer {token}")] if token else []
@@ -99,12 +109,14 @@ async def gated(directory: Path | None = None) -> AsyncIterator[World]:
         await keys.open()
         tokens = Tokens(keys, ISSUER, AUDIENCE)
     rows: list[AuditRow] = []
+    HAPPENED.clear()
     metrics = Metrics()
 
     async def write(some: Sequence[AuditRow]) -> None:
-        if world.away:
+        if world.away or len(rows) + len(some) > world.room:
             raise StorageUnavailable("away")
         rows.extend(some)
+        HAPPENED.extend(row.outcome for row in some)
 
     def counted(method: str, code: str, reason: str) -> None:
         metrics.calls_refused.labels(method.rpartition("/")[2], code, reason).inc()
@@ -129,7 +141,7 @@ async def test_without_tls_and_tokens_everybody_is_local_and_signs_as_he_likes()
         assert await world.ask("Who") == b""
         assert LOCAL.signs("Kim") == "Kim"
         await world.ask("Change")
-        assert [(row.how, row.outcome) for row in world.rows] == [("local", "OK")]
+        assert [(row.how, row.outcome) for row in world.rows] == [("local", "BEGUN"), ("local", "OK")]
 
 
 async def test_where_tokens_are_taken_plain_text_makes_nobody_local(tmp_path: Path) -> None:
@@ -159,7 +171,7 @@ async def test_what_broke_is_on_record_and_not_told() -> None:
         with capture_logs():
             assert await world.refusal("Breaks") == "INTERNAL"
         await world.trail.flush()
-        assert [row.outcome for row in world.rows] == ["INTERNAL INTERNAL"]
+        assert [row.outcome for row in world.rows] == ["BEGUN", "INTERNAL INTERNAL"]
 
 
 async def test_a_refusal_at_the_gate_moves_the_counter_of_refused_calls() -> None:
@@ -169,21 +181,41 @@ async def test_a_refusal_at_the_gate_moves_the_counter_of_refused_calls() -> Non
         assert world.metrics.registry.get_sample_value("meterwatch_calls_refused_total", labels) == 1
 
 
-async def test_while_the_log_is_away_a_change_is_not_answered_and_a_look_is() -> None:
+async def test_a_change_is_on_record_before_it_is_begun_and_its_outcome_has_its_number() -> None:
+    async with gated() as world:
+        await world.ask("Alter")
+        assert HAPPENED == ["BEGUN", "changed", "OK"]
+        await world.ask("Alter")
+        one, same, other, same_as_other = (row.call_id for row in world.rows)
+        assert (same, same_as_other, len({0, one, other})) == (one, other, 3)
+
+
+async def test_while_the_log_is_away_nothing_is_changed_and_a_look_is_answered() -> None:
     async with gated() as world:
         world.away = True
-        assert await world.refusal("Change") == "UNAVAILABLE"
+        assert await world.refusal("Alter") == "UNAVAILABLE"
         assert await world.ask("Who") == b""
+        assert HAPPENED == []
         world.away = False
-        await world.ask("Change")
-        assert [row.outcome for row in world.rows if row.outcome == "OK"] == ["OK"]
+        await world.ask("Alter")
+        assert HAPPENED[-3:] == ["BEGUN", "changed", "OK"]
+
+
+async def test_what_is_done_is_on_record_as_done_though_its_answer_failed() -> None:
+    async with gated() as world:
+        world.room = 1
+        assert await world.refusal("Alter") == "UNAVAILABLE"
+        world.room = 2
+        world.trail._try_again()
+        await world.trail.flush()
+        assert HAPPENED == ["BEGUN", "changed", "OK"]
 
 
 async def test_an_answer_in_pieces_is_on_record_when_it_is_whole() -> None:
     async with gated() as world:
         call = world.channel.unary_stream("/test.Test/Pieces")(b"")
         assert [piece async for piece in call] == [b"1", b"2", b"3"]
-        assert [row.outcome for row in world.rows] == ["OK"]
+        assert [row.outcome for row in world.rows] == ["BEGUN", "OK"]
 
 
 async def test_a_caller_who_leaves_before_the_answer_is_on_record() -> None:
@@ -191,10 +223,9 @@ async def test_a_caller_who_leaves_before_the_answer_is_on_record() -> None:
         call = world.channel.unary_stream("/test.Test/Forever")(b"")
         assert await call.read() == b"begun"
         call.cancel()
-        while not world.trail._kinds:  # noqa: ASYNC110  (nothing tells when the server has heard of it)
+        while len(world.rows) < 2:  # noqa: ASYNC110  (nothing tells when the server has heard of it)
             await asyncio.sleep(0.01)
-        await world.trail.flush()
-        assert [row.outcome for row in world.rows] == ["CANCELLED"]
+        assert [row.outcome for row in world.rows] == ["BEGUN", "CANCELLED"]
 
 
 async def test_a_stream_ends_when_its_token_has_been_expired_for_a_minute(

@@ -16,8 +16,8 @@ from meterwatch.errors import Overloaded, StorageUnavailable
 LONG_S = 1000.0
 
 
-def row(who: str = "anna", outcome: str = "OK", peer: str = "10.0.0.1", what: str = "") -> AuditRow:
-    return AuditRow(who, "certificate", "Alarms/Act", what, outcome, peer)
+def row(who: str = "anna", outcome: str = "OK", peer: str = "10.0.0.1", what: str = "", call_id: int = 0) -> AuditRow:
+    return AuditRow(who, "certificate", "Alarms/Act", what, outcome, peer, call_id=call_id)
 
 
 class Table:
@@ -110,6 +110,42 @@ async def test_a_million_refusals_of_one_kind_are_two_rows_with_the_number() -> 
     assert [one.calls for one in table.rows] == [1, 9_999]
     assert table.rows[0].object == "alarm_id=A1"
     assert table.rows[1].object == ""
+
+
+async def test_each_outcome_of_a_change_has_its_row_and_never_waits_for_the_table() -> None:
+    table = Table()
+    table.free.clear()
+    trail = Trail(table.write, window_s=LONG_S)
+    for number in range(1, 301):
+        trail.outcome(row(outcome="NOT_FOUND ALARM_UNKNOWN", call_id=number))  # would hang the test
+    table.free.set()
+    await trail.flush()
+    assert [one.call_id for one in table.rows] == list(range(1, 301))
+
+
+async def test_what_was_done_is_kept_while_the_table_is_away_and_what_was_only_to_be_begun_is_not() -> None:
+    table = Table()
+    table.away = True
+    trail = Trail(table.write)
+    for outcome, number in (("BEGUN", 1), ("OK", 2)):
+        with pytest.raises(StorageUnavailable):
+            await trail.changed(row(outcome=outcome, call_id=number))
+    table.away = False
+    trail._try_again()
+    await trail.flush()
+    assert [(one.outcome, one.call_id) for one in table.rows] == [("OK", 2)]
+
+
+async def test_too_many_that_wait_keep_others_from_beginning_and_nobody_from_his_outcome(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "WAITING_MAX", 0)
+    table = Table()
+    trail = Trail(table.write)
+    with pytest.raises(Overloaded):
+        await trail.changed(row(outcome="BEGUN", call_id=1))
+    await trail.changed(row(outcome="OK", call_id=2))
+    assert [one.call_id for one in table.rows] == [2]
 
 
 async def test_kinds_that_are_too_many_are_one_row_together() -> None:

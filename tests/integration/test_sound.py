@@ -205,6 +205,12 @@ DAMAGES = (
            " + interval '1 day' FROM meter_transformers LIMIT 1", "meter_transformers of slot"),
     Damage("interruptions_do_not_overlap", "INSERT INTO interruptions SELECT slot, from_at + interval '1 s', NULL"
            " FROM interruptions WHERE to_at > from_at + interval '1 min' LIMIT 1", "interruptions of meter slot"),
+    Damage("changes_are_on_record_before_and_after", "INSERT INTO audit_log (at, who, how, method, object, outcome,"
+           " peer, calls, call_id) VALUES (now() - interval '2 hours', 'k', 'local', 'A/B', 'x', 'BEGUN', '', 1, 7)",
+           "BEGUN, and no outcome"),
+    Damage("changes_are_on_record_before_and_after", "INSERT INTO audit_log (at, who, how, method, object, outcome,"
+           " peer, calls, call_id) VALUES (now(), 'k', 'local', 'Alarms/Act', 'x', 'OK', '', 1, 8)",
+           "OK, and no row BEGUN"),
 )  # fmt: skip
 
 
