@@ -38,7 +38,7 @@ until HISTORY_US of now are reached. Its end is what was measured, in any order 
 PRUNE_STEP_US: Final = 3600 * 1_000_000
 UNACKNOWLEDGED_MAX: Final = 10_000
 """Alarms that are over and that nobody has acknowledged; of more those that ended first lapse. So many are no list that
-people work off, each new subscriber is sent all of them, and each is some 4 kB. (ours)"""
+people work off, each new subscriber is sent all of them, and each is some 3 kB. (ours)"""
 LAPSED_TOGETHER: Final = 1000
 """In one transaction."""
 GROWTH_PERCENT: Final = 10

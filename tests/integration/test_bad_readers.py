@@ -11,6 +11,7 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from bad_inputs import told
 from databases import Databases
 from raw_http2 import DATA, END_HEADERS, HEADERS, Http2, frame, headers, message
 from served import HEAD_END, Served, fresh_database, fresh_epoch, goes_on, serving
@@ -18,7 +19,7 @@ from service_process import until
 from test_bad_input_wire import call_of, good_reads
 
 from ingest.session import Session
-from meterwatch import app
+from meterwatch import app, server
 from meterwatch.v1 import ingest_pb2 as pb
 
 STREAM = "/meterwatch.v1.Ingest/Stream"
@@ -60,8 +61,17 @@ def sessions(epoch: int) -> int:
     return sum(isinstance(one, Session) and one.epoch == epoch for one in gc.get_objects())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_pings() -> Iterator[None]:
+    """Our connections answer no pings, and are not to be ended for it."""
+    slow = [(name, 600_000 if name == "grpc.keepalive_time_ms" else value) for name, value in server.OPTIONS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "OPTIONS", slow)
+        yield
+
+
 @pytest.fixture(scope="module")
-def patient(dsn: str) -> Iterator[Served]:
+def patient(dsn: str, _no_pings: None) -> Iterator[Served]:
     with serving(dsn) as served:
         yield served
 
@@ -83,7 +93,9 @@ def test_who_reads_no_answer_is_given_up_and_gets_the_status_when_he_reads_on(cl
             goes_on(other)
         until(lambda: not handlers(served), "no handler waits for it")
         stalled.widen(1, 1_000_000)
-        assert stalled.end() == "DEADLINE_EXCEEDED"
+        end = stalled.end()
+        assert end == "DEADLINE_EXCEEDED"
+    told(80, "a stream that reads no answer for server.idle_timeout_s", "RPC", f"{end} DEADLINE, when it reads on")
 
 
 def test_a_newer_stream_takes_the_place_of_one_that_does_not_read(patient: Served) -> None:
