@@ -111,7 +111,10 @@ class Values:
     def _value(self, number: int) -> Any:
         found = self._known.get(number)
         if found is None:
-            found = self._known[number] = self._computed(*self._steps[number])
+            found = self._computed(*self._steps[number])
+            if isinstance(found, np.ndarray | np.floating) and not found.ndim and found.dtype.kind == "f":
+                found = float(found)  # of constants alone: takes the type of its column as they do
+            self._known[number] = found
         return found
 
     def _computed(self, node: Node, args: tuple[int, ...]) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meterwatch.batch import Reads
@@ -203,6 +203,8 @@ def _row(reads: Reads, at: int) -> dict[str, Any]:
 
 
 @settings(max_examples=400, deadline=None)
+@example("voltage_a_v <= min(253.1, 253.1)", [(253.1, None, None)])
+@example("voltage_a_v <= 506.2 / 2", [(253.1, None, None)])
 @given(TRUTH, st.lists(ROW, min_size=1, max_size=8))
 def test_arrays_say_what_one_row_by_itself_says(text: str, rows: Any) -> None:
     try:
