@@ -15,7 +15,7 @@ from test_service import serving
 from alarm.book import KEEP_US, LAPSED_TOGETHER, Book
 from alarm.desk import AlarmDesk
 from alarm.profile import AlarmProfile
-from alarm.service import SNAPSHOT_ALARMS_MAX, AlarmService
+from alarm.subscriptions import SNAPSHOT_ALARMS_MAX, Subscriptions
 from meterwatch.alarms import Alarm, AlarmState, Transition, TransitionKind
 from meterwatch.clock import ReplayClock
 from meterwatch.episodes import Verdict
@@ -150,9 +150,9 @@ class Counted(Sequence[Alarm]):
 async def test_a_snapshot_that_is_not_read_is_not_made() -> None:
     desk, _ = await desk_of()
     (raised,) = await desk.record([fault(0)], [])
-    service = AlarmService(desk, Any, clock(), lambda: True)  # type: ignore[arg-type]  # asks nothing of the database
+    subscriptions = Subscriptions(desk.hub, Any, clock(), lambda: True)  # type: ignore[arg-type]  # asks no log
     alarms = Counted(raised.alarm, 10 * SNAPSHOT_ALARMS_MAX)
-    parts = service._snapshot(1, alarms)
+    parts = subscriptions._snapshot(1, alarms)
     assert len(next(parts).alarm) == SNAPSHOT_ALARMS_MAX
     assert alarms.looked == SNAPSHOT_ALARMS_MAX + 1
     rest = [(len(part.alarm), part.complete) for part in parts]

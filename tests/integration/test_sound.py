@@ -93,6 +93,7 @@ def lived(dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servic
                 return int(row[0])
 
             until(lambda: counted(b"SELECT count(*) FROM meter_days") >= METERS, "the first day is judged")
+            until(lambda: not counted(b"SELECT count(*) FROM meter_days_owed"), "nothing of it is to be judged again")
             until(lambda: not counted(b"SELECT count(*) FROM interruptions_owed"), "interruptions are written")
             connection.execute(ROUTES.encode())
         yield process

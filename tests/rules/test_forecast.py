@@ -134,7 +134,7 @@ def test_the_chances_are_the_shares_of_the_paths() -> None:
     errors[0, 1, 20:36] = 0.7  # and 16 h of 1.6, after which it cools
     parameters = ThermalParameters.of(ThermalProfile(), 2)
     state = Thermal(parameters).steady(0.9, 30.0)
-    over, hot = chances(forecast, errors, parameters, state, np.full(48, 30.0), 140.0, PROFILE)
+    over, hot = chances(forecast, errors, parameters, state, np.full((2, 48), 30.0), 140.0, PROFILE)
     assert over[0, [9, 10, 11, 12, 19, 20, 35, 36]].tolist() == [0, 0.25, 0.25, 0, 0, 0.25, 0.25, 0]
     assert hot[0, 19] == 0
     assert hot[0, -1] == 0.25

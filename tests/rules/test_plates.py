@@ -11,8 +11,8 @@ import pytest
 from heat_world import Loaded, Plant, close, oracle, said_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from overload_world import DAY_US, START, START_US, now_after, rows_of
 from test_hot_spot import load_runs, told_in_any_order
-from test_overload import DAY_US, START, START_US, now_after, rows_of
 
 from meterwatch.dated import Dated
 from meterwatch.errors import ConfigError
