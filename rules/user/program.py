@@ -111,10 +111,7 @@ class Values:
     def _value(self, number: int) -> Any:
         found = self._known.get(number)
         if found is None:
-            found = self._computed(*self._steps[number])
-            if isinstance(found, np.ndarray | np.floating) and not found.ndim and found.dtype.kind == "f":
-                found = float(found)  # of constants alone: takes the type of its column as they do
-            self._known[number] = found
+            found = self._known[number] = self._computed(*self._steps[number])
         return found
 
     def _computed(self, node: Node, args: tuple[int, ...]) -> Any:

@@ -86,7 +86,10 @@ def _number(node: ast.expr, row: Mapping[str, Any]) -> Any:
             values = [_number(arg, row) for arg in args]
             if any(np.isnan(value) for value in values):
                 return float("nan")
-            return abs(values[0]) if name == "abs" else reduce({"min": np.minimum, "max": np.maximum}[name], values)
+            if name == "abs":
+                return abs(values[0])
+            found = reduce({"min": np.minimum, "max": np.maximum}[name], values)
+            return float(found) if all(type(value) is float for value in values) else found  # a constant stays one
     raise AssertionError(ast.dump(node))
 
 
