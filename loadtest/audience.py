@@ -8,15 +8,15 @@ alarm beyond the name of its asset.
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Final
 
 import grpc
 
+from loadtest.child import Child
 from meterwatch.client.feed import SUBSCRIBE, TRANSITIONS_MAX
 from meterwatch.client.retry import CHANNEL_OPTIONS
 from meterwatch.v1.alarms_pb2 import SubscribeRequest, SubscribeResponse, Transition
@@ -47,47 +47,20 @@ class Audience:
 
     def __init__(self, address: str, subscribers: int, *, stalled: int = 0, notes: bool = False) -> None:
         """stalled: so many more, who do not read. notes: those who read note when each alarm came."""
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(
-            target=_main, args=(other, address, subscribers, stalled, notes), name="audience", daemon=True
-        )
-        self._process.start()
-        other.close()
-        self._answer()
+        self._child = Child("audience", _main, address, subscribers, stalled, notes, answers_in_s=TIMEOUT_S)
+        self._child.answer(str)
 
     def heard(self, each: int) -> Heard:
         """Wait until every subscriber has received so many transitions, folded ones included, since the last call."""
-        self._pipe.send((each, False))
-        heard = self._answer()
-        assert isinstance(heard, Heard)
-        return heard
+        return self._child.ask((each, False), Heard)
 
     def resumed(self, each: int) -> Heard:
         """Let the stalled ones read; wait until each has received so many transitions, folded ones included."""
-        self._pipe.send((each, True))
-        heard = self._answer()
-        assert isinstance(heard, Heard)
-        return heard
+        return self._child.ask((each, True), Heard)
 
     def close(self) -> None:
         """End the process."""
-        self._pipe.close()
-        self._process.join(10)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-
-    def _answer(self) -> Any:
-        if not self._pipe.poll(TIMEOUT_S):
-            raise RuntimeError(f"the audience heard nothing more for {TIMEOUT_S:.0f} s")
-        try:
-            answer = self._pipe.recv()
-        except EOFError:
-            raise RuntimeError("the audience's process has ended; see its message above") from None
-        if isinstance(answer, str) and answer:
-            raise RuntimeError(f"the audience failed: {answer}")
-        return answer
+        self._child.close()
 
 
 def _main(pipe: Connection, address: str, subscribers: int, stalled: int, notes: bool) -> None:

@@ -7,7 +7,6 @@ The only module of this package, with loadtest.database, that knows a database.
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 import time
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
+from loadtest.child import Child
 from loadtest.fleet import INTERVAL_S, Fleet
 from loadtest.load import Load
 from meterwatch.channels import CHANNELS
@@ -84,42 +84,20 @@ class CopyArm:
     """The process, seen from the bench. slot [meters]: slot of each meter of the fleet. Close it."""
 
     def __init__(self, dsn: str, fleet: Fleet, slot: NDArray[np.int32], quality: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        arguments = (other, dsn, fleet, slot, quality)
-        self._process = context.Process(target=_main, args=arguments, name="copy", daemon=True)
-        self._process.start()
-        other.close()
-        self._answer()
+        self._child = Child("copying process", _main, dsn, fleet, slot, quality)
+        self._child.answer(str)
 
     def prepare(self, load: CopyLoad) -> None:
         """Make the rows ready."""
-        self._pipe.send(load)
-        self._answer()
+        self._child.obey(load)
 
     def run(self) -> CopyRun:
         """Copy what was prepared; returns when all of it is committed."""
-        self._pipe.send("run")
-        run = self._answer()
-        assert isinstance(run, CopyRun)
-        return run
+        return self._child.ask("run", CopyRun)
 
     def close(self) -> None:
         """End the process."""
-        self._pipe.close()
-        self._process.join(10)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-
-    def _answer(self) -> Any:
-        try:
-            answer = self._pipe.recv()
-        except EOFError:
-            raise RuntimeError("the copying process has ended; see its message above") from None
-        if isinstance(answer, str) and answer:
-            raise RuntimeError(f"the copying process failed: {answer}")
-        return answer
+        self._child.close()
 
 
 def _main(pipe: Connection, dsn: str, fleet: Fleet, slot: NDArray[np.int32], quality: int) -> None:

@@ -8,7 +8,6 @@ pipe and no promise for a lightly loaded one; at a pace they count from the time
 from __future__ import annotations
 
 import math
-import multiprocessing
 import threading
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
+from loadtest.child import Child
 from loadtest.fleet import Fleet
 from loadtest.load import Backlog, Load, Sent, batches
 from meterwatch.client.headend import DICTIONARY_PART, STREAM
@@ -64,44 +64,23 @@ class Driver:
     """The process, seen from the bench. Close it."""
 
     def __init__(self, address: str, fleet: Fleet) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_main, args=(other, address, fleet), name="driver", daemon=True)
-        self._process.start()
-        other.close()
-        self._answer()
+        self._child = Child("driver", _main, address, fleet)
+        self._child.answer(str)
 
     def prepare(self, load: Load | Backlog) -> None:
         """Make the batches of a load ready."""
-        self._pipe.send(load)
-        self._answer()
+        self._child.obey(load)
 
     def run(self, reads_per_s: float = math.inf, seconds: float = math.inf) -> Run:
         """Send what was prepared, at this pace over all streams; returns when all that went is acknowledged.
 
         seconds: send nothing after so long; the rest is `withheld`.
         """
-        self._pipe.send(Pace(reads_per_s, seconds))
-        run = self._answer()
-        assert isinstance(run, Run)
-        return run
+        return self._child.ask(Pace(reads_per_s, seconds), Run)
 
     def close(self) -> None:
         """End the streams and the process."""
-        self._pipe.close()
-        self._process.join(10)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-
-    def _answer(self) -> Any:
-        try:
-            answer = self._pipe.recv()
-        except EOFError:
-            raise RuntimeError("the driver's process has ended; see its message above") from None
-        if isinstance(answer, str) and answer:
-            raise RuntimeError(f"the driver failed: {answer}")
-        return answer
+        self._child.close()
 
 
 class _Stream:

@@ -6,7 +6,6 @@ nothing is checked, a repeat would be an error.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -16,6 +15,7 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
+from loadtest.child import Child
 from loadtest.fleet import INTERVAL_S, ONE_PHASE, Fleet
 from loadtest.text import Posted, Posting, Way
 
@@ -31,53 +31,33 @@ class Naive:
         self._world = (dsn, fleet, slot, quality, day_shift)
         self._meters = fleet.meters
         self._rows = 0
-        self._workers: list[tuple[Any, Connection]] = []
+        self._workers: list[Child] = []
 
     def prepare(self, posting: Posting) -> None:
         """Make the rows ready; a process for each connection."""
         if len(self._workers) != posting.way.connections:
             self.close()
-            context = multiprocessing.get_context("spawn")
-            for number in range(posting.way.connections):
-                pipe, other = context.Pipe()
-                process = context.Process(target=_main, args=(other, number, *self._world), name="naive", daemon=True)
-                process.start()
-                other.close()
-                self._workers.append((process, pipe))
+            numbers = range(posting.way.connections)
+            self._workers = [Child("inserting process", _main, number, *self._world) for number in numbers]
         self._rows = posting.intervals * self._meters
-        for _, pipe in self._workers:
-            pipe.send(posting)
-        self._answers()
+        self._all_do(posting)
 
     def run(self) -> Posted:
         """Insert what was prepared; returns when all of it is committed."""
         began_s = time.monotonic()
-        for _, pipe in self._workers:
-            pipe.send("run")
-        cpu_s = sum(self._answers())
+        cpu_s = sum(self._all_do("run"))
         return Posted(time.monotonic() - began_s, cpu_s, self._rows, 0)
 
     def close(self) -> None:
         """End the processes."""
-        for process, pipe in self._workers:
-            pipe.close()
-            process.join(10)
-            if process.is_alive():
-                process.kill()
-                process.join()
+        for worker in self._workers:
+            worker.close()
         self._workers = []
 
-    def _answers(self) -> list[float]:
-        out = []
-        for _, pipe in self._workers:
-            try:
-                answer = pipe.recv()
-            except EOFError:
-                raise RuntimeError("an inserting process has ended; see its message above") from None
-            if isinstance(answer, str):
-                raise RuntimeError(f"inserting failed: {answer}")
-            out.append(answer)
-        return out
+    def _all_do(self, order: object) -> list[float]:
+        for worker in self._workers:
+            worker.send(order)
+        return [worker.answer(float) for worker in self._workers]
 
 
 def rows_of(fleet: Fleet, posting: Posting, number: int, slot: NDArray[np.int32], quality: int, day_shift: int) -> Any:

@@ -6,7 +6,6 @@ with the generator, as the real service does, so the ceiling it gives is a low e
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 import grpc
 
+from loadtest.child import Child
 from meterwatch.client.events import SEND_EVENTS
 from meterwatch.client.headend import STREAM
 from meterwatch.client.retry import CHANNEL_OPTIONS
@@ -38,21 +38,11 @@ class NullServer:
     """The server, in a process of its own. Close it."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_main, args=(other,), name="null-server", daemon=True)
-        self._process.start()
-        other.close()
-        if not self._pipe.poll(START_TIMEOUT_S):
-            raise RuntimeError(f"the null server did not start within {START_TIMEOUT_S:.0f} s")
-        self.address = f"127.0.0.1:{self._pipe.recv()}"
+        self._child = Child("null server", _main, answers_in_s=START_TIMEOUT_S)
+        self.address = f"127.0.0.1:{self._child.answer(int)}"
 
     def close(self) -> None:
-        self._pipe.close()
-        self._process.join(10)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        self._child.close()
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]

@@ -10,15 +10,15 @@ under its numbers. Refuses to judge: it counts, loadtest.run decides.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import signal
 import threading
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
+from loadtest.child import Child
 from loadtest.event_lane import EventLane
 from loadtest.lane import Lane, ReadLane
 from loadtest.plan import Message, Plan
@@ -29,8 +29,6 @@ PREPARED_BYTES_MAX: Final = 1 << 30
 """Of a process, shared by its streams."""
 ANSWER_TIMEOUT_S: Final = 1800.0
 TICK_S: Final = 0.5
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,62 +105,41 @@ class Generator:
     """A driving process, seen from the run. Close it."""
 
     def __init__(self, job: Job) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_main, args=(other, job), name="loadtest", daemon=True)
-        self._process.start()
-        other.close()
+        self._child = Child("driver", _main, job, answers_in_s=ANSWER_TIMEOUT_S)
 
     @property
     def pid(self) -> int:
-        assert self._process.pid is not None
-        return self._process.pid
+        return self._child.pid
 
     def prepared(self) -> Prepared:
         """Wait until its messages are ready."""
-        return self._answer(Prepared)
+        return self._child.answer(Prepared)
 
     def connect(self, address: str) -> None:
         """Have it open its streams and announce its meters; `welcomed` tells when that is done."""
-        self._pipe.send(address)
+        self._child.send(address)
 
     def welcomed(self) -> Welcomed:
-        return self._answer(Welcomed)
+        return self._child.answer(Welcomed)
 
     def disconnect(self) -> None:
         """Have it close its streams; connect again."""
-        self._pipe.send(None)
+        self._child.send(None)
 
     def go(self, start_s: float) -> None:
         """Have it play from this time.monotonic(), which is one clock for all processes of a machine."""
-        self._pipe.send(start_s)
+        self._child.send(start_s)
 
     def poll(self) -> list[Tick] | Played | None:
         """What it has to say: seconds, in the end what it came to, None if nothing."""
-        if not self._pipe.poll():
+        if not self._child.said():
             return None
-        said = self._answer(object)
+        said = self._child.answer(object)
         assert isinstance(said, list | Played)
         return said
 
     def close(self) -> None:
-        self._pipe.close()
-        self._process.join(10)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-
-    def _answer(self, kind: type[_T]) -> _T:
-        try:
-            if not self._pipe.poll(ANSWER_TIMEOUT_S):
-                raise RuntimeError(f"a driver gave no answer for {ANSWER_TIMEOUT_S:.0f} s")
-            answer = self._pipe.recv()
-        except (EOFError, ConnectionResetError):
-            raise RuntimeError("a driver has ended; see its message above") from None
-        if isinstance(answer, str):
-            raise RuntimeError(f"a driver failed: {answer}")
-        assert isinstance(answer, kind)
-        return answer
+        self._child.close()
 
 
 class _Maker:

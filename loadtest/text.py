@@ -7,7 +7,6 @@ is no longer than in the field. The client keeps its connections, one thread eac
 from __future__ import annotations
 
 import http.client
-import multiprocessing
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from loadtest.child import Child
 from loadtest.fleet import ONE_PHASE, Fleet
 
 POST_TIMEOUT_S: Final = 120.0
@@ -111,41 +111,19 @@ class Poster:
     """The sending process, seen from the bench. port: on the loopback; paths: text -> path to post to. Close it."""
 
     def __init__(self, port: int, paths: dict[str, str], fleet: Fleet) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        arguments = (other, port, paths, fleet)
-        self._process = context.Process(target=_main, args=arguments, name="poster", daemon=True)
-        self._process.start()
-        other.close()
+        self._child = Child("posting process", _main, port, paths, fleet)
 
     def prepare(self, posting: Posting) -> None:
         """Make the bodies ready."""
-        self._pipe.send(posting)
-        self._answer()
+        self._child.obey(posting)
 
     def run(self) -> Posted:
         """Post what was prepared; returns when all of it is acknowledged."""
-        self._pipe.send("run")
-        run = self._answer()
-        assert isinstance(run, Posted)
-        return run
+        return self._child.ask("run", Posted)
 
     def close(self) -> None:
         """End the process."""
-        self._pipe.close()
-        self._process.join(10)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-
-    def _answer(self) -> Any:
-        try:
-            answer = self._pipe.recv()
-        except EOFError:
-            raise RuntimeError("the posting process has ended; see its message above") from None
-        if isinstance(answer, str) and answer:
-            raise RuntimeError(f"posting failed: {answer}")
-        return answer
+        self._child.close()
 
 
 def _main(pipe: Connection, port: int, paths: dict[str, str], fleet: Fleet) -> None:
