@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from ingest.decode import SEQ_MAX, check_id
+from ingest.meter_rows import check_known, check_rows, screened
 from meterwatch.batch import EventCode, Events, Rejects
 from meterwatch.channels import CHANNEL_BIT, CHANNELS
 from meterwatch.check_profile import Limits
@@ -49,32 +49,10 @@ def events_of(
 
     Returns the events to store, the rejects, and the rows sent. Rejected for what makes the whole request unusable.
     """
-    if not (0 < request.epoch <= SEQ_MAX and 0 < request.seq <= SEQ_MAX):
-        raise Rejected(
-            "BAD_SEQ", f"epoch {request.epoch}, seq {request.seq}; expected 1 to 2^63 - 1; count requests from 1"
-        )
-    index = np.array(request.meter_index, np.uint32)
-    at_us = np.array(request.at_us, np.int64)
     code = np.array(request.code, np.int64)
-    rows = len(at_us)
-    if rows == 0:
-        raise Rejected("EMPTY_BATCH", "empty request: 0 events; expected at least 1; skip it")
-    phases = np.array(request.phases, np.int64) if request.phases else np.zeros(rows, np.int64)
-    for name, length in (("meter_index", len(index)), ("code", len(code)), ("phases", len(phases))):
-        if length != rows:
-            raise Rejected("COLUMN_LENGTH", f"{name} {length}, at_us {rows}; expected columns of one length")
-    for meter in request.meter:
-        check_id(meter, "meter")
-    if (index >= len(request.meter)).any():
-        row = int(np.argmax(index >= len(request.meter)))
-        raise Rejected(
-            "INDEX_RANGE",
-            f"row {row}: index {int(index[row])}, meter has {len(request.meter)}; expected an index below",
-        )
-    known_code = np.isin(code, [int(c) for c in EventCode])
-    if not known_code.all():
-        row = int(np.argmax(~known_code))
-        raise Rejected("UNKNOWN_ENUM", f"row {row}: code {int(code[row])} unknown; known {1}..{max(EventCode)}")
+    phases = np.array(request.phases, np.int64) if request.phases else np.zeros(len(request.at_us), np.int64)
+    index, at_us = check_rows(request, "events", code=code, phases=phases)
+    check_known("code", code, EventCode)
     if (phases > ALL_PHASES).any():
         row = int(np.argmax(phases > ALL_PHASES))
         raise Rejected("UNKNOWN_ENUM", f"row {row}: phases {int(phases[row])} unknown; known bits 1 A, 2 B, 4 C")
@@ -87,35 +65,9 @@ def events_of(
         for row in bad
     ]
     events = Events(slots[good], at_us[good], code[good].astype(np.int16), named(code, phases)[good])
-    return events, Rejects(bad.astype(np.uint32), reason[bad], detail), rows
+    return events, Rejects(bad.astype(np.uint32), reason[bad], detail), len(at_us)
 
 
 def named(code: NDArray[np.int64], phases: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Phases by event; 0 for codes that are not about any, so that what says the same is the same."""
     return np.where(np.isin(code, OF_PHASES), phases, 0).astype(np.uint8)
-
-
-def screened(
-    slots: NDArray[np.int32],
-    at_us: NDArray[np.int64],
-    head_end_id: int,
-    topology: Topology,
-    now_us: int,
-    limits: Limits,
-) -> NDArray[np.uint8]:
-    """Per row the RowReason why its meter or its time will not do; 0: they will. slots: -1 for an unknown meter."""
-    at = np.maximum(slots, 0)
-    reason = np.zeros(len(slots), np.uint8)
-
-    def reject(mask: NDArray[np.bool_], why: int) -> None:
-        reason[mask & (reason == 0)] = why
-
-    reject(slots < 0, pb.ROW_REASON_UNKNOWN_METER)
-    if topology.slots:
-        owner = topology.head_end_of[at]
-        reject((owner >= 0) & (owner != head_end_id), pb.ROW_REASON_NOT_YOURS)
-    reject(at_us > now_us + limits.future_tolerance_us, pb.ROW_REASON_FUTURE)
-    reject(at_us < now_us - topology.late_window_us[head_end_id], pb.ROW_REASON_TOO_OLD)
-    if topology.slots:
-        reject((at_us < topology.installed_us[at]) | (at_us > topology.retired_us[at]), pb.ROW_REASON_NOT_INSTALLED)
-    return reason

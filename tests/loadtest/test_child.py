@@ -52,7 +52,7 @@ def test_a_process_that_says_nothing_is_waited_for_so_long_and_ended_by_force(mo
     monkeypatch.setattr("loadtest.child.END_S", 0.1)
     silent = Child("silent process", doubles, 1, answers_in_s=0.1)
     silent.send("sleep")
-    with pytest.raises(RuntimeError, match="the silent process gave no answer for 0.1 s"):
+    with pytest.raises(RuntimeError, match=r"the silent process gave no answer for 0\.1 s"):
         silent.answer(int)
     silent.close()
     with pytest.raises(ProcessLookupError):
