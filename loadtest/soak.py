@@ -35,7 +35,7 @@ JUDGED_FROM_S: Final = 300.0
 GROWTH_SHARE_MAX: Final = 0.05
 GROWTH_MB_SPARE: Final = 8.0
 CACHES_MB: Final = 134.0
-"""What is known of stored and of arrived reads, 64 MiB each (storage/seen.py, storage/arrived.py), fills up"""
+"""What is known of stored and of arrived reads, 64 MiB each (storage/known.py, storage/arrived.py), fills up"""
 CACHED_BYTES_PER_READ: Final = 0.5
 """by a bit of each for a meter and interval, in arrays of up to twice the size."""
 ALARMS_KEPT: Final = 10_000

@@ -1,7 +1,11 @@
-"""Which reads are stored, known for certain: what stands in for the unique index where there is none.
+"""Which reads are stored: for certain where there is no unique index, as a hint where there is one.
 
 Per interval end one bit per meter. A set bit: the read is stored, or may be; look. A clear bit of a *complete* end: it
-is not stored, and a COPY may write it unseen. Why that holds:
+is not stored, and a COPY may write it unseen.
+
+With a unique index (no `horizon_us`) every end counts as complete. What was stored before this start, by others or is
+forgotten here is then missing; the index says so, and the batch is looked up row by row. So a wrong hint costs time,
+never truth. Without one a clear bit has to be the truth. Why it is:
 
 1. Nobody else writes. The lease keeps other services out, and the fence (storage.fence) writers that outlived theirs.
 2. An end is complete in two ways. It is later than `horizon_us`, the newest end stored when we began or forgotten
@@ -11,8 +15,9 @@ is not stored, and a COPY may write it unseen. Why that holds:
 3. Bits are set before the reads are written (`take`), so they are never behind the table. A rollback leaves a set bit,
    which costs a look, never truth.
 4. A read being written by another connection has a set bit and cannot be seen yet. Whoever takes it too waits until
-   that transaction has ended (`give_back`). If nobody knows how it ended (`lose`: the connection broke), it may still
-   commit; then Doubtful is raised until the fence was raised, which waits for it or shuts it out (`settled`).
+   that transaction has ended (`give_back`); with the index too, or the two would collide in it. If nobody knows how it
+   ended (`lose`: the connection broke), it may still commit; then Doubtful is raised until the fence was raised, which
+   waits for it or shuts it out (`settled`).
 5. Two batches of one group with the same read: the second is set apart, to be taken when the first is committed.
 
 Rows of an end that is not complete are all suspects. Promises: at most `bytes_max` beside what is being written; the
@@ -33,9 +38,10 @@ from numpy.typing import NDArray
 
 from meterwatch.batch import Reads
 from meterwatch.errors import StorageUnavailable
-from storage.seen import BYTES_MAX
 from storage.slot_bits import END_BYTES, NO_BITS, Bits, Mask, Rows, by_end, has, put, roomy
 
+BYTES_MAX: Final = 64 * 1024 * 1024
+"""Two days of quarter-hours of 2.7 million meters."""
 WAIT_S: Final = 30.0
 """Longer than a COPY takes: then the group is refused, and sent again."""
 LOAD_ROWS: Final = 1_000
@@ -75,7 +81,8 @@ class Taken:
 class Known:
     """See the module head."""
 
-    def __init__(self, horizon_us: int, bytes_max: int = BYTES_MAX) -> None:
+    def __init__(self, horizon_us: int | None, bytes_max: int = BYTES_MAX) -> None:
+        """horizon_us: None where a unique index has the last word."""
         self._horizon_us = horizon_us
         self._bytes_max = bytes_max
         self._bytes = 0
@@ -196,7 +203,7 @@ class Known:
     def _end(self, end_us: int) -> End:
         end = self._ends.get(end_us)
         if end is None:
-            end = self._ends[end_us] = End(complete=end_us > self._horizon_us)
+            end = self._ends[end_us] = End(complete=self._horizon_us is None or end_us > self._horizon_us)
             self._bytes += END_BYTES
         self._ends.move_to_end(end_us)
         return end
@@ -216,7 +223,8 @@ class Known:
             if not end.held:
                 del self._ends[end_us]
                 self._bytes -= len(end.bits) + END_BYTES
-                self._horizon_us = max(self._horizon_us, end_us)
+                if self._horizon_us is not None:
+                    self._horizon_us = max(self._horizon_us, end_us)
 
 
 def _overlap(slot: NDArray[np.int32], others: list[NDArray[np.int32]]) -> bool:

@@ -1,4 +1,7 @@
-"""The table reads in rows, under a unique index (end_at, slot), which has the last word: the hint may be wrong."""
+"""The table reads in rows, under a unique index (end_at, slot), which has the last word: what is known is a hint.
+
+Writers of one service do not meet in the index: who has a read that another one is writing waits for it.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.batch import Reads
+from storage.known import Known
 from storage.probe import by_key, probe
 from storage.reads_table import Connection, Cursor, Suspects
-from storage.seen import Seen
 from storage.versions import Versions, supersede
 
 
 class Rowstore:
-    """A ReadsTable. seen: the hint; a fresh one knows nothing."""
+    """A ReadsTable. known: without a horizon; a fresh one knows nothing."""
 
     locks = True
 
-    def __init__(self, seen: Seen | None = None) -> None:
-        self._seen = Seen() if seen is None else seen
+    def __init__(self, known: Known | None = None) -> None:
+        self._known = Known(None) if known is None else known
 
     def opened(self, connection: Connection) -> None:
         pass
 
     @contextmanager
     def taking(self, connection: Connection, group: Sequence[Reads]) -> Iterator[Suspects]:
-        yield Suspects([self._seen.ask(reads) for reads in group], frozenset())
-        for reads in group:
-            self._seen.add(reads)
+        taken = self._known.take(group)
+        try:
+            yield Suspects(taken.suspects, frozenset(taken.apart))
+        finally:
+            self._known.give_back(taken)
 
     def begin(self, cursor: Cursor) -> None:
         pass

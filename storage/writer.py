@@ -164,14 +164,14 @@ class Writer:
                     fresh.append((i, batch))
                 else:
                     answers[i] = known
-            if fresh:
-                try:
+            try:
+                while fresh:  # those set apart are the next group; the first of a group never is
                     stored = self._optimistic(connection, [batch for _, batch in fresh], now_us)
                     answers.update({i: done for (i, _), done in zip(fresh, stored, strict=True) if done is not None})
-                except (pg.UniqueViolation, Race, *_TRANSIENT):
-                    pass
-                again = [(i, batch) for i, batch in fresh if i not in answers] + again
-            for i, batch in again:
+                    fresh = [(i, batch) for i, batch in fresh if i not in answers]
+            except (pg.UniqueViolation, Race, *_TRANSIENT):
+                pass
+            for i, batch in [*fresh, *again]:
                 answers[i] = self._careful(connection, batch, now_us)
         except BaseException:
             self._keep([group[i] for i in answers], list(answers.values()))
@@ -196,7 +196,7 @@ class Writer:
     def _optimistic(
         self, connection: psycopg.Connection[tuple[Any, ...]], group: list[Batch], now_us: int
     ) -> list[Stored | None]:
-        """The answers; None for a batch that must be written by itself."""
+        """The answers; None for a batch that was set apart."""
         answers: list[Stored | None] = [None] * len(group)
         with self.table.taking(connection, [batch.reads for batch in group]) as suspects:
             together = [i for i in range(len(group)) if i not in suspects.apart]

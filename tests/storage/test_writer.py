@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,25 @@ def test_a_duplicate_in_a_group_costs_only_its_own_batch(writer: Writer, dsn: st
     stored = writer.write([batch(2, [10]), batch(3, [10, 20]), batch(2, [10])], NOW_US)
     assert [(s.accepted, s.duplicates, s.replayed) for s in stored] == [(0, 1, False), (1, 1, False), (0, 1, True)]
     assert rows(dsn, "SELECT count(*) FROM reads") == [(2,)]
+
+
+def test_writers_that_are_sent_the_same_reads_at_once_do_not_meet_in_the_table(writer: Writer, dsn: str) -> None:
+    """Every read comes three times, in batches of other sizes, over two writers that share what is known."""
+    writers = [writer, Writer(dsn, {}, table=writer.table)]
+    wh = np.random.default_rng(4).integers(0, 1000, 2_000).tolist()
+    groups = [
+        [batch(100 * number + at, wh[: 2_000 - 300 * ((number + at) % 3)]) for at in range(6)] for number in range(1, 9)
+    ]
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            work = [pool.submit(writers[n % 2].write, group, NOW_US) for n, group in enumerate(groups)]
+            answers = [stored for one in work for stored in one.result(60)]
+    finally:
+        writers[1].close()
+    assert sum(stored.accepted for stored in answers) == 2_000
+    assert sum(stored.accepted + stored.duplicates for stored in answers) == sum(b.rows_sent for g in groups for b in g)
+    assert [one.careful_batches for one in writers] == [0, 0]
+    assert rows(dsn, "SELECT count(*), sum(import_wh) FROM reads") == [(2_000, sum(wh))]
 
 
 def test_rejected_rows_go_to_quarantine_and_come_back_in_a_replay(writer: Writer, dsn: str) -> None:
