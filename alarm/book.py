@@ -62,6 +62,7 @@ PREFIX: Final = {
     "HOT_SPOT": "HOT",
     "FORECAST_OVERLOAD": "FOV",
     "COMM_LOSS": "COM",
+    "SYSTEM": "SYS",
     "USER": "USR",
 }
 

@@ -21,7 +21,7 @@ from alarm.profile import StormLimits
 from meterwatch.alarms import Alarm, Priority
 from meterwatch.storms import EVERYWHERE, Census, Storm, StormReason
 
-WIDE: Final = {"feeder": 0, "head_end": 1, "transformer": 2, "concentrator": 3}
+WIDE: Final = {"service": 0, "feeder": 1, "head_end": 2, "transformer": 3, "concentrator": 4}
 """Assets whose alarms stand for those of many meters, the widest first."""
 
 

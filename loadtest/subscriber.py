@@ -1,7 +1,7 @@
 """Those who follow the alarms of a load test: one that listens and keeps what it was told, and some that do not read.
 
-Promises: every alarm of which a transition came is in `told`, as last seen, with the time it first came. A stalled one
-takes its first message and no other, for as long as the test lasts. Refuses to judge: loadtest.score does.
+Promises: every alarm of the grid of which a transition came is in `told`, as last seen, with the time it first came. A
+stalled one takes its first message and no other, for as long as the test lasts. Refuses to judge: loadtest.score does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any, Final
 
 from loadtest.record import Told
-from meterwatch.alarms import PAGED
+from meterwatch.alarms import PAGED, AlarmType
 from meterwatch.client import AlarmFeed
 from meterwatch.client.retry import open_channel
 from meterwatch.one_call import CALLING, ONE_CALL, Calls, Ring, rank
@@ -79,8 +79,8 @@ class Subscriber:
     def _take(self, transition: alarms_pb2.Transition) -> None:
         alarm, now_s = transition.alarm, time.monotonic()
         self.transitions += 1
-        if alarm.alarm_id in self._before:
-            return
+        if alarm.alarm_id in self._before or alarm.type == AlarmType.SYSTEM:
+            return  # the service speaks of itself: that is no fault of the grid, and no false alarm
         with self._lock:
             first_s, paged = self._first.get(alarm.alarm_id, (now_s, False))
             paged = paged or (alarm.state in _PAGED and not alarm.parent_id)

@@ -26,6 +26,8 @@ class AlarmType(StrEnum):
     COMM_LOSS = "COMM_LOSS"
     HOT_SPOT = "HOT_SPOT"
     FORECAST_OVERLOAD = "FORECAST_OVERLOAD"
+    SYSTEM = "SYSTEM"
+    """About the service itself (meterwatch.own_alarms)."""
     USER = "USER"
 
 

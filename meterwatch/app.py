@@ -43,6 +43,8 @@ from meterwatch.interruptions import Interruptions
 from meterwatch.judged_days import JudgedDays
 from meterwatch.memory import give_back, keep_giving_back
 from meterwatch.metrics import Metrics
+from meterwatch.own_alarms import OwnAlarms
+from meterwatch.own_conditions import conditions
 from meterwatch.parts import Parts, put_together
 from meterwatch.pipeline import Pipeline
 from meterwatch.reliability_figures import ReliabilityFigures
@@ -184,6 +186,7 @@ async def _serving(
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=layout is Layout.COLUMNSTORE)
         jobs = [gate.run(), *_jobs(config, clock, parts), *([] if rotation is None else [rotation.run()])]
         jobs += [] if disk is None else [disk.run()]
+        jobs.append(OwnAlarms(desk, clock, conditions(parts, disk, rotation, gate)).run())
         core = asyncio.create_task(run_core(pipeline, desk, lease, upkeep, cluster, *jobs))
         await asyncio.to_thread(give_back)
         pipeline.ready()

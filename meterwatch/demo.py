@@ -28,6 +28,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from meterwatch import data
+from meterwatch.alarms import AlarmType
 from meterwatch.app import running
 from meterwatch.batch import EventCode
 from meterwatch.client import AlarmFeed, HeadEnd, RegistryFile, Totals, import_registry
@@ -297,6 +298,8 @@ def _summary(totals: Totals, ack_ms: list[float], operator: Operator) -> Summary
     )
     seen: Counter[tuple[str, str]] = Counter()
     for alarm in operator.alarms.values():
+        if alarm.type == AlarmType.SYSTEM:  # of the machine it runs on, e.g. little disk
+            continue
         told = {
             "type": alarm.type,
             "asset": alarm.asset,

@@ -61,7 +61,7 @@ class DiskWatch:
         refuse: Callable[[str], None],
         free_bytes_of: Callable[[Path], int] = free_bytes_of,
     ) -> None:
-        self._places, self._least_bytes, self._refuse, self._free_bytes_of = places, least_bytes, refuse, free_bytes_of
+        self._places, self.least_bytes, self._refuse, self._free_bytes_of = places, least_bytes, refuse, free_bytes_of
         self.free_bytes = math.nan
         """As of the last look."""
         self.room = Room.ENOUGH
@@ -80,10 +80,10 @@ class DiskWatch:
     def judge(self, free_bytes: int) -> None:
         """Take what a look has found."""
         self.free_bytes = free_bytes
-        was, self.room = self.room, room_of(free_bytes, self._least_bytes, self.room)
+        was, self.room = self.room, room_of(free_bytes, self.least_bytes, self.room)
         if self.room is was:
             return
-        free_mib, least_mib = free_bytes // MIB, self._least_bytes // MIB
+        free_mib, least_mib = free_bytes // MIB, self.least_bytes // MIB
         self._refuse(
             f"the disk of the database has {free_mib} MiB left, expected at least {least_mib} "
             "(database.disk_free_min_mib); nothing was acknowledged; send again later, and have an operator make room"

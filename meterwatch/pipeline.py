@@ -166,12 +166,21 @@ class Pipeline:
         self._ended = False
         self._no_room = ""
         self._rules_lock = asyncio.Lock()
+        self._oldest_s: float | None = None
+        """When the oldest batch now before the rules came, monotonic seconds."""
+        self.visited = False
+        """A head-end was here since the start: it opened a stream, or sent something."""
         self._owed_verdicts: list[Verdict] | None = None
 
     @property
     def waiting_rows(self) -> int:
         """Rows validated and not yet handed to a writer."""
         return self._waiting_rows
+
+    @property
+    def behind_s(self) -> float:
+        """For how long the oldest batch now before the rules has been in the service; 0: none is."""
+        return 0.0 if self._oldest_s is None else time.monotonic() - self._oldest_s
 
     @property
     def crowded(self) -> bool:
@@ -230,6 +239,7 @@ class Pipeline:
         return await self._last_acked(head_end_id, epoch)
 
     def connected(self, head_end_id: int) -> None:
+        self.visited = True
         self._streams[head_end_id] = self._streams.get(head_end_id, 0) + 1
         if self._streams[head_end_id] == 1:
             self.rules.head_end(head_end_id, True)
@@ -300,6 +310,7 @@ class Pipeline:
     def _promise(self, head_end_id: int) -> asyncio.Future[Stored]:
         answer: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._owed.add(answer)
+        self.visited |= head_end_id > 0  # others are people and the service itself
         self._hearing.sent(head_end_id)
         answer.add_done_callback(self._owed.discard)
         answer.add_done_callback(lambda _: self._hearing.answered(head_end_id))
@@ -459,8 +470,10 @@ class Pipeline:
                 pass
             while not self._committed.empty():
                 batch.append(self._committed.get_nowait())
+            self._oldest_s = min((item.since_s for item in batch), default=None)
             async with self._rules_lock:
                 await self._judge(batch)
+            self._oldest_s = None
             for item in batch:
                 self.metrics.evaluation_seconds.observe(time.monotonic() - item.since_s)
                 self.metrics.stored(item.kind, item.stored)

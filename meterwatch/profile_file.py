@@ -28,7 +28,7 @@ P = TypeVar("P", RuleProfile, AlarmProfile)
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
 _INHERITS: Final = "inherits"
 PROFILES_MAX: Final = 100
-ASSET_KINDS: Final = ("feeder", "transformer", "meter", "concentrator", "head_end")
+ASSET_KINDS: Final = ("feeder", "transformer", "meter", "concentrator", "head_end", "service")
 FIXED: Final = frozenset(
     {
         ("RuleProfile", "name"), ("AlarmProfile", "name"), ("Level", "name"),

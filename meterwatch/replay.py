@@ -2,8 +2,8 @@
 
 Promises: the kernel is that of the running service (rules.engine, alarm.book); nothing is written; memory holds one
 page of reads, the ring of loads and the votes of groups in trouble, however long the span. By the law of event time a
-slice may be read meter by meter and judged once at its end. Refuses COMM_LOSS and
-FORECAST_OVERLOAD, which follow the clock, not the reads.
+slice may be read meter by meter and judged once at its end. Refuses COMM_LOSS,
+FORECAST_OVERLOAD and SYSTEM, which follow the clock, not the reads.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ async def replay(
 def _counts(alarm: Alarm, from_us: int, to_us: int) -> bool:
     """An alarm of the reads that stands by itself, began in the span and could be told in it."""
     return (
-        alarm.rule not in ("COMM_LOSS", "FORECAST_OVERLOAD")
+        alarm.rule not in ("COMM_LOSS", "FORECAST_OVERLOAD", "SYSTEM")
         and alarm.state is not AlarmState.RETRACTED
         and alarm.parent_id is None
         and from_us <= alarm.onset_us < to_us

@@ -18,6 +18,8 @@ from meterwatch.dated import Contracts, Dated
 from meterwatch.moves import Moves
 from meterwatch.multipliers import Multipliers
 from meterwatch.names import Numbers
+from meterwatch.own_parts import KIND as SERVICE
+from meterwatch.own_parts import Part
 
 PHASE_A, PHASE_B, PHASE_C = 1, 2, 4
 PHASE_NAMES = {PHASE_A: "A", PHASE_B: "B", PHASE_C: "C"}
@@ -159,7 +161,9 @@ class Topology:
         return theirs[self.transformer_of]
 
     def asset_name(self, kind: str, asset_id: int) -> str:
-        """Registry name of an asset. KeyError for an unknown kind."""
+        """Registry name of an asset. KeyError for an unknown kind, ValueError for an unknown part of the service."""
+        if kind == SERVICE:
+            return Part(asset_id).asset
         names = {
             "meter": self.meter,
             "transformer": self.transformer,

@@ -66,6 +66,8 @@ def limits_of(alarm: Alarm, profile: RuleProfile, topology: Topology | None = No
             return profile.outage.thresholds(alarm.asset_kind)
         case AlarmType.COMM_LOSS:
             return asdict(profile.silence)
+        case AlarmType.SYSTEM:
+            return {}  # its limits are in the evidence
         case rule if type_of(rule) == AlarmType.USER:
             return {}  # its thresholds are those of its file, in the evidence
         case AlarmType.FORECAST_OVERLOAD:
@@ -146,7 +148,7 @@ class Witness:
         )
 
     async def _meters(self, alarm: Alarm) -> MetersSeen | None:
-        if alarm.asset_kind == "head_end":
+        if alarm.asset_kind in ("head_end", "service"):
             return None
         topology = self._topology()
         every = members_of(topology, *surroundings(topology, alarm), alarm.raised_us)

@@ -75,6 +75,16 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._room = room or Room(Server())
         self._streams: set[_Call] = set()
 
+    @property
+    def keys_problem(self) -> str:
+        """Why the keys for tokens were not read again; empty: they were, or there are none."""
+        return "" if self._tokens is None else self._tokens.keys.problem
+
+    @property
+    def serials_problem(self) -> str:
+        """Why the list of denied serials was not read again; empty: it was, or there is none."""
+        return self._denied.problem
+
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)
         if handler is None:

@@ -25,7 +25,8 @@ class DeniedSerials:
         self._path = path
         self._serials: frozenset[str] = frozenset()
         self._seen: tuple[int, int, int] | None = None
-        self._said = ""
+        self.problem = ""
+        """Why the file as it is now was not read; empty: the list is that of the file."""
         if path is not None:
             try:
                 self._seen, self._serials = _stamp(path), parsed(path)
@@ -42,14 +43,15 @@ class DeniedSerials:
         try:
             seen = _stamp(self._path)
             if seen == self._seen:
+                self.problem = ""
                 return False
             serials = parsed(self._path)
         except (OSError, ValueError) as error:
-            if self._said != str(error):  # once, not at every look
+            if self.problem != str(error):  # once, not at every look
                 _log.error("denied serials not read again, the list stays", file=str(self._path), error=str(error))
-            self._said = str(error)
+            self.problem = str(error)
             return False
-        self._seen, self._said = seen, ""
+        self._seen, self.problem = seen, ""
         changed = serials != self._serials
         self._serials = serials
         _log.info("denied serials read", serials=len(serials), changed=changed)

@@ -51,6 +51,8 @@ class SigningKeys:
         self._now_s = now_s
         self._keys: Mapping[str, SigningKey] = {}
         self._looked_s = float("-inf")
+        self.problem = ""
+        """Why the keys were not read when they were looked for last; empty: they were."""
         self._turn = asyncio.Lock()
 
     async def open(self) -> None:
@@ -62,7 +64,8 @@ class SigningKeys:
         except (OSError, ValueError, httpx.HTTPError) as error:
             if isinstance(self._source, Path):
                 raise ConfigError([f"access.jwks_file {self._source}: {error}"]) from None
-            _log.error("keys for tokens not there yet, every token is refused", error=_says(error))
+            self.problem = _says(error)
+            _log.error("keys for tokens not there yet, every token is refused", error=self.problem)
 
     async def refresh(self) -> None:
         """Read them again if it is time."""
@@ -80,7 +83,8 @@ class SigningKeys:
             try:
                 await self._read()
             except (OSError, ValueError, httpx.HTTPError) as error:
-                _log.error("keys for tokens not read again, the old ones stay", error=_says(error))
+                self.problem = _says(error)
+                _log.error("keys for tokens not read again, the old ones stay", error=self.problem)
 
     async def _read(self) -> None:
         self._looked_s = self._now_s()
@@ -91,7 +95,7 @@ class SigningKeys:
         keys = parsed(raw)
         if keys.keys() != self._keys.keys():
             _log.info("keys for tokens read", kids=sorted(keys))
-        self._keys = keys
+        self._keys, self.problem = keys, ""
 
 
 def parsed(raw: bytes) -> dict[str, SigningKey]:

@@ -46,6 +46,8 @@ class TlsMaterial:
     """Common name of the certificate, or its whole subject."""
     expires_at: datetime
     """When the first certificate of the chain ends."""
+    life_s: float
+    """How long that one was valid from its begin to its end."""
 
 
 def read_material(files: TlsFiles, now: datetime) -> TlsMaterial:
@@ -69,8 +71,10 @@ def read_material(files: TlsFiles, now: datetime) -> TlsMaterial:
         problems += [*found, *authority_problems(name, authorities, now)]
     if problems or certificate is None or key is None:
         raise ConfigError(problems)
-    ends = min(one.not_valid_after_utc for one in chain)
-    return TlsMaterial(certificate, key, client_ca, common_name(chain[0]), ends)
+    first = min(chain, key=lambda one: one.not_valid_after_utc)
+    ends = first.not_valid_after_utc
+    life_s = (ends - first.not_valid_before_utc).total_seconds()
+    return TlsMaterial(certificate, key, client_ca, common_name(chain[0]), ends, life_s)
 
 
 def parsed_chain(name: str, pem: bytes) -> tuple[list[x509.Certificate], list[str]]:

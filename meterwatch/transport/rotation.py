@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Final, Self
@@ -35,7 +35,7 @@ _Signature = tuple[tuple[int, int, int] | None, ...]
 
 
 class Rotation:
-    """The files in force. `material`, `refused` and `expires_in_s` may be asked from any thread."""
+    """The files in force. `material`, `refused`, `problems` and `expires_in_s` may be asked from any thread."""
 
     def __init__(self, files: TlsFiles, now: Callable[[], datetime] = now_utc) -> None:
         """Read them; ConfigError if they are not sound."""
@@ -52,6 +52,11 @@ class Rotation:
     def refused(self) -> bool:
         """True while the files are not sound and older ones are in force."""
         return bool(self._problems)
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """What is wrong with the newer files; empty: those in force are the newest."""
+        return self._problems
 
     @property
     def expires_in_s(self) -> float:

@@ -258,11 +258,13 @@ class Alarm(_message.Message):
     alarm_id: _builtins.str
     """Stable handle."""
     type: _builtins.str
-    """OUTAGE, OVERLOAD, REVERSE, PHASE, UNBALANCE, CONTRACT, HOT_SPOT, FORECAST_OVERLOAD, COMM_LOSS, or USER/NAME of a user rule."""
+    """OUTAGE, OVERLOAD, REVERSE, PHASE, UNBALANCE, CONTRACT, HOT_SPOT, FORECAST_OVERLOAD, COMM_LOSS, SYSTEM (the service itself), or USER/NAME
+    of a user rule.
+    """
     asset_kind: _builtins.str
-    """feeder, transformer, meter, concentrator or head_end."""
+    """feeder, transformer, meter, concentrator, head_end or service."""
     asset: _builtins.str
-    """Name of the asset in the registry."""
+    """Name of the asset in the registry; of the service its part (docs/alarms.md)."""
     feeder: _builtins.str
     """Feeder above the asset; empty if none."""
     district: _builtins.str
@@ -1276,7 +1278,7 @@ class ExplainResponse(_message.Message):
     @_builtins.property
     def meters(self) -> Global___MetersSeen:
         """Its meters; of a meter those of its transformer (COMM_LOSS: concentrator), to see whether it was alone. Votes only of
-        an outage. Absent for a head-end.
+        an outage. Absent for a head-end and the service.
         """
 
     @_builtins.property
@@ -1718,7 +1720,7 @@ class ShelveAssetRequest(_message.Message):
     type: _builtins.str
     """Type of the alarms; empty: all. A type or an asset must be given."""
     asset_kind: _builtins.str
-    """feeder, transformer, meter, concentrator or head_end; given with asset."""
+    """feeder, transformer, meter, concentrator, head_end or service; given with asset."""
     asset: _builtins.str
     """Name of the asset in the registry; empty: every asset."""
     shelve_s: _builtins.int

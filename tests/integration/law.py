@@ -6,8 +6,8 @@ same of every version ever stored; that of the *alarms* rule, asset, onset, rais
 alarm that stands by itself. Outside the law, because they say how it was told: the clock of the service in any column,
 the number of a version, the quality bits LATE, BACKFILL and CLOCK_DRIFT, alarms that were retracted or folded into a
 parent, the transitions, the state (history pages nobody), and `alarm_id`, which keeps the onset first told. Two values
-of one rank for one read are outside too: the one stored later is current by definition. COMM_LOSS follows the clock,
-and the findings of a local day (DAY_BITS) come when its job has judged it.
+of one rank for one read are outside too: the one stored later is current by definition. COMM_LOSS
+and SYSTEM follow the clock, and the findings of a local day (DAY_BITS) come when its job has judged it.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ FROM (SELECT h, count(*) FILTER (WHERE is_current) AS n
 """Each version is spelled out once, for both hashes: DISTINCT over the columns sorts millions of rows by text."""
 _ALARMS = """
 SELECT rule, asset_kind, asset, onset_at, raised_at, cleared_at, severity, level FROM alarms
-WHERE rule <> 'COMM_LOSS' AND state <> 'RETRACTED' AND parent_id IS NULL ORDER BY 1, 2, 3, 4, 5"""
+WHERE rule NOT IN ('COMM_LOSS', 'SYSTEM') AND state <> 'RETRACTED' AND parent_id IS NULL ORDER BY 1, 2, 3, 4, 5"""
 
 
 def alarms_of(connection: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:

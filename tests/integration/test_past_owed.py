@@ -34,7 +34,8 @@ def day() -> list[Row]:
 
 def told(made: Plant) -> list[tuple[Any, ...]]:
     return made.sql(
-        "SELECT DISTINCT rule, asset_kind FROM alarms WHERE state <> 'RETRACTED' AND rule <> 'COMM_LOSS' ORDER BY 1, 2"
+        "SELECT DISTINCT rule, asset_kind FROM alarms"
+        " WHERE state <> 'RETRACTED' AND rule NOT IN ('COMM_LOSS', 'SYSTEM') ORDER BY 1, 2"
     )
 
 

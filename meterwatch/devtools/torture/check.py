@@ -30,7 +30,7 @@ FROM reads r JOIN meters m USING (slot) WHERE r.end_at >= %s AND r.end_at < %s A
 """Without what the service estimated itself where a meter was dark."""
 _ALARMS: Final = """
 SELECT rule, asset_kind, asset, onset_at, raised_at, cleared_at, severity, level FROM alarms
-WHERE state <> 'RETRACTED' AND parent_id IS NULL AND rule <> 'COMM_LOSS'"""
+WHERE state <> 'RETRACTED' AND parent_id IS NULL AND rule NOT IN ('COMM_LOSS', 'SYSTEM')"""
 """What does not depend on how it was told (tests/integration/law.py)."""
 
 
