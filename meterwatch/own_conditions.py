@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, Protocol
 
 from meterwatch.access.gate import Gate
 from meterwatch.disk_watch import MIB, DiskWatch, Room, room_of
@@ -43,13 +43,20 @@ PROBLEMS_SHOWN: Final = 5
 PROBLEM_CHARS_MAX: Final = 300
 
 
-class Suspended(NamedTuple):
-    """A rule that stands aside."""
+class Suspended(Protocol):
+    """A rule that stands aside. asset_kind empty: it judges several kinds. error: one line."""
 
-    rule: str
-    since_us: int
-    error: str
-    """One line."""
+    @property
+    def rule(self) -> str: ...
+
+    @property
+    def asset_kind(self) -> str: ...
+
+    @property
+    def since_us(self) -> int: ...
+
+    @property
+    def error(self) -> str: ...
 
 
 def disk_low(free_bytes: float, least_bytes: int, room: Room, told: Severity | None) -> Ill | None:
@@ -112,12 +119,13 @@ def certificate_ends(left_s: float, life_s: float, subject: str, _: Severity | N
 
 def rule_suspended(part: Part, suspended: Callable[[], Iterable[Suspended]], _: Severity | None = None) -> Ill | None:
     """A rule has raised an error and judges nothing until it is mended."""
-    mine = sorted(one for one in suspended() if part_of_rule(one.rule) is part)
+    mine = sorted((one for one in suspended() if part_of_rule(one.rule) is part), key=lambda one: one.since_us)
     if not mine:
         return None
-    names, error = ", ".join(one.rule for one in mine), mine[0].error[:PROBLEM_CHARS_MAX]
-    evidence = {"rules_suspended": [one.rule for one in mine], "since_us": mine[0].since_us, "error": error}
-    return Ill(Severity.CRITICAL, f"{names} stands aside and raises no alarms: {error}", evidence, stage=names)
+    names, error = [f"{one.rule} {one.asset_kind}".strip() for one in mine], mine[0].error[:PROBLEM_CHARS_MAX]
+    text = f"Suspended, raises no alarms: {', '.join(names)}: {error}"
+    evidence = {"rules_suspended": names, "since_us": mine[0].since_us, "error": error}
+    return Ill(Severity.CRITICAL, text, evidence, stage=", ".join(names))
 
 
 def conditions(

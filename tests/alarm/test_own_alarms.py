@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from alarm.desk import AlarmDesk
 from alarm.profile import AlarmClass, AlarmProfile
-from meterwatch.alarms import Alarm, AlarmState, Priority, TransitionKind
+from meterwatch.access.identity import Identity, Role, within
+from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, Priority, TransitionKind
 from meterwatch.clock import US, ReplayClock
 from meterwatch.episodes import Severity
 from meterwatch.errors import StorageUnavailable
@@ -144,6 +145,8 @@ async def test_what_the_database_does_not_take_is_told_when_it_is_back_and_once(
     await service.at(14, LITTLE)
     assert service.kinds == [TransitionKind.RAISED]
     assert service.alarm.raised_us == BASE_US + 10 * US
+    service.store.fail = StorageUnavailable("nobody asks it while there is nothing new")
+    await service.at(16, LITTLE)
 
 
 def test_a_clock_that_runs_fast_does_not_shorten_a_hold() -> None:
@@ -192,3 +195,15 @@ def test_episodes_are_those_found_by_hand(steps: list[tuple[int, bool]]) -> None
     for onset, raised, cleared in told.values():
         assert onset + BEGINS_S <= raised
         assert cleared is None or cleared >= raised
+
+
+async def test_who_has_districts_is_not_told_and_does_not_act_and_who_has_the_whole_grid_does() -> None:
+    service = await served(begins_s=0.0)
+    await service.at(0, LITTLE)
+    north = Identity("nora", frozenset({Role.OPERATOR}), frozenset({"North"}))
+    whole = Identity("kim", frozenset({Role.OPERATOR}))
+    for caller, sees in ((north, False), (whole, True)):
+        assert within(AlarmFilter(), caller).matches(service.alarm) is sees
+        assert within(AlarmFilter(rules=frozenset({"SYSTEM"})), caller).wants(service.store.log[0]) is sees
+        assert caller.sees(service.alarm.district) is sees
+    assert names().district_of("service", "disk") == ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,7 +19,6 @@ from meterwatch.own_conditions import (
     BEHIND_S,
     CAUGHT_UP_S,
     ENDS_SOON_S,
-    Suspended,
     certificate_ends,
     conditions,
     config_refused,
@@ -32,6 +31,15 @@ from meterwatch.own_parts import Part, part_of_rule
 
 LEAST = 1024 * MIB
 DAY = 86_400.0
+
+
+class Aside(NamedTuple):
+    """A rule that stands aside."""
+
+    rule: str
+    asset_kind: str
+    since_us: int
+    error: str
 
 
 def severity(ill: Ill | None) -> Severity | None:
@@ -128,15 +136,15 @@ def test_a_refused_file_is_told_with_its_first_problem_and_not_at_length() -> No
 
 def test_each_suspended_rule_is_an_alarm_of_its_own() -> None:
     found = [
-        Suspended("OVERLOAD", 5, "ValueError: no"),
-        Suspended("USER/heavy", 6, "KeyError"),
-        Suspended("NEW", 7, "?"),
-    ]
+        Aside("OVERLOAD", "transformer", 6, "KeyError: yes"), Aside("OVERLOAD", "feeder", 5, "ValueError: no"),
+        Aside("USER/heavy", "", 6, "KeyError"), Aside("NEW", "", 7, "?"),
+    ]  # fmt: skip
     said = {part: rule_suspended(part, lambda: found) for part in Part}
     ill = {part: one for part, one in said.items() if one is not None}
     assert set(ill) == {Part.RULE_OVERLOAD, Part.RULE_USER, Part.RULE_OTHER}
-    assert ill[Part.RULE_OVERLOAD].summary == "OVERLOAD stands aside and raises no alarms: ValueError: no"
-    assert [one.stage for one in ill.values()] == ["NEW", "OVERLOAD", "USER/heavy"]
+    text = "Suspended, raises no alarms: OVERLOAD feeder, OVERLOAD transformer: ValueError: no"
+    assert ill[Part.RULE_OVERLOAD].summary == text
+    assert [one.stage for one in ill.values()] == ["NEW", "OVERLOAD feeder, OVERLOAD transformer", "USER/heavy"]
     assert part_of_rule("OUTAGE") is Part.RULE_OUTAGE
 
 
@@ -185,7 +193,7 @@ def test_every_part_can_be_ill() -> None:
     material = SimpleNamespace(life_s=365 * DAY, subject="server")
     rotation: Any = SimpleNamespace(problems=["server.pem: no"], material=material, expires_in_s=-1.0)
     gate: Any = SimpleNamespace(keys_problem="ConnectError", serials_problem="line 3")
-    every = [Suspended(part.name.removeprefix("RULE_"), 0, "no") for part in Part if part.name.startswith("RULE_")]
+    every = [Aside(part.name.removeprefix("RULE_"), "", 0, "no") for part in Part if part.name.startswith("RULE_")]
     ill = ill_of(made, disk, rotation, gate, suspended=lambda: every)
     assert set(ill) == set(Part)
     assert ill[Part.INGEST].evidence == {"meters_heard_before": 3}
