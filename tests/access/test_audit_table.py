@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import psycopg
@@ -9,6 +10,7 @@ import psycopg_pool
 import pytest
 
 from meterwatch.access.trail import AuditRow, AuditWanted
+from storage import audit_log
 from storage.audit_log import AuditStore
 
 
@@ -121,3 +123,50 @@ async def test_a_list_has_one_row_of_a_change_and_a_start_says_interrupted_of_wh
 async def test_a_text_that_postgresql_cannot_store_does_not_lose_the_row(dsn: str) -> None:
     await wrote(dsn, row("nul\0here", 1, who="n"))
     assert await listed(dsn, AuditWanted(who="n")) == ["nulhere"]
+
+
+async def test_a_start_looks_at_what_was_begun_since_the_last_one_and_at_no_more(dsn: str) -> None:
+    """Under statistics of an empty table and under true ones; 40,000 changes are a month of a busy room."""
+    async with psycopg_pool.AsyncConnectionPool(dsn, min_size=1, open=False) as pool:
+        store = AuditStore(pool)
+        async with pool.connection() as connection:
+            await connection.execute(
+                "INSERT INTO audit_log (at, who, how, method, object, outcome, peer, calls, call_id)"
+                " SELECT now(), '', 'local', 'Alarms/Act', 'mark-old', outcome, '', 1, 1000000 + call"
+                " FROM generate_series(1, 40000) AS call, unnest(ARRAY['BEGUN', 'OK']) AS outcome ORDER BY call"
+            )
+        await store.settle()
+        new = [row(f"mark-{i}", i, outcome="BEGUN", call_id=2_000_000 + i) for i in range(3)]
+        await store.write([*new, row("mark-0", 9, call_id=2_000_000)])
+        async with pool.connection() as connection:
+            [(mark,)] = await (await connection.execute(audit_log._MARK)).fetchall()
+            for known in (False, True):
+                if known:
+                    await connection.execute("ANALYZE audit_log")
+                explained = f"EXPLAIN (ANALYZE, TIMING off) {audit_log._SETTLE}".encode()
+                plan = await connection.execute(explained, (mark - audit_log.UNDER_WAY_MAX,))
+                told = "\n".join(line for (line,) in await plan.fetchall())
+                assert "audit_log_begun" in told, told
+                assert "audit_log_call" in told, told
+                rows = re.findall(r"actual rows=([\d.]+) loops=(\d+)", told)
+                looked_at = sum(float(some) * int(loops) for some, loops in rows)
+                assert 3 <= looked_at <= 4 * (audit_log.UNDER_WAY_MAX + 3), told
+            await connection.rollback()
+        assert await store.settle() == 2
+        assert await store.settle() == 0
+    assert await listed(dsn, AuditWanted(object="mark-", refused=True)) == ["mark-2", "mark-1"]
+
+
+async def test_a_change_whose_number_was_given_out_before_the_mark_is_not_forgotten(dsn: str) -> None:
+    """A service that lost its lease begins a change and commits when the next one has settled."""
+    async with psycopg_pool.AsyncConnectionPool(dsn, min_size=2, open=False) as pool:
+        store = AuditStore(pool)
+        async with pool.connection() as late:
+            await late.execute(
+                "INSERT INTO audit_log (at, who, how, method, object, outcome, peer, calls, call_id)"
+                " VALUES (now(), '', 'local', 'Alarms/Act', 'late-one', 'BEGUN', '', 1, 3000000)"
+            )
+            await store.write([row("late-other", 1)])
+            assert await store.settle() == 0
+        assert await store.settle() == 1
+    assert await listed(dsn, AuditWanted(object="late-one", refused=True)) == ["late-one"]
