@@ -132,6 +132,8 @@ class OwnAlarms:
         self._standing = [
             Standing(one, self._told(stood[one.part]) if one.part in stood else None) for one in conditions
         ]
+        self._blind: set[Part] = set()
+        """Said once, until it can be looked at again."""
         self._untold: dict[Part, Verdict] = {}
         """What the database has not taken yet: of a part the newest, so what began and ended meanwhile is told once."""
 
@@ -158,8 +160,16 @@ class OwnAlarms:
         """Look once, and tell what is new."""
         now = Moment(self._clock.now_us(), self._monotonic())
         for one in self._standing:
-            if (episode := one.look(now)) is not None:
-                part = one.condition.part
+            part = one.condition.part
+            try:
+                episode = one.look(now)
+            except Exception as error:  # a defect in one look must not silence the others
+                if part not in self._blind:
+                    _log.error("a condition of the service cannot be looked at", part=part.asset, error=repr(error))
+                self._blind.add(part)
+                continue
+            self._blind.discard(part)
+            if episode is not None:
                 self._untold[part] = Verdict(RULE, KIND, int(part), episode.onset_us, (episode,), retract=False)
         if self._untold:
             await self._desk.record(list(self._untold.values()), ())

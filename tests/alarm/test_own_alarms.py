@@ -8,6 +8,7 @@ import pytest
 from alarm_cases import BASE_US, SinkStore, ack, names
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from alarm.desk import AlarmDesk
 from alarm.profile import AlarmClass, AlarmProfile
@@ -195,6 +196,30 @@ def test_episodes_are_those_found_by_hand(steps: list[tuple[int, bool]]) -> None
     for onset, raised, cleared in told.values():
         assert onset + BEGINS_S <= raised
         assert cleared is None or cleared >= raised
+
+
+async def test_what_cannot_be_looked_at_stays_as_it_was_is_said_once_and_silences_no_other() -> None:
+    service = await served(begins_s=0.0)
+    broken = [False]
+
+    def breaks(_: Severity | None) -> Ill | None:
+        return 1 // 0 if broken[0] else LITTLE  # type: ignore[return-value]  # it never returns a number
+
+    other = Condition(Part.RULES, "RULES_BEHIND", breaks, 0.0, 0.0)
+    disk = Condition(Part.DISK, "DISK_LOW", service.look, 0.0, 0.0)
+    service.own = OwnAlarms(service.desk, service.clock, [other, disk])
+    await service.at(0, None)
+    broken[0] = True
+    with capture_logs() as said:
+        await service.at(2, LITTLE)
+        await service.at(4, LITTLE)
+        broken[0] = False
+        await service.at(6, LITTLE)
+        broken[0] = True
+        await service.at(8, LITTLE)
+    assert {alarm.asset: alarm.cleared_us for alarm in service.store.alarms()} == {"rules": None, "disk": None}
+    assert service.kinds == [TransitionKind.RAISED, TransitionKind.RAISED]
+    assert [line["part"] for line in said] == ["rules", "rules"]
 
 
 async def test_who_has_districts_is_not_told_and_does_not_act_and_who_has_the_whole_grid_does() -> None:
