@@ -29,7 +29,7 @@ fuzz: setup ## whatever reads what others send, against sound input with one thi
 	@$(BIN)/python -m meterwatch.devtools.fuzz --runs $(or $(N),10000) --seed $(or $(SEED),1)
 
 faults: setup ## break the network in front of the service and of its database, and crowd it; SEEDS=20 cuts
-	@METERWATCH_FAULT_SEEDS=$(or $(SEEDS),20) METERWATCH_CROWD=500 METERWATCH_SUBSCRIPTIONS=10000 $(BIN)/python -m pytest tests/test_breakable.py tests/storage/test_nth_call.py tests/storage/test_patience.py tests/integration/test_wire_faults.py tests/integration/test_database_faults.py tests/integration/test_nth_call_served.py tests/integration/test_full_disk.py tests/integration/test_no_wal_room.py tests/integration/test_out_of_memory.py tests/integration/test_descriptors.py tests/integration/test_everybody_returns.py tests/alarm/test_left_subscriptions.py -q
+	@METERWATCH_FAULT_SEEDS=$(or $(SEEDS),20) METERWATCH_CROWD=500 METERWATCH_SUBSCRIPTIONS=10000 $(BIN)/python -m pytest tests/test_breakable.py tests/storage/test_nth_call.py tests/storage/test_patience.py tests/integration/test_wire_faults.py tests/integration/test_database_faults.py tests/integration/test_nth_call_served.py tests/integration/test_full_disk.py tests/integration/test_no_wal_room.py tests/test_forgetful_disk.py tests/integration/test_disk_error.py tests/integration/test_power_loss.py tests/integration/test_out_of_memory.py tests/integration/test_descriptors.py tests/integration/test_everybody_returns.py tests/alarm/test_left_subscriptions.py -q
 
 bad-input: setup ## send everything of the catalogue of bad input and write down what came back (docs/bad_input.md)
 	@rm -f tests/golden/bad_input.json

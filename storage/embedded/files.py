@@ -7,6 +7,7 @@ user cannot make root write elsewhere through a link. A killed `initdb` leaves a
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -21,6 +22,7 @@ from storage.embedded.paths import make_dir
 SUPERUSER = "meterwatch"
 PORT = 5432  # part of the socket's name, no TCP port
 SOCKET_PATH_BYTES_MAX = 107  # sockaddr_un.sun_path less its final NUL
+_FATAL = re.compile("PANIC:|FATAL:  (?!the database system is )")  # starting up, in recovery mode: told to who connects
 
 
 class ClusterFiles:
@@ -93,12 +95,14 @@ class ClusterFiles:
             (self.data_dir / name).chmod(0o644)
 
     def explain_failure(self, startup_log: Path) -> str:
-        """Why PostgreSQL did not start, in its own last words."""
+        """Why PostgreSQL did not start, in its own last words, which are of this start and not to a client."""
+        early = startup_log.read_text(errors="replace")
         logs = sorted((self.data_dir / "log").glob("*.log"), key=lambda path: path.stat().st_mtime)
-        texts = [path.read_text(errors="replace") for path in (startup_log, *logs[-1:])]
-        texts[1:] = [text.rpartition("starting PostgreSQL ")[2] for text in texts[1:]]
-        fatal = [line for text in texts for line in text.splitlines() if "FATAL:" in line or "PANIC:" in line]
-        return fatal[-1].strip() if fatal else last_lines("".join(texts))
+        later = "".join(path.read_text(errors="replace").rpartition("starting PostgreSQL ")[2] for path in logs[-1:])
+        for text in (early, later):  # after a failure so early the log is that of the start before
+            if fatal := [line for line in text.splitlines() if _FATAL.search(line)]:
+                return fatal[-1].strip()
+        return last_lines(early + later)
 
     def _check_reachable(self) -> None:
         """The other user must be able to enter our directories and run the programs: say so now, in words."""

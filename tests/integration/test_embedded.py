@@ -21,6 +21,7 @@ import pytest
 
 from storage.embedded import EmbeddedCluster, EmbeddedError, PgInstall, find_or_provision, processes
 from storage.embedded.clean import clean
+from storage.embedded.files import ClusterFiles
 
 ROOT = Path(__file__).parents[2]
 ENOUGH_S = 60  # a limit for a hung test, not an expectation
@@ -321,3 +322,14 @@ def test_clean_removes_what_is_ours_and_says_so(data_dir: Path, install: PgInsta
     assert sorted(path.name for path in data_dir.iterdir()) == ["somebody-elses"]
     assert any(str(data_dir) in sentence for sentence in said)
     assert any(str(cache) in sentence for sentence in said)
+
+
+def test_why_it_did_not_start_is_in_words_of_this_start_and_not_to_a_client(data_dir: Path, install: PgInstall) -> None:
+    files = ClusterFiles(data_dir, install)
+    early, log = data_dir / "startup.log", data_dir / "log" / "postgresql-Sat.log"
+    refused = "FATAL:  the database system is in recovery mode\n"
+    early.write_text("")
+    log.write_text("FATAL:  old\nstarting PostgreSQL 17\nPANIC:  no room\nLOG:  aborting startup\n" + refused)
+    assert files.explain_failure(early) == "PANIC:  no room"
+    early.write_text("FATAL:  could not write lock file: Input/output error\nLOG:  database system is shut down\n")
+    assert files.explain_failure(early) == "FATAL:  could not write lock file: Input/output error"

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ from meterwatch.client import import_registry
 from meterwatch.devtools.torture.check import Broken, Check, same_alarms
 from meterwatch.devtools.torture.controls import CONTROLS
 from meterwatch.devtools.torture.journal import LEAVE, STOP, AlarmsJournal, ReadsJournal
-from meterwatch.devtools.torture.target import KILLS, NotRecovered, Target
+from meterwatch.devtools.torture.target import KILLS, Kill, NotRecovered, Target
 from meterwatch.devtools.torture.town import Town, end_us, registry
 from meterwatch.soundness import inspect
 from rules.profile import PROFILES
@@ -72,22 +72,27 @@ class Done:
 
 
 class Run:
-    """One run on one directory."""
+    """One run on one directory.
+
+    kills, prelude: what tests in place of the usual ways to die, and Python for each life of the service.
+    """
 
     def __init__(
-        self, directory: Path, seed: int, *, control: str = "", pace: float | None = PACE, recover_s_max: float = 180.0
-    ) -> None:
+        self, directory: Path, seed: int, *, control: str = "", pace: float | None = PACE, recover_s_max: float = 180.0,
+        kills: Mapping[str, tuple[Kill, float]] = KILLS, prelude: str = "",
+    ) -> None:  # fmt: skip
         directory.mkdir(exist_ok=True)
         directory.chmod(0o711)  # as root PostgreSQL runs as another user, who must get at its own directory below
         self.directory = directory
         self.done = Done.load(directory / STATE, seed)
         self.broken = Broken()
         self.journal, self.heard = ReadsJournal(directory), AlarmsJournal(directory)
-        self.target = Target(directory, control, recover_s_max)
+        self.target = Target(directory, control, recover_s_max, prelude=prelude)
         self.town = Town(self.done.seed)
         self.check = Check(self.town, self.journal, self.heard, self.broken)
         self._control = CONTROLS[control] if control else None
         self._pace = pace
+        self._kills = kills
         self._checked_step = 0
 
     def go(self, cycles: int, *, calm: bool = True) -> None:
@@ -113,9 +118,9 @@ class Run:
         rng = np.random.default_rng([self.done.seed, cycle])
         self._until_acked(1)
         time.sleep(rng.uniform(*LOAD_S))  # the moment of the kill
-        names = list(KILLS)
-        kind = self._control.kill if self._control else str(rng.choice(names, p=[KILLS[name][1] for name in names]))
-        KILLS[kind][0](self.target, rng)
+        shares = {name: share for name, (_, share) in self._kills.items()}
+        kind = self._control.kill if self._control else str(rng.choice(list(shares), p=list(shares.values())))
+        self._kills[kind][0](self.target, rng)
         self.target.await_ready()
         self._until_acked(1)
         took_s = time.monotonic() - self.target.killed_s

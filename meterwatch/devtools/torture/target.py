@@ -39,6 +39,7 @@ if os.getppid() != int(sys.argv[1]):
 from meterwatch.devtools.torture.controls import put_in_place
 put_in_place(sys.argv[2])
 del sys.argv[1:]
+{prelude}
 from meterwatch.cli import app
 app(["serve"])
 """
@@ -49,9 +50,12 @@ class NotRecovered(Exception):
 
 
 class Target:
-    """One service on one directory, any number of lives. control: a promise broken on purpose, see controls."""
+    """One service on one directory, any number of lives. control: a promise broken on purpose, see controls.
 
-    def __init__(self, directory: Path, control: str = "", recover_s_max: float = 180.0) -> None:
+    prelude: Python that runs in each life before the service.
+    """
+
+    def __init__(self, directory: Path, control: str = "", recover_s_max: float = 180.0, *, prelude: str = "") -> None:
         self.directory = directory
         self.recover_s_max = recover_s_max
         self.port = _free_port()
@@ -60,6 +64,7 @@ class Target:
         self.killed_s = 0.0
         """When something was killed last, monotonic."""
         self._control = control
+        self._program = _SERVE.format(prelude=prelude)
         self._data = directory / "data"
         self._output = directory / "service.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,7 +101,7 @@ class Target:
         }
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _SERVE, str(os.getpid()), self._control],
+                [sys.executable, "-c", self._program, str(os.getpid()), self._control],
                 env=inherited | settings | dict(extra or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -134,7 +139,7 @@ class Target:
         try:
             self._process.wait(self.recover_s_max)
         except subprocess.TimeoutExpired:
-            raise NotRecovered("the failpoint was never passed") from None
+            raise NotRecovered("the service did not end by itself") from None
         self.killed_s = time.monotonic()
         self._process = None
 
