@@ -1,7 +1,8 @@
 """The power is cut, and what was not synced is gone: everything acknowledged is there.
 
 The disk is a file system as it is, with a library in PostgreSQL that writes down how to undo what is not safe yet
-(tests/preload/forgetful_disk.c); the harness of `make torture` is the load and the judge. Part of `make faults`.
+(tests/preload/forgetful_disk.c); the harness of `make torture` is the load and the judge. One cut is in `make test`,
+many and the controls are in `make faults`.
 """
 
 from __future__ import annotations
@@ -25,10 +26,8 @@ from preloaded import compiled, loading
 from meterwatch.devtools.torture.run import Run
 from meterwatch.devtools.torture.target import Target
 
-pytestmark = [
-    pytest.mark.timeout(3600),
-    pytest.mark.skipif("METERWATCH_FAULT_SEEDS" not in os.environ, reason="minutes; make faults runs it"),
-]
+pytestmark = pytest.mark.timeout(3600)
+long = pytest.mark.skipif("METERWATCH_FAULT_SEEDS" not in os.environ, reason="minutes; make faults runs it")
 CUTS = max(2, int(os.environ.get("METERWATCH_FAULT_SEEDS", "0")) // 4)
 SEED = 15
 CHECKPOINT_S = 0.3
@@ -99,17 +98,26 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.mark.parametrize("at_worst", [True, False], ids=["nothing more than must be is left", "some more is left"])
-def test_power_cuts_lose_and_double_nothing(directory: Path, *, at_worst: bool) -> None:
+def cut_often(directory: Path, cuts: int, *, at_worst: bool, calm: bool) -> None:
+    """Load, cuts, checks; calm: the alarms too must be those of a run without a cut."""
     power = Power(directory, at_worst=at_worst)
     power.on()
     run = Run(directory, SEED, kills={"power": (power.cut, 1.0)}, prelude=power.prelude)
-    run.go(CUTS)
+    run.go(cuts, calm=calm)
     report = run.report()
-    print(report, power.forgotten)
     assert report["kept"], report
-    assert (report["cycles"], report["kills"]) == (CUTS, {"power": CUTS})
+    assert (report["cycles"], report["kills"]) == (cuts, {"power": cuts})
     assert any(forgotten.changes for forgotten in power.forgotten), power.forgotten
+
+
+def test_a_power_cut_loses_and_doubles_nothing(directory: Path) -> None:
+    cut_often(directory, 1, at_worst=True, calm=False)
+
+
+@long
+@pytest.mark.parametrize("at_worst", [True, False], ids=["nothing more than must be is left", "some more is left"])
+def test_power_cuts_lose_and_double_nothing(directory: Path, *, at_worst: bool) -> None:
+    cut_often(directory, CUTS, at_worst=at_worst, calm=True)
 
 
 def switched_off(directory: Path, name: str, *, at_worst: bool) -> Run:
@@ -120,6 +128,7 @@ def switched_off(directory: Path, name: str, *, at_worst: bool) -> Run:
     return Run(directory, SEED, kills={"power": (power.cut, 1.0)}, prelude=prelude, recover_s_max=60)
 
 
+@long
 def test_a_database_that_syncs_nothing_is_noticed(directory: Path) -> None:
     """The control: `fsync = off`, and the same judge of the same cut finds what is lost."""
     Run(directory, SEED).go(0, calm=False)
@@ -128,6 +137,7 @@ def test_a_database_that_syncs_nothing_is_noticed(directory: Path) -> None:
     assert run.broken.reads_lost, run.report()
 
 
+@long
 def test_pages_torn_by_a_cut_are_noticed(directory: Path) -> None:
     """The control of cuts by chance: without whole pages in the WAL, a page that is half new cannot be mended."""
     run = switched_off(directory, "full_page_writes", at_worst=False)
