@@ -15,7 +15,7 @@ from loadtest.null_server import NullServer
 from loadtest.overload import Awaited, awaited_of, matched, problems_of
 from loadtest.record import Told
 from meterwatch import pipeline
-from storage import arrived, seen
+from storage import arrived, known
 
 KEPT = {
     "sent_in_all": 10, "acked_in_all": 10, "stored_in_all": 10, "withheld": 5, "rss_mb_max": 100, "rss_mb_limit": 200,
@@ -167,7 +167,7 @@ def test_the_slope_of_memory_is_that_of_the_time_after_the_warm_up():
     assert soak.problems_of(SOAKED | reads | grown, 14_400.0) == []  # caches may have filled up
     assert soak.problems_of(SOAKED | reads | grown | {"rss_mb_grown": 100.0}, 14_400.0) != []
     assert soak.problems_of(SOAKED | grown, 60.0) == []  # too short to judge
-    assert round((seen.BYTES_MAX + arrived.BYTES_MAX) / 1e6) == soak.CACHES_MB
+    assert round((known.BYTES_MAX + arrived.BYTES_MAX) / 1e6) == soak.CACHES_MB
     more = soak.growth(looks(70, 0))
     assert soak.problems_of(SOAKED | more, 14_400.0) != []
     assert soak.problems_of(SOAKED | more | {"alarms_made": 20_000}, 14_400.0) == []  # alarms that nobody acknowledges
