@@ -21,7 +21,7 @@ from alarm.kpi import CHATTER_COUNT, CHATTERING_MAX, TOP, WINDOW_US, Kpis, kpis
 from alarm.receipts import Ledger, Receipts
 from alarm.receipts_service import NAME_CHARS_MAX, receipts_to_wire
 from alarm.storm import Storms, no_storms
-from alarm.subscriptions import AGE_S_MAX, BOOKMARK_S, TRANSITIONS_MAX, Log, Subscriptions
+from alarm.subscriptions import AGE_S_MAX, BOOKMARK_S, TRANSITIONS_MAX, UNREAD_S_MAX, Log, Subscriptions
 from alarm.wire import (
     ID_CHARS_MAX,
     Concerns,
@@ -109,18 +109,21 @@ class AlarmService:
         concerns: Concerns = no_departments,
         receipts: Receipts | None = None,
         storms: Callable[[], Storms] = no_storms,
+        unread_s_max: float = UNREAD_S_MAX,
     ) -> None:
         self._desk = desk
         self._reader = reader
         self._clock = clock
-        self._subscriptions = Subscriptions(desk.hub, reader, clock, rules_ready, bookmark_s, age_s_max, storms)
+        self._subscriptions = Subscriptions(
+            desk.hub, reader, clock, rules_ready, bookmark_s, age_s_max, storms, unread_s_max
+        )
         self._witness = witness
         self._concerns = concerns
         self._receipts = receipts
         self._storms = storms
 
     async def subscribe(self, request: pb.SubscribeRequest, context: Any) -> None:
-        """Write the stream of one subscriber until it leaves, is too old, or the service drains."""
+        """Write the stream of one subscriber until it leaves, does not read, is too old, or the service drains."""
         wanted = within(filter_of(request.filter, self._concerns), caller(context))
         if request.transitions_max > TRANSITIONS_MAX:
             raise Rejected(

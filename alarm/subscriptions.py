@@ -2,12 +2,14 @@
 
 Promise: from 0 a snapshot and then every transition after it; from n every transition after n, out of the hub's ring or
 the log; a cursor the log does not hold is an error that says which it holds, never silence; a bookmark at least every
-bookmark_s, also when nothing matches. Who the caller is and what he may see is in the filter already.
+bookmark_s, also when nothing matches; who takes no message for unread_s_max has no place any more, whether he hears of
+it or not. Who the caller is and what he may see is in the filter already.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, Final, NoReturn, Protocol
@@ -20,7 +22,8 @@ from alarm.storm import Storms, no_storms, roots_first
 from alarm.wire import RESPONSE_BYTES_MAX, Encoder, alarm_to_wire, coalesced_to_wire
 from meterwatch.alarms import Alarm, AlarmFilter, Transition
 from meterwatch.clock import Clock
-from meterwatch.status import abort_with
+from meterwatch.errors import Overloaded
+from meterwatch.status import abort_in_time, abort_with, status_of
 from meterwatch.v1 import alarms_pb2 as pb
 
 SNAPSHOT_ALARMS_MAX: Final = 500
@@ -32,6 +35,11 @@ TIMER_EARLY_S: Final = 0.002
 """A timer of the event loop may come early by a rounding to milliseconds; it is set later by this."""
 AGE_S_MAX: Final = 4 * 3600.0
 """An abandoned client is never collected (grpcio 43462), so no subscription lasts for ever; clients resume."""
+UNREAD_S_MAX: Final = 120.0
+"""A message that is not taken for so long ends the subscription: at 9 kB/s the largest one is. AGE_S_MAX alone would
+not, because nobody looks at it while a message is under way."""
+STATUS_S: Final = 1.0
+"""So long the end of a subscription waits for who did not read; later he gets it without anybody waiting."""
 
 
 class Log(Protocol):
@@ -42,6 +50,42 @@ class Log(Protocol):
     async def oldest_seq(self) -> int: ...
 
     async def newest_seq(self) -> int: ...
+
+
+class _Taken:
+    """A call as its subscriber takes it. Its patience is over when a message has been under way for unread_s_max.
+
+    One timer a call, not one a message.
+    """
+
+    def __init__(self, context: Any, patience: asyncio.Timeout, unread_s_max: float) -> None:
+        self._context, self._patience, self._unread_s_max = context, patience, unread_s_max
+        self._loop = asyncio.get_running_loop()
+        self._began = math.inf
+        """When the message under way was begun; there is none."""
+        self._timer = self._loop.call_later(unread_s_max, self._look)
+
+    async def begin(self) -> None:
+        """Open the call's answer: if that came with a message nobody reads, no status could follow."""
+        await self._context.send_initial_metadata(())
+
+    async def write(self, message: bytes) -> None:
+        self._began = self._loop.time()
+        await self._context.write(message)
+        self._began = math.inf
+
+    async def abort(self, *status: Any) -> None:
+        await self._context.abort(*status)
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if now - self._began >= self._unread_s_max:
+            self._patience.reschedule(now)
+        else:
+            self._timer = self._loop.call_at(min(self._began, now) + self._unread_s_max, self._look)
 
 
 class Subscriptions:
@@ -56,6 +100,7 @@ class Subscriptions:
         bookmark_s: float = BOOKMARK_S,
         age_s_max: float = AGE_S_MAX,
         storms: Callable[[], Storms] = no_storms,
+        unread_s_max: float = UNREAD_S_MAX,
     ) -> None:
         self._hub = hub
         self._log = log
@@ -65,11 +110,26 @@ class Subscriptions:
         self._bookmark_s = bookmark_s
         self._age_s_max = age_s_max
         self._storms = storms
+        self._unread_s_max = unread_s_max
 
     async def write(
         self, request: pb.SubscribeRequest, wanted: AlarmFilter, ledger: Ledger | None, context: Any
     ) -> None:
-        """Write the stream of one subscriber until it leaves, is too old, or the service drains."""
+        """Write the stream of one subscriber until it leaves, does not read, is too old, or the service drains."""
+        try:
+            async with asyncio.timeout(None) as patience:
+                taken = _Taken(context, patience, self._unread_s_max)
+                with closing(taken):
+                    await taken.begin()
+                    await self._write(request, wanted, ledger, taken)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+        await abort_in_time(context, STATUS_S, *status_of(_unread(self._unread_s_max)))
+
+    async def _write(
+        self, request: pb.SubscribeRequest, wanted: AlarmFilter, ledger: Ledger | None, context: _Taken
+    ) -> None:
         most = request.transitions_max
         if request.from_seq == 0 and not request.log_id:
             subscription = await self._begun(wanted, context, ledger)
@@ -79,7 +139,7 @@ class Subscriptions:
         with closing(subscription):
             await self._follow(subscription, most, context, ledger)
 
-    async def _begun(self, wanted: AlarmFilter, context: Any, ledger: Ledger | None) -> Subscription:
+    async def _begun(self, wanted: AlarmFilter, context: _Taken, ledger: Ledger | None) -> Subscription:
         """A subscription with its snapshot written.
 
         This call, as `_resumed`, is over when the subscription is followed: what it sent is not held for hours.
@@ -101,7 +161,7 @@ class Subscriptions:
         return subscription
 
     async def _resumed(
-        self, position: int, wanted: AlarmFilter, most: int, context: Any, ledger: Ledger | None
+        self, position: int, wanted: AlarmFilter, most: int, context: _Taken, ledger: Ledger | None
     ) -> Subscription:
         """A subscription from a cursor on, with what the log has and the ring has not written."""
         while (joined := self._hub.subscribe_after(position, wanted.wants)) is None:
@@ -118,7 +178,7 @@ class Subscriptions:
         return joined
 
     async def _follow(
-        self, subscription: Subscription, transitions_max: int, context: Any, ledger: Ledger | None
+        self, subscription: Subscription, transitions_max: int, context: _Taken, ledger: Ledger | None
     ) -> NoReturn:
         """Everything from here on; transitions one by one (0), or as many together as wait and are allowed."""
         loop, write = asyncio.get_running_loop(), context.write
@@ -149,7 +209,7 @@ class Subscriptions:
         )
 
     async def _tell(
-        self, taken: Coalesced | list[Transition], most: int, joined_seq: int, context: Any, ledger: Ledger | None
+        self, taken: Coalesced | list[Transition], most: int, joined_seq: int, context: _Taken, ledger: Ledger | None
     ) -> None:
         """Write what was taken. A call of its own: while the subscription waits nothing holds what it was sent last."""
         if isinstance(taken, Coalesced):
@@ -179,7 +239,7 @@ class Subscriptions:
             )
         ).SerializeToString()
 
-    async def _check_cursor(self, seq: int, log_id: str, context: Any) -> None:
+    async def _check_cursor(self, seq: int, log_id: str, context: _Taken) -> None:
         """End the call unless the cursor is of this log and not ahead of it."""
         newest = self._hub.seq
         if seq > newest:  # the table is ahead of the hub while a change is under way
@@ -199,7 +259,7 @@ class Subscriptions:
             metadata={"newest_seq": str(newest), "log_id": self._hub.log_id},
         )
 
-    async def _too_old(self, seq: int, context: Any) -> None:
+    async def _too_old(self, seq: int, context: _Taken) -> None:
         oldest = await self._log.oldest_seq()
         await abort_with(
             context,
@@ -208,6 +268,15 @@ class Subscriptions:
             f"from_seq is {seq}; the oldest transition in the log is {oldest}; subscribe from 0 for a new snapshot",
             metadata={"oldest_seq": str(oldest), "log_id": self._hub.log_id},
         )
+
+
+def _unread(unread_s: float) -> Overloaded:
+    return Overloaded(
+        "SUBSCRIBER_TOO_SLOW",
+        f"no message was read for {unread_s:g} s; expected them to be read as they come; subscribe again from the last "
+        "cursor",
+        retry_after_s=1.0,
+    )
 
 
 def _note(ledger: Ledger | None, transitions: Sequence[Transition], live_after: int | None) -> None:

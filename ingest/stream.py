@@ -28,7 +28,7 @@ from meterwatch import failpoints
 from meterwatch.access.identity import caller, check_head_end
 from meterwatch.check_profile import DEFAULT, CheckProfile
 from meterwatch.errors import Draining, Overloaded, Rejected
-from meterwatch.status import abort, abort_with, status_of
+from meterwatch.status import abort, abort_in_time, status_of
 from meterwatch.v1 import ingest_pb2 as pb
 
 _log = structlog.get_logger(__name__)
@@ -156,7 +156,7 @@ class Streams:
         finally:
             self.open -= 1
         if ending is not None:
-            await self._end(context, ending)
+            await abort_in_time(context, self._limits.idle_timeout_s, *ending)
 
     async def _lived(self, requests: AsyncIterator[bytes], context: Any) -> _Ending | None:
         """A stream from hello to summary; what it has to end with otherwise."""
@@ -171,18 +171,6 @@ class Streams:
         except Exception as error:
             return _Ending(*status_of(error))
         return None
-
-    async def _end(self, context: Any, ending: _Ending) -> None:
-        """Say how the stream ended, and wait no longer than for a message: gRPC takes no status past one under way.
-
-        Whoever reads on later gets what is on its way, and then the status.
-        """
-        try:
-            async with asyncio.timeout(self._limits.idle_timeout_s):
-                await abort_with(context, *ending)
-        except (TimeoutError, grpc.aio.InternalError):  # not in time, or the other side has left
-            _log.warning("stream ended, and nobody read that", reason=ending.reason, peer=context.peer())
-            raise asyncio.CancelledError from None  # the one end gRPC takes from a handler that adds no status
 
     async def _run(self, requests: AsyncIterator[bytes], context: Any) -> None:
         self.check_ready()

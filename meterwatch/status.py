@@ -8,6 +8,7 @@ ErrorInfo, so the two can be told apart.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
@@ -67,6 +68,26 @@ async def abort_with(
     status = rpc_status.to_status(rich_status(code, reason, message, retry_after_s, metadata))
     await context.abort(status.code, status.details, status.trailing_metadata)
     raise AssertionError("abort() returned")
+
+
+async def abort_in_time(
+    context: Any,
+    seconds: float,
+    code: grpc.StatusCode,
+    reason: str,
+    message: str,
+    retry_after_s: float | None = None,
+) -> NoReturn:
+    """End a call with this status, and wait no longer for it: gRPC takes no status past a message under way.
+
+    Whoever reads on later gets what is on its way, and then the status.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await abort_with(context, code, reason, message, retry_after_s)
+    except (TimeoutError, grpc.aio.InternalError):  # not in time, or the other side has left
+        _log.warning("stream ended, and nobody read that", reason=reason, peer=context.peer())
+        raise asyncio.CancelledError from None  # the one end gRPC takes from a handler that adds no status
 
 
 async def abort(context: Any, error: Exception) -> NoReturn:
