@@ -119,7 +119,8 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str, str, float | None
             return grpc.StatusCode.UNAVAILABLE, "STORAGE_UNAVAILABLE", error.message, error.retry_after_s
         case StorageBroken():
             incident = _incident("stored data broken", error)
-            return grpc.StatusCode.DATA_LOSS, "STORAGE_BROKEN", f"stored data is damaged: incident {incident}", None
+            text = f"an operator must look at the stored data: incident {incident}"
+            return grpc.StatusCode.DATA_LOSS, "STORAGE_BROKEN", text, None
         case _:
             kind = "error without a status" if isinstance(error, MeterwatchError) else "unexpected error"
             return grpc.StatusCode.INTERNAL, "INTERNAL", f"incident {_incident(kind, error)}", None

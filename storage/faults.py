@@ -15,29 +15,45 @@ from typing import Final
 
 import psycopg
 import structlog
+from psycopg_pool import PoolTimeout, TooManyRequests
 
 from meterwatch.errors import MeterwatchError, Overloaded, StorageBroken, StorageUnavailable
 
 NO_ROOM_RETRY_S: Final = 10.0
-_DAMAGED: Final = {"XX001", "XX002"}
-_NO_ROOM: Final = {"53100": "no room on its disk", "53200": "no memory left", "53400": "reached a configured limit"}
+_ROLLED_BACK: Final = "the database rolled the transaction back"
+_DAMAGED: Final = {
+    "XX001": "stored data is damaged (SQLSTATE XX001); restore it from a backup",
+    "XX002": "an index is damaged (SQLSTATE XX002); REINDEX it",
+}
+_NO_ROOM: Final = {
+    "53100": ("has no room on its disk", "make room"),
+    "53200": ("has no memory left", "give it more, or its statements less"),
+    "53400": ("has reached a limit of its configuration", "look at the database's log and raise that"),
+}
+"""What the database has, and what an operator is to do."""
 _SAYS: Final = {
-    "25006": "it is read-only",
-    "53300": "it has no connection left",
-    "55P03": "a lock was not free in time",
-    "57014": "the statement took too long",
-    "57P01": "it is shutting down",
-    "57P02": "it is restarting after a crash",
-    "57P03": "it is starting",
-    "57P05": "it closed the connection",
+    "25006": "the database is read-only",
+    "40001": f"{_ROLLED_BACK}, because of another one at the same time",
+    "40003": "the database cannot say whether the transaction was committed",
+    "40P01": f"{_ROLLED_BACK}: it and others waited for each other's locks",
+    "53300": "the database has no connection left",
+    "55P03": "a lock in the database was not free in time",
+    "57014": "the database ended the statement: it took too long, or an operator cancelled it",
+    "57P01": "the database ended the connection: it is shutting down, or an operator ended it",
+    "57P02": "the database is restarting after a crash",
+    "57P03": "the database takes no connections: it is starting, recovering or shutting down",
+    "57P04": "the database was dropped",
+    "57P05": "the database closed the connection, which had been idle",
 }
 _SAYS_CLASS: Final = {
-    "08": "the connection broke",
-    "28": "it refused the sign-in",
+    "08": "the connection to the database broke",
+    "28": "the database refused the sign-in",
     "3D": "the database is not there",
-    "40": "the transaction was rolled back",
-    "57": "an operator stopped it",
-    "58": "its system failed",
+    "40": _ROLLED_BACK,
+    "53": "the database has run out of something",
+    "55": "something in the database was not in a state for it",
+    "57": "an operator of the database ended it",
+    "58": "the system below the database failed",
 }
 _DEFECTS: Final = ("54",)
 """Classes psycopg counts as operational that no waiting mends: a statement beyond the program's limits."""
@@ -83,22 +99,33 @@ def fault_of(error: psycopg.Error) -> MeterwatchError | None:
 def _fault(error: psycopg.Error) -> MeterwatchError | None:
     state = error.sqlstate or ""
     if state in _DAMAGED:
-        return StorageBroken(f"stored data is damaged (SQLSTATE {state}); restore it from a backup")
+        return StorageBroken(_DAMAGED[state])
     if state in _NO_ROOM:
+        has, mend = _NO_ROOM[state]
         return Overloaded(
             "DATABASE_FULL",
-            f"the database has {_NO_ROOM[state]} (SQLSTATE {state}); nothing was acknowledged; send again later, and "
-            "have an operator make room",
+            f"the database {has} (SQLSTATE {state}); nothing of this was stored; send again later, and have an "
+            f"operator {mend}",
             NO_ROOM_RETRY_S,
         )
     if state in _SAYS:
-        return StorageUnavailable(f"the database did not answer: {_SAYS[state]} (SQLSTATE {state}); try again later")
+        return _unavailable(_SAYS[state], state)
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or state[:2] in _DEFECTS:
         return None
     if not state:
-        return StorageUnavailable("the database did not answer: no connection; try again later")
-    said = _SAYS_CLASS.get(state[:2], "it is not able to")
-    return StorageUnavailable(f"the database did not answer: {said} (SQLSTATE {state}); try again later")
+        return StorageUnavailable(f"{_without_a_state(error)}; try again later")
+    return _unavailable(_SAYS_CLASS.get(state[:2], "the database could not do it"), state)
+
+
+def _unavailable(said: str, state: str) -> StorageUnavailable:
+    return StorageUnavailable(f"{said} (SQLSTATE {state}); try again later")
+
+
+def _without_a_state(error: psycopg.Error) -> str:
+    """What an error says that the database did not send: of the pool, the client, or a connection that broke."""
+    if isinstance(error, PoolTimeout | TooManyRequests):
+        return "no connection to the database was free in time"
+    return "the database did not answer, or its connection broke"
 
 
 def _first_line(error: psycopg.Error) -> str:

@@ -13,6 +13,7 @@ import pytest
 from databases import both_layouts, table_of
 from psycopg import errors as pg
 from psycopg.errors import lookup
+from psycopg_pool import PoolTimeout
 
 from meterwatch.batch import Batch, Column, EventBatch, Events, Reads, Rejects
 from meterwatch.errors import MeterwatchError, Overloaded, StorageBroken, StorageUnavailable
@@ -38,6 +39,35 @@ def test_each_sqlstate_has_its_meaning_and_no_secret(state: str, ours: type[Mete
     assert state in str(raised.value)
     for secret in ("db.example", "10.0.0.7", "hunter2", '"me"'):
         assert secret not in str(raised.value)
+
+
+SAYS = {
+    "40P01": "rolled the transaction back: it and others waited for each other's locks",
+    "40001": "rolled the transaction back, because of another",
+    "40002": "rolled the transaction back",
+    "40003": "cannot say whether the transaction was committed",
+    "25006": "is read-only",
+    "57P03": "takes no connections",
+    "57014": "took too long, or an operator cancelled it",
+    "53000": "has run out of something",
+    "53400": "reached a limit of its configuration",
+    "55000": "was not in a state for it",
+    "58030": "the system below the database failed",
+    "08006": "the connection to the database broke",
+    "XX002": "an index is damaged",
+}
+
+
+@pytest.mark.parametrize(("state", "says"), SAYS.items())
+def test_an_error_the_database_sent_is_told_as_what_it_is_and_never_as_no_answer(state: str, says: str) -> None:
+    told = str(fault_of(lookup(state)(SECRET)))
+    assert says in told
+    assert "did not answer" not in told
+
+
+def test_without_an_answer_of_the_database_it_is_told_whether_it_was_asked() -> None:
+    assert "no connection to the database was free" in str(fault_of(PoolTimeout("x")))
+    assert "did not answer" in str(fault_of(psycopg.OperationalError("x")))
 
 
 async def test_what_a_cancelled_query_says_does_not_keep_its_task_alive() -> None:
