@@ -25,8 +25,8 @@ test: setup ## all tests, two files at a time; JOBS=1 for one after the other
 law: setup ## the law of event time in full: many ways to send, one result; BAMBERG=FILE.parquet for the whole file, WAYS=20,kill for some
 	@METERWATCH_LAW_LONG=1 $(if $(BAMBERG),METERWATCH_BAMBERG='$(BAMBERG)') $(if $(WAYS),METERWATCH_LAW_WAYS='$(WAYS)') $(BIN)/python -m pytest tests/integration/test_law.py -q -s -p no:cacheprovider -o log_cli=false
 
-fuzz: setup ## whatever reads what others send, against sound input with one thing wrong: N=10000 runs of each reader, SEED=1
-	@$(BIN)/python -m meterwatch.devtools.fuzz --runs $(or $(N),10000) --seed $(or $(SEED),1)
+fuzz: setup ## whatever reads what others send, against sound input with one thing wrong: N=10000 runs of each reader, SEED=1; GUIDED=1 builds on what got furthest, ONLY=nem12, SECONDS=60 of each
+	@$(BIN)/python -m meterwatch.devtools.$(if $(GUIDED),guided,fuzz) --runs $(or $(N),10000) --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY)) $(if $(GUIDED),$(if $(SECONDS),--seconds $(SECONDS)))
 
 faults: setup ## break the network in front of the service and of its database, and crowd it; SEEDS=20 cuts
 	@METERWATCH_FAULT_SEEDS=$(or $(SEEDS),20) METERWATCH_CROWD=500 METERWATCH_SUBSCRIPTIONS=10000 $(BIN)/python -m pytest tests/test_breakable.py tests/storage/test_nth_call.py tests/storage/test_patience.py tests/integration/test_wire_faults.py tests/integration/test_database_faults.py tests/integration/test_nth_call_served.py tests/integration/test_full_disk.py tests/integration/test_no_wal_room.py tests/test_forgetful_disk.py tests/integration/test_disk_error.py tests/integration/test_power_loss.py tests/integration/test_out_of_memory.py tests/integration/test_descriptors.py tests/integration/test_everybody_returns.py tests/alarm/test_left_subscriptions.py -q

@@ -2,29 +2,21 @@
 
 A law, not a benchmark: whatever arrives is taken or refused by name. Each run has its own seed, so a finding is one
 line to repeat: `python -m meterwatch.devtools.fuzz --only nem12 --first 4711 --runs 1`. The slowest run is shown: a
-refusal that takes seconds is a denial of service.
+refusal that takes seconds is a denial of service. What was reached before is no guide here: that is
+meterwatch.devtools.guided.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 import time
-import traceback
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
 
-from meterwatch.devtools.fuzz_targets import ACCEPTED, TARGETS, Target
-from meterwatch.errors import Rejected
-
-SOUND_EVERY: Final = 50
-"""One input in so many is left sound, and must be taken."""
-FINDINGS_MAX: Final = 5
-"""Of one target; then the rest of its runs is left out."""
+from meterwatch.devtools.fuzz_target import ACCEPTED, FINDINGS_MAX, SOUND_EVERY, Target, made, told, tried
+from meterwatch.devtools.fuzz_targets import TARGETS
 
 
 @dataclass
@@ -48,23 +40,6 @@ class Report:
         )
 
 
-def made(name: str, target: Target, seed: int, number: int) -> bytes:
-    """The input of one run."""
-    rng = random.Random(f"{seed} {name} {number}")
-    sound = target.sound(rng)
-    return sound if number % SOUND_EVERY == 0 else target.break_(rng, sound)
-
-
-def outcome(target: Target, data: bytes) -> str:
-    """ACCEPTED or the reason of the refusal; every other error is raised."""
-    try:
-        return target.take(data)
-    except Rejected as error:
-        if not error.reason or not error.message:
-            raise AssertionError("a refusal without a reason") from error
-        return error.reason
-
-
 def run(name: str, target: Target, runs: Iterable[int], seed: int = 1) -> Report:
     """Aim at one target."""
     report = Report(name)
@@ -73,13 +48,10 @@ def run(name: str, target: Target, runs: Iterable[int], seed: int = 1) -> Report
         data = made(name, target, seed, number)
         at = time.perf_counter()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # numpy warns where a number wraps
-                said = outcome(target, data)
-            if number % SOUND_EVERY == 0 and said != ACCEPTED:
-                raise AssertionError(f"a sound input was refused: {said}")
+            said = tried(target, data, sound=number % SOUND_EVERY == 0)
         except Exception as error:
-            report.findings.append(_told(name, seed, number, data, error))
+            again = f"--seed {seed} --only {name} --first {number} --runs 1"
+            report.findings.append(f"{told(name, data, error)}\n    again: python -m meterwatch.devtools.fuzz {again}")
         else:
             report.outcomes[said] += 1
         report.runs += 1
@@ -90,15 +62,6 @@ def run(name: str, target: Target, runs: Iterable[int], seed: int = 1) -> Report
             break
     report.seconds = time.perf_counter() - began
     return report
-
-
-def _told(name: str, seed: int, number: int, data: bytes, error: Exception) -> str:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        f"{name}: {type(error).__name__}: {str(error)[:300]} at {last.filename}:{last.lineno}\n"
-        f"    input {data[:200]!r}{'...' if len(data) > 200 else ''}\n"
-        f"    again: python -m meterwatch.devtools.fuzz --seed {seed} --only {name} --first {number} --runs 1"
-    )
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from tls_world import OTHER_CA, Files
 from alarm.routes.file import parse_routes
 from meterwatch import registry_csv
 from meterwatch.config import load_config
-from meterwatch.devtools.fuzz_targets import REGISTRY, ROUTES, TOML
+from meterwatch.devtools.fuzz_texts import REGISTRY, ROUTES, TOML
 from meterwatch.errors import ConfigError
 from meterwatch.files import FileError, lines
 from meterwatch.files.csvfile import read_csv

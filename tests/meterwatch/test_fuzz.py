@@ -8,7 +8,8 @@ import pytest
 from google.protobuf.wrappers_pb2 import UInt64Value
 
 from meterwatch.devtools import broken_wire, fuzz
-from meterwatch.devtools.fuzz_targets import ACCEPTED, TARGETS, Target
+from meterwatch.devtools.fuzz_target import ACCEPTED, FINDINGS_MAX, SOUND_EVERY, Target
+from meterwatch.devtools.fuzz_targets import TARGETS
 from meterwatch.errors import Rejected
 
 RUNS = 300
@@ -22,7 +23,7 @@ def test_whatever_arrives_is_taken_or_refused_by_name(name: str) -> None:
     report = fuzz.run(name, TARGETS[name], range(runs))
     assert not report.findings, report.findings[0]
     assert report.runs == runs
-    assert report.outcomes[ACCEPTED] >= runs // fuzz.SOUND_EVERY
+    assert report.outcomes[ACCEPTED] >= runs // SOUND_EVERY
     assert len(report.outcomes) > 2, "what is broken must reach more than one refusal"
 
 
@@ -37,7 +38,7 @@ def _falls_over(data: bytes) -> str:
 def test_a_fault_is_found_and_the_same_run_finds_it_again() -> None:
     target = Target(lambda _: b"sound", lambda rng, _: rng.randbytes(3), _falls_over)
     report = fuzz.run("planted", target, range(2000))
-    assert len(report.findings) == fuzz.FINDINGS_MAX
+    assert len(report.findings) == FINDINGS_MAX
     number = int(report.findings[0].split("--first ")[1].split()[0])
     again = fuzz.run("planted", target, [number])
     assert again.findings == report.findings[:1]
