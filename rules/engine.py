@@ -35,13 +35,14 @@ from rules.overload import Overload
 from rules.phase_votes import begins, heard_of, lost_runs, returns
 from rules.profile import RuleProfile
 from rules.silence import Silence
-from rules.supply import HEARD, NEVER, Evidence, Runs, evidence_of_reads, join, off_runs, votes_off
+from rules.supply import HEARD, NEVER, ON, Evidence, Runs, evidence_of_reads, join, off_runs, telling, votes_off
 from rules.witness import Witnesses
 
 Group = tuple[str, int]
 
 LOOKBACK_S = 86_400
-"""Votes this old are forgotten, except those of meters still off. Late last gasps arrive within a day. (ours)"""
+"""Votes this old are forgotten, except since when meters are off that still are. Late last gasps arrive within a day.
+(ours)"""
 MARGIN_S = 3600
 """Votes loaded from before the first OFF: who was ON until then."""
 HISTORY_METER_DAYS = 100_000
@@ -49,6 +50,9 @@ HISTORY_METER_DAYS = 100_000
 years of 10 meters. An OFF vote older than that reach, when it arrives, is stored and begins no judgement. (ours)"""
 PRUNE_ROWS = 20_000
 """A group's votes are thinned when they have doubled since and are more than this."""
+ONSET_METERS_MAX = 200_000
+"""Who was heard about the beginnings of OFF runs older than LOOKBACK_S is kept of all of them while these times the
+meters of the group are no more; else of those that last."""
 
 
 def reach_s(members: int) -> int:
@@ -69,6 +73,9 @@ class Wanted:
 class _Active:
     members: Members
     from_us: int
+    """All votes are known from here on."""
+    since_us: int = NEVER
+    """What pruning left of before from_us begins here."""
     loaded: bool = False
     evidence: list[Evidence] = field(default_factory=list)
     told: set[Group] = field(default_factory=set)
@@ -78,15 +85,36 @@ class _Active:
     settled_us: int = NEVER
     """ON votes later than this change nothing: all that was off is on again, and nothing is open or awaited."""
     pruned_rows: int = 0
-    over: list[tuple[int, int]] = field(default_factory=list)
-    """Begin and end of the outages known that are over."""
+    thinned: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    """Slots of meters that were off before from_us and of which what repeats was left out."""
+    known: list[tuple[int, int]] = field(default_factory=list)
+    """Begin and end of the outages known; NEVER while one lasts."""
 
-    def cut_before(self, cutoff_us: int) -> int:
-        """Up to when votes may be forgotten: no outage that is over may lose its begin and keep its end."""
-        for onset_us, cleared_us in sorted(self.over, reverse=True):
-            if onset_us < cutoff_us <= cleared_us:
-                cutoff_us = onset_us - MARGIN_S * US
+    def whole_from(self, cutoff_us: int, runs: Runs) -> int:
+        """Since when votes are needed to judge what lasts at the cutoff: no outage and no run keeps its end alone."""
+        onset_us, end_us = np.array(self.known, np.int64).reshape(-1, 2).T
+        onset_us, end_us = np.append(onset_us, runs.start_us), np.append(end_us, runs.end_us)
+        while (lasts := (onset_us < cutoff_us) & (end_us >= cutoff_us)).any():
+            cutoff_us = int(onset_us[lasts].min()) - MARGIN_S * US
         return cutoff_us
+
+    def read_again(self, from_us: int) -> None:
+        """Ask for the votes from here on; what is held of before stays."""
+        self.from_us = min(self.from_us, from_us)
+        self.since_us = min(self.since_us, self.from_us)
+        self.loaded = False
+
+    def held(self) -> Evidence:
+        """Votes of before from_us that pruning left."""
+        votes = join(self.evidence if self.since_us < self.from_us else [])
+        return votes.where((votes.at_us >= self.since_us) & (votes.at_us < self.from_us))
+
+    def look_back(self, slot: NDArray[np.int32], at_us: NDArray[np.int64]) -> None:
+        """A read was replaced: its vote is not known to be gone, so votes are read again."""
+        self.loaded = False
+        held = self.held()
+        if (np.isin(slot, held.slot) & np.isin(at_us, held.at_us)).any():
+            self.read_again(self.since_us)
 
 
 class Engine:
@@ -144,7 +172,7 @@ class Engine:
         if self._active or votes_off(change):
             self._votes(evidence_of_reads(change), now_us)
             if not new.all():
-                self._reload(change.slot[~new])
+                self._look_back(change.slot[~new], change.end_us[~new])
 
     def observe_events(self, events: Events, now_us: int) -> None:
         """Take committed events."""
@@ -182,7 +210,7 @@ class Engine:
         state = self._active.get(wanted.group)
         if state is not None and state.from_us == wanted.from_us:
             told = heard_of(events, self._topology.phases)
-            state.evidence = [told, *(evidence_of_reads(change) for change in reads)]
+            state.evidence = [state.held(), told, *(evidence_of_reads(change) for change in reads)]
             state.loaded = True
             state.touched = True
 
@@ -224,6 +252,9 @@ class Engine:
                 state.evidence.append(mine)
                 calm = returns(mine.vote) | (mine.vote == HEARD)
                 state.touched |= bool((~calm | (mine.at_us <= state.settled_us)).any())
+                turns = begins(mine.vote) | ((mine.vote == ON) & np.isin(mine.slot, state.thinned))
+                if (turns & (mine.at_us < state.from_us) & (mine.at_us >= state.since_us)).any():
+                    state.read_again(state.since_us)
 
     def _activate(self, group: Group, members: Members, from_us: int) -> None:
         state = self._active.get(group)
@@ -232,14 +263,13 @@ class Engine:
             self._number_of[members.slot] = self._next_number
             self._next_number += 1
         elif from_us < state.from_us:
-            state.from_us = from_us
-            state.loaded = False
+            state.read_again(min(from_us, state.since_us))
 
-    def _reload(self, slots: NDArray[np.int32]) -> None:
-        """A read was replaced: its vote is not known to be gone, so the group's votes are read again."""
-        for group in groups_of(self._topology, slots):
-            if group in self._active:
-                self._active[group].loaded = False
+    def _look_back(self, slot: NDArray[np.int32], at_us: NDArray[np.int64]) -> None:
+        for group in groups_of(self._topology, slot):
+            if (state := self._active.get(group)) is not None:
+                mine = np.isin(slot, state.members.slot)
+                state.look_back(slot[mine], at_us[mine])
 
     def _judge(self, group: Group, state: _Active, now_us: int) -> list[Verdict]:
         evidence = join(state.evidence)
@@ -254,7 +284,8 @@ class Engine:
             self._witnesses, self._plans, self._paths,
         )  # fmt: skip
         state.told = {(v.asset_kind, v.asset_id) for v in verdicts if v.episodes}
-        state.over = [(e.onset_us, e.cleared_us) for v in verdicts for e in v.episodes if e.cleared_us is not None]
+        ends = ((e.onset_us, e.cleared_us) for v in verdicts for e in v.episodes)
+        state.known = [(onset_us, NEVER if cleared_us is None else cleared_us) for onset_us, cleared_us in ends]
         state.open = {(v.asset_kind, v.asset_id) for v in verdicts if any(e.cleared_us is None for e in v.episodes)}
         state.settled_us = NEVER
         if not state.open and state.due_us is None:
@@ -274,24 +305,20 @@ class Engine:
         return Runs(slot, start_us, end_us)
 
     def _prune(self, state: _Active, evidence: Evidence, now_us: int) -> Evidence:
-        cutoff_us = state.cut_before(now_us - LOOKBACK_S * US)
+        cutoff_us = now_us - LOOKBACK_S * US
         if cutoff_us > state.from_us:
             runs = self._spells(evidence)
-            still_off = np.unique(runs.slot[(runs.start_us < cutoff_us) & (runs.end_us >= cutoff_us)])
-            keep = (evidence.at_us >= cutoff_us) | np.isin(evidence.slot, still_off)
-            keep |= self._around(evidence.at_us, runs.start_us[np.isin(runs.slot, still_off)])
-            evidence = Evidence(evidence.slot[keep], evidence.at_us[keep], evidence.vote[keep])
+            state.since_us = state.whole_from(cutoff_us, runs)
+            runs = runs.where((runs.start_us < cutoff_us) & (runs.end_us >= state.since_us))
+            state.thinned = np.unique(runs.slot)
+            few = len(runs.slot) * len(state.members.slot) <= ONSET_METERS_MAX
+            onset_us = runs.start_us if few else runs.start_us[runs.end_us >= cutoff_us]
+            tells = telling(evidence, onset_us, SPOKE_BEFORE_US, self.profile.outage.clock_slack_s * US)
+            evidence = evidence.where((evidence.at_us >= cutoff_us) | (tells & (evidence.at_us >= state.since_us)))
             state.from_us = cutoff_us
         packed = np.unique(np.stack((evidence.slot, evidence.at_us, evidence.vote)), axis=1)
         state.pruned_rows = packed.shape[1]
         return Evidence(packed[0].astype(np.int32), packed[1], packed[2].astype(np.int8))
-
-    def _around(self, at_us: NDArray[np.int64], onset_us: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """True for votes that say who was heard about these onsets, and who was not (rules.overdue)."""
-        after_us = (int(self._paths.interval_s.max(initial=0)) + self.profile.outage.clock_slack_s) * US
-        onset_us = np.append(np.sort(onset_us), NEVER)
-        first_us = onset_us[np.searchsorted(onset_us, at_us - after_us)]
-        return first_us - SPOKE_BEFORE_US <= at_us
 
     def _explained(self, now_us: int) -> NDArray[np.bool_]:
         """Slots whose silence an open outage or planned work explains; the same array while these are the same."""

@@ -49,6 +49,9 @@ class Evidence:
     vote: NDArray[np.int8]
     """OFF or ON; OPENED or CLOSED of the relay; HEARD; of phases those of rules.phase_votes."""
 
+    def where(self, mask: NDArray[np.bool_]) -> Evidence:
+        return Evidence(self.slot[mask], self.at_us[mask], self.vote[mask])
+
 
 class Runs(NamedTuple):
     """OFF runs: the meter was without supply in [start_us, end_us). Arrays of length n."""
@@ -143,6 +146,33 @@ def join(parts: list[Evidence]) -> Evidence:
 def off_runs(evidence: Evidence) -> Runs:
     """Maximal OFF runs, by slot, then start. At equal times OFF counts before ON; such a run may have length 0."""
     return _runs(evidence, OFF, ON)
+
+
+def telling(evidence: Evidence, onset_us: Stamps, before_us: int, slack_us: int) -> NDArray[np.bool_]:
+    """True for votes that tell something about OFF runs and who was heard about their beginning (onset_us).
+
+    That is: every turn of a meter from OFF to ON and back; of each meter the first OFF, ON and HEARD in the time before
+    an onset, at it, and after it until the next; whatever is no word on supply. The rest repeats: a meter that is off
+    and goes on sending says so 35,000 times a year. Nothing is judged otherwise without it, unless a turn comes later.
+    """
+    edges = onset_us[:, None] + np.array((-before_us, 0, slack_us - 1, slack_us), np.int64)
+    cell = np.searchsorted(np.unique(edges), evidence.at_us)
+    slot, at_us, vote = evidence.slot, evidence.at_us, evidence.vote
+    found: NDArray[np.bool_] = ~np.isin(vote, (OFF, ON, HEARD))
+    order = np.lexsort((at_us, vote, cell, slot))
+    found[order[_new(slot[order], cell[order], vote[order])]] = True
+    rows = np.flatnonzero((vote == OFF) | (vote == ON))
+    rows = rows[np.lexsort((vote[rows], at_us[rows], slot[rows]))]
+    found[rows[_new(slot[rows], vote[rows])]] = True
+    return found
+
+
+def _new(*columns: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """True for rows that are not as the row before."""
+    differs = np.zeros(max(len(columns[0]) - 1, 0), np.bool_)
+    for column in columns:
+        differs |= column[1:] != column[:-1]
+    return np.append(True, differs)[: len(columns[0])]
 
 
 def disconnected(runs: Runs, evidence: Evidence, slack_us: int) -> NDArray[np.bool_]:
