@@ -53,7 +53,7 @@ def run(name: str, target: Target, runs: Iterable[int], seed: int = 1) -> Report
             again = f"--seed {seed} --only {name} --first {number} --runs 1"
             report.findings.append(f"{told(name, data, error)}\n    again: python -m meterwatch.devtools.fuzz {again}")
         else:
-            report.outcomes[said] += 1
+            report.outcomes[said.partition("\n")[0]] += 1
         report.runs += 1
         took_s = time.perf_counter() - at
         if took_s > report.slowest_s:

@@ -18,7 +18,7 @@ from ingest.edits import edited
 from ingest.registers import registers_of
 from ingest.unary import batch_of_rows, events_of
 from ingest.validate import validate
-from meterwatch.batch import Batch
+from meterwatch.batch import Batch, Rejects
 from meterwatch.channels import CHANNEL_BIT
 from meterwatch.check_profile import DEFAULT
 from meterwatch.devtools import broken_wire
@@ -93,12 +93,12 @@ def _take_message(data: bytes) -> str:
     known.append([meter for meter in METERS if meter not in request.dictionary.meter], WORLD)
     if request.WhichOneof("message") == "batch":
         found = columns(request.batch, known.fingerprints, 65_000)
-        _check(validate(found, known.slots[found.meter_index], known, HOME, 7, WORLD, NOW_US, DEFAULT))
+        return _checked(validate(found, known.slots[found.meter_index], known, HOME, 7, WORLD, NOW_US, DEFAULT))
     return ACCEPTED
 
 
-def _check(batch: Batch) -> None:
-    """What a validated batch promises to storage and rules."""
+def _checked(batch: Batch) -> str:
+    """ACCEPTED with what it shows, if a validated batch keeps what it promises to storage and rules."""
     reads = batch.reads
     if batch.rows_sent != reads.rows + len(batch.rejects.row) + batch.inner_duplicates:
         raise Finding(f"{batch.rows_sent} rows sent, {reads.rows} kept, {len(batch.rejects.row)} rejected")
@@ -111,6 +111,13 @@ def _check(batch: Batch) -> None:
         present = np.ones(reads.rows, np.bool_) if reads.mask is None else (reads.mask & CHANNEL_BIT[name]) != 0
         if not np.isfinite(values[present]).all():
             raise Finding(f"{name} is not finite")
+    bits = int(np.bitwise_or.reduce(reads.quality, initial=0))
+    return _shown(batch.rejects, *(f"bit {bit}" for bit in range(31) if bits >> bit & 1))
+
+
+def _shown(rejects: Rejects, *others: str) -> str:
+    """ACCEPTED, and why rows were not."""
+    return "\n".join((ACCEPTED, *(f"row {reason}" for reason in np.unique(rejects.reason).tolist()), *others))
 
 
 def _dictionary(rng: random.Random) -> bytes:
@@ -140,8 +147,7 @@ def _take_reads(data: bytes) -> str:
     known = Dictionary(WORLD)
     known.append(dictionary.meter, WORLD)
     found = columns(batch, known.fingerprints, 65_000)
-    _check(validate(found, known.slots[found.meter_index], known, HOME, 7, WORLD, NOW_US, DEFAULT))
-    return ACCEPTED
+    return _checked(validate(found, known.slots[found.meter_index], known, HOME, 7, WORLD, NOW_US, DEFAULT))
 
 
 def _events(rng: random.Random) -> bytes:
@@ -157,7 +163,7 @@ def _take_events(data: bytes) -> str:
     events, rejects, rows = events_of(_message(data, pb.SendEventsRequest), HOME, WORLD, NOW_US, limits)
     if rows != events.rows + len(rejects.row):
         raise Finding(f"{rows} events sent, {events.rows} kept, {len(rejects.row)} rejected")
-    return ACCEPTED
+    return _shown(rejects)
 
 
 def _registers(rng: random.Random) -> bytes:
@@ -174,7 +180,7 @@ def _take_registers(data: bytes) -> str:
     batch = registers_of(_message(data, pb.SendRegistersRequest), b"", HOME, WORLD, NOW_US, limits)
     if batch.rows_sent != len(batch.reads.slot) + len(batch.rejects.row) + batch.inner_duplicates:
         raise Finding(f"{batch.rows_sent} register reads sent, {len(batch.reads.slot)} kept")
-    return ACCEPTED
+    return _shown(batch.rejects)
 
 
 def _edit(rng: random.Random) -> bytes:

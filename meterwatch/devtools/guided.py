@@ -44,8 +44,8 @@ class Kept:
     """An input that reached something first."""
 
     data: bytes
-    first: set[int]
-    """The arcs that it was the first to pass."""
+    first: set[int | str]
+    """The arcs that it was the first to pass, and what it was the first to show."""
     broken: int = 0
     """How often, since something new came of it."""
 
@@ -55,17 +55,24 @@ class Found:
     """What came of one target."""
 
     runs: int = 0
-    arcs: Counter[int] = field(default_factory=Counter)
-    """In how many runs each was passed."""
-    outcomes: set[str] = field(default_factory=set)
+    seen: Counter[int | str] = field(default_factory=Counter)
+    """In how many runs each arc was passed, and each outcome and what it showed came."""
     kept: list[Kept] = field(default_factory=list)
     findings: dict[tuple[str, str, int], tuple[bytes, str]] = field(default_factory=dict)
     """By error and line where it was raised: the first input, and the finding in words."""
     seconds: float = 0.0
 
     def often(self, kept: Kept) -> int:
-        """How worn an input is: how often its rarest arc was passed, and how often it was broken."""
-        return min(self.arcs[arc] for arc in kept.first) * (1 + kept.broken)
+        """How worn an input is: how often the rarest that it was first to reach came, and how often it was broken."""
+        return min(self.seen[one] for one in kept.first) * (1 + kept.broken)
+
+    @property
+    def arcs(self) -> set[int]:
+        return {one for one in self.seen if isinstance(one, int)}
+
+    @property
+    def outcomes(self) -> set[str]:
+        return {one for one in self.seen if isinstance(one, str)}
 
 
 def explore(
@@ -87,9 +94,9 @@ def explore(
                 found.kept.remove(parent)
                 continue
             data = further
-        arcs = _arcs_of(name, target, data, trail, found, sound=parent is None and number % SOUND_EVERY == 0)
-        new = arcs - found.arcs.keys()
-        found.arcs.update(arcs)
+        seen = _seen(name, target, data, trail, found, sound=parent is None and number % SOUND_EVERY == 0)
+        new = seen - found.seen.keys()
+        found.seen.update(seen)
         if new:
             if len(data) <= KEPT_BYTES_MAX:
                 found.kept.append(Kept(data, new))
@@ -112,17 +119,18 @@ def _broken_further(rng: random.Random, target: Target, data: bytes) -> bytes | 
     return made
 
 
-def _arcs_of(name: str, target: Target, data: bytes, trail: Trail, found: Found, *, sound: bool) -> set[int]:
-    """Try one input; the arcs it passed."""
+def _seen(name: str, target: Target, data: bytes, trail: Trail, found: Found, *, sound: bool) -> set[int | str]:
+    """Try one input; the arcs it passed, its outcome and what that shows."""
+    shown: list[str] = []
     trail.begin()
     try:
-        found.outcomes.add(tried(target, data, sound=sound))
+        shown = tried(target, data, sound=sound).split("\n")
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         key = type(error).__name__, last.filename, last.lineno or 0
         found.findings.setdefault(key, (data, told(name, data, error)))
     found.runs += 1
-    return trail.arcs()
+    return {*trail.arcs(), *shown}
 
 
 def _written(name: str, data: bytes, words: str) -> str:
@@ -134,7 +142,7 @@ def _written(name: str, data: bytes, words: str) -> str:
 
 def _row(name: str, blind: Found, guided: Found) -> str:
     more = 100 * (len(guided.arcs) / max(len(blind.arcs), 1) - 1)
-    only, missed = guided.arcs.keys() - blind.arcs.keys(), blind.arcs.keys() - guided.arcs.keys()
+    only, missed = guided.arcs - blind.arcs, blind.arcs - guided.arcs
     return (
         f"{name:12} {blind.runs:8} {len(blind.arcs):8} {len(blind.outcomes):8} {guided.runs:8} {len(guided.arcs):8}"
         f" {len(guided.outcomes):8} {more:+6.0f} % {len(only):8} {len(missed):8} {len(guided.kept):6}"

@@ -172,7 +172,7 @@ def test_what_four_faults_at_once_reach_is_found_with_a_guide_and_not_without(
     target, trail = ladder(tmp_path, monkeypatch)
     blind, found = (guided.explore("ladder", target, range(8000), 1, trail, guide=guide) for guide in (False, True))
     assert (len(blind.findings), len(found.findings)) == (0, 1)
-    assert blind.arcs.keys() < found.arcs.keys()
+    assert blind.arcs < found.arcs
 
 
 def test_the_same_seed_finds_the_same_and_another_one_goes_another_way(
@@ -181,7 +181,7 @@ def test_the_same_seed_finds_the_same_and_another_one_goes_another_way(
     target, trail = ladder(tmp_path, monkeypatch)
     first, again, other = (guided.explore("ladder", target, range(3000), seed, trail, guide=True) for seed in (1, 1, 2))
     assert first.kept == again.kept
-    assert first.arcs == again.arcs
+    assert first.seen == again.seen
     assert first.kept != other.kept
 
 
@@ -221,6 +221,8 @@ print(json.dumps(found))
     assert found.keys() == TARGETS.keys()
     for name, (words, outcomes, arcs, kept) in found.items():
         assert words == []
-        assert outcomes == sorted(fuzz.run(name, TARGETS[name], range(RUNS.get(name, 40))).outcomes)
+        plain = fuzz.run(name, TARGETS[name], range(RUNS.get(name, 40))).outcomes.keys()
+        assert plain <= set(outcomes), name
+        assert all(one.startswith(("row ", "bit ")) for one in set(outcomes) - plain), name
         assert ACCEPTED in outcomes
         assert min(arcs, kept) > 3, name
