@@ -56,7 +56,9 @@ class Found:
 
     runs: int = 0
     seen: Counter[int | str] = field(default_factory=Counter)
-    """In how many runs each arc was passed, and each outcome and what it showed came."""
+    """In how many runs each arc was passed, and was shown what arcs do not."""
+    refusals: set[str] = field(default_factory=set)
+    """No guide: of text there are as many as ways to break it, and nearly all are at its beginning."""
     kept: list[Kept] = field(default_factory=list)
     findings: dict[tuple[str, str, int], tuple[bytes, str]] = field(default_factory=dict)
     """By error and line where it was raised: the first input, and the finding in words."""
@@ -72,7 +74,7 @@ class Found:
 
     @property
     def outcomes(self) -> set[str]:
-        return {one for one in self.seen if isinstance(one, str)}
+        return self.refusals | {one for one in self.seen if isinstance(one, str)}
 
 
 def explore(
@@ -120,11 +122,12 @@ def _broken_further(rng: random.Random, target: Target, data: bytes) -> bytes | 
 
 
 def _seen(name: str, target: Target, data: bytes, trail: Trail, found: Found, *, sound: bool) -> set[int | str]:
-    """Try one input; the arcs it passed, its outcome and what that shows."""
+    """Try one input; the arcs it passed, and what it showed beside."""
     shown: list[str] = []
     trail.begin()
     try:
-        shown = tried(target, data, sound=sound).split("\n")
+        outcome, *shown = tried(target, data, sound=sound).split("\n")
+        found.refusals.add(outcome)
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         key = type(error).__name__, last.filename, last.lineno or 0
