@@ -19,7 +19,7 @@ from ingest.registers import registers_of
 from ingest.unary import batch_of_rows, events_of
 from ingest.validate import validate
 from meterwatch.batch import Batch, Rejects
-from meterwatch.channels import CHANNEL_BIT
+from meterwatch.channels import CHANNEL_BIT, CHANNELS, ENERGY, VOLTAGE, Channel
 from meterwatch.check_profile import DEFAULT
 from meterwatch.devtools import broken_wire
 from meterwatch.devtools.fuzz_target import ACCEPTED, Finding, Target
@@ -61,15 +61,26 @@ def _stamps(rng: random.Random, rows: int) -> list[int]:
     return [NOW_US - STEP_S * US * rng.randrange(1, 400) for _ in range(rows)]
 
 
+def _value(rng: random.Random, channel: Channel) -> float:
+    """One of a channel as a meter of 230 V and 100 A sends it; its status word is 0, or only summer time."""
+    if channel.name == "device_status":
+        return rng.choice((0, 8))
+    if channel.name == "power_factor":
+        return rng.uniform(-1, 1)
+    if channel.name in ENERGY:
+        return rng.randrange(900)
+    return rng.uniform(200, 250) if channel.name in VOLTAGE else rng.uniform(0, 99)
+
+
 def _batch(rng: random.Random) -> bytes:
-    rows = rng.randrange(1, 9)
+    rows = rng.choice((1, 3, 8, 40))
     batch = pb.ReadBatch(seq=rng.randrange(1, 99), interval_s=STEP_S, value_meaning=rng.choice((0, 0, 1)))  # type: ignore[arg-type]
     batch.meter_index.extend(rng.randrange(len(METERS)) for _ in range(rows))
     batch.stamp_us.extend(_stamps(rng, rows))
     batch.import_wh.extend(rng.randrange(900) for _ in range(rows))
-    for name in ("voltage_a_v", "current_a_a"):
-        if rng.random() < 0.7:
-            getattr(batch, name).extend(rng.uniform(200, 250) if name[0] == "v" else rng.random() for _ in range(rows))
+    for channel in CHANNELS[1:]:
+        if rng.random() < 0.5:
+            getattr(batch, channel.name).extend(_value(rng, channel) for _ in range(rows))
     if rng.random() < 0.3:
         batch.channel_mask.extend([1] * rows)
     if rng.random() < 0.3:
@@ -134,7 +145,10 @@ def _message(data: bytes, kind: type[Message]) -> Any:
 
 def _read(rng: random.Random) -> pb.Read:
     (end_us,) = _stamps(rng, 1)
-    return pb.Read(meter=rng.choice(METERS[:5]), end_us=end_us, import_wh=rng.randrange(900), voltage_a_v=230)
+    read = pb.Read(meter=rng.choice(METERS[:5]), end_us=end_us, import_wh=rng.randrange(900))
+    for channel in rng.sample(CHANNELS[1:], 3):
+        setattr(read, channel.name, _value(rng, channel))
+    return read
 
 
 def _reads(rng: random.Random) -> bytes:

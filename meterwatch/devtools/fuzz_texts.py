@@ -45,6 +45,11 @@ _CSV: Final = (
     "meter,end,interval_s,import_wh,voltage_a_v\nM-1,2026-01-31T13:15:00+01:00,900,125,230.5\n"
     "M-1,2026-01-31T13:30:00Z,900,,231\nM-2,2026-01-31T13:30:00Z,3600,7,\n"
 )
+_CSV_LOCAL: Final = (
+    "meter,start,fold,interval_s,import_kwh,export_wh,import_kvarh,power_factor,device_status\n"
+    "M-1,2026-10-25T02:15,0,900,0.125,0,1.5,0.99,0\nM-1,2026-10-25T02:15,1,900,1.0625,-3,,1,8\n"
+    "M-2,2026-01-31T13:30:59.5,,3600,7,,,,\n\nM-3,2026-06-30T23:59:60,,86400,,,,,\n"
+)
 _NEM12: Final = (
     "100,NEM12,200405011135,MDA1,Ret1\n200,VABD000163,E1Q1,1,E1,N1,METSER123,kWh,30,20040301\n"
     f"300,20040201,{'1.111,' * 48}V,,,20040202120025,20040202142516\n400,1,20,F14,76,\n400,21,48,A,,\n"
@@ -103,6 +108,7 @@ _EXPRESSIONS: Final = (
     "voltage_max_v > 1.10 * nominal_v",
     "not (210 < voltage_a_v < 250) or supply_off and present(import_kw)",
     "abs(net_kw) > max(contract_kw, 3, -1) / 2 - 1e-3",
+    "not (present(import_kw) and not supply_off or voltage_a_v >= 2 * 3 + 1) and min(import_kw, 5) <= -(4 - 2.5)",
 )
 _RULE_TESTS: Final = """tests:
   - name: too high for half an hour is told, and over after a quarter without
@@ -219,7 +225,7 @@ def _one_of(*texts: str) -> Callable[[random.Random], bytes]:
 
 TEXTS: Final[dict[str, Target]] = {
     "registry": Target(_one_registry, _break_registry, _take_registry),
-    "csv": Target(_text(_CSV), _break_text, _take_csv),
+    "csv": Target(_one_of(_CSV, _CSV_LOCAL), _break_text, _take_csv),
     "nem12": Target(_one_of(_NEM12, _NEM13), _break_text, _take_nem12),
     "config": Target(_text(TOML), _break_text, _take_config),
     "rules": Target(_one_of(*_SHIPPED), _break_text, _take_rules),

@@ -19,7 +19,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -153,20 +153,37 @@ def _row(name: str, blind: Found, guided: Found) -> str:
     )
 
 
-def hunt(targets: Mapping[str, Target], runs: int, seed: int, trail: Trail, *, seconds: float = 1e9) -> int:
-    """Aim at all of these, without a guide and with it; how many findings."""
+def _missed(trail: Trail, passed: set[int]) -> Iterator[str]:
+    """Of each file that was passed at all: how much of it, and the lines that were not."""
+    of: dict[str, list[int]] = {}
+    for probe, (path, _) in enumerate(trail.where):
+        of.setdefault(path, []).append(probe)
+    for path, probes in sorted(of.items()):
+        lines = sorted({trail.where[probe][1] for probe in probes if probe not in passed})
+        if not passed.isdisjoint(probes):
+            yield f"{path} {len(passed.intersection(probes))} of {len(probes)}, not {' '.join(map(str, lines))}"
+
+
+def hunt(
+    targets: Mapping[str, Target], runs: int, seed: int, trail: Trail, *, seconds: float = 1e9, missed: bool = False
+) -> int:
+    """Aim at all of these, without a guide and with it; how many findings. missed: say where nobody came."""
     print(f"seed {seed}; without a guide, then with it")
     print(
         f"{'target':12} {'runs':>8} {'arcs':>8} {'outcomes':>8} {'runs':>8} {'arcs':>8} {'outcomes':>8} {'arcs':>8}"
         f" {'only it':>8} {'not it':>8} {'kept':>6} {'runs/s':>7} {'findings':>8}"
     )
     findings: list[str] = []
+    passed: set[int] = set()
     for name, target in targets.items():
         blind, guided = (
             explore(name, target, range(runs), seed, trail, guide=guide, seconds=seconds) for guide in (False, True)
         )
         print(_row(name, blind, guided), flush=True)
+        passed |= {probe for arc in blind.arcs | guided.arcs for probe in (arc >> 32, arc & 0xFFFF_FFFF)}
         findings += [_written(name, *one) for one in (blind.findings | guided.findings).values()]
+    for line in _missed(trail, passed) if missed else ():
+        print(line)
     print(f"{len(findings)} findings")
     for text in findings:
         sys.stderr.write(text + "\n")
@@ -184,7 +201,8 @@ def main() -> None:
             print(tried(TARGETS[given.only[0]], given.replay.read_bytes()))
             return
         targets = {name: TARGETS[name] for name in given.only}
-        raise SystemExit(1 if hunt(targets, given.runs, given.seed, trail, seconds=given.seconds) else 0)
+        found = hunt(targets, given.runs, given.seed, trail, seconds=given.seconds, missed=given.missed)
+        raise SystemExit(1 if found else 0)
 
 
 def _arguments(names: Iterable[str]) -> argparse.Namespace:
@@ -193,6 +211,7 @@ def _arguments(names: Iterable[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1e9, help="at most, of each target, with a guide and without")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=names, nargs="+", default=list(names))
+    parser.add_argument("--missed", action="store_true", help="show which branches of the readers nobody passed")
     parser.add_argument("--replay", type=Path, help="an input that was found; with --only its target")
     return parser.parse_args()
 
