@@ -32,6 +32,15 @@ SLICE_US: Final = 6 * 3600 * US
 """Counted at once: of a million meters 600,000 cells, 25 MB."""
 Ints = NDArray[np.int64]
 
+_HELD: Final = """
+SELECT DISTINCT start_at FROM (
+    SELECT date_bin(%(slice)s, window_end - interval '1 microsecond', %(first)s) AS start_at FROM transformer_loads
+    WHERE window_end > %(first)s AND window_end <= %(last)s
+    UNION ALL
+    SELECT date_bin(%(slice)s, end_at - interval '1 microsecond', %(first)s) - back * %(slice)s
+    FROM read_stamps, generate_series(0, %(reach)s) AS back WHERE end_at > %(first)s) AS held
+WHERE start_at >= %(first)s AND start_at < %(last)s ORDER BY 1"""
+
 _DAYS: Final = """
 SELECT day, min(start_at), max(start_at + make_interval(secs => day_s)) FROM meter_days
 WHERE start_at >= %(since)s AND start_at + make_interval(secs => day_s) <= %(until)s GROUP BY 1 ORDER BY 1"""
@@ -92,7 +101,7 @@ async def loads_are_sums_of_reads(db: Inspected, profile: RuleProfile) -> Findin
     if counted is None:
         return
     shown = 0
-    starts = range(counted.first_us, counted.until_us, SLICE_US)
+    starts = await counted.starts()
     for done, from_us in enumerate(starts):
         db.progress(done, len(starts))
         for found in await counted.compare(from_us, min(from_us + SLICE_US, counted.until_us)):
@@ -158,6 +167,16 @@ class _Counted:
         read = np.repeat(np.arange(len(begin)), count)
         touched = np.arange(len(read)) - np.repeat(np.cumsum(count) - count - begin, count)
         self._exempt = np.unique(touched * self._n + transformer[read])
+
+    async def starts(self) -> list[int]:
+        """Begins of the slices that hold loads or reads, or into which a later read may reach; of empty years none."""
+        values: dict[str, Any] = {
+            "first": moment(self.first_us),
+            "last": moment(self.until_us),
+            "slice": timedelta(microseconds=SLICE_US),
+            "reach": LONGEST_US // SLICE_US,
+        }
+        return [us_of(start) for (start,) in await self._db.find(_HELD, **values)]
 
     async def compare(self, from_us: int, to_us: int) -> list[Unsound]:
         """What differs in the windows of a slice."""

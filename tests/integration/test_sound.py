@@ -265,6 +265,22 @@ async def test_what_the_service_still_owes_is_not_unsound(lived: ServiceProcess,
         await connection.rollback()
 
 
+async def test_a_load_of_twenty_years_ago_is_named_and_the_years_between_are_not_walked(
+    lived: ServiceProcess, dsn: str
+) -> None:
+    async with await psycopg.AsyncConnection.connect(dsn, options="-c TimeZone=UTC") as connection:
+        await connection.execute("CREATE TEMP TABLE lone AS SELECT * FROM transformer_loads LIMIT 1")
+        await connection.execute("UPDATE lone SET window_end = window_end - interval '20 years', wh = 77")
+        await connection.execute("INSERT INTO transformer_loads SELECT * FROM lone")
+        db = Damaged(dsn, connection, "", Span(), Retention(), Layout.ROWSTORE, 0.0)
+        parts: list[int] = []
+        db.progress = lambda done, of: parts.append(of)
+        [verdict] = [one async for one in inspect(db, RuleProfile(), ["loads_are_sums_of_reads"])]
+        await connection.rollback()
+    assert [one.found for one in verdict.found] == ["77 Wh"]
+    assert len(parts) == parts[0] <= STEPS * STEP_S // (6 * 3600) + 6
+
+
 async def test_a_span_leaves_out_what_is_outside(lived: ServiceProcess, dsn: str) -> None:
     noon = datetime.fromtimestamp(end_us(48) // US, UTC)
     with psycopg.connect(dsn, autocommit=True) as connection:
