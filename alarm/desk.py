@@ -107,6 +107,10 @@ class AlarmDesk:
         """Cursor of the last transition published."""
         return self.hub.seq
 
+    async def stored(self, alarm_ids: Sequence[str]) -> list[Alarm]:
+        """These alarms, as they are stored; without those that are not known."""
+        return await self._store.get_many(alarm_ids)
+
     def paging(self) -> list[Alarm]:
         """The alarms that call for somebody, as of that cursor."""
         return [alarm for alarm in self.book if alarm.pages]
@@ -312,8 +316,8 @@ def _check_same(action: Action, targets: Iterable[str], done: Sequence[Action]) 
 def _reused(before: Action) -> Rejected:
     return Rejected(
         "ACTION_ID_REUSED",
-        f"action_id {before.action_id!r} was used by {before.operator!r} for {before.kind.value} of alarm "
-        f"{before.alarm_id}, or with another note or time; choose a new one for each action",
+        f"action_id {before.action_id!r} was used before, by somebody else, for another alarm, or with another kind, "
+        "note or time; choose a new one for each action",
     )
 
 
@@ -321,8 +325,8 @@ def _check_same_shelf(shelf: AssetShelf, done: AssetShelf) -> None:
     if replace(done, until_us=shelf.until_us) != shelf:
         raise Rejected(
             "ACTION_ID_REUSED",
-            f"action_id {done.action_id!r} was used by {done.operator!r} for another shelf over an asset, or with "
-            "another reason or time; choose a new one for each action",
+            f"action_id {done.action_id!r} was used before, by somebody else, for another shelf, or with another "
+            "reason or time; choose a new one for each action",
         )
 
 

@@ -19,12 +19,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
+from meterwatch.access.identity import owner_of
 from meterwatch.clock import Clock
 from meterwatch.errors import Overloaded
 from meterwatch.receipts import Point, SentMessage
 
 NAMES_MAX: Final = 1000
 """Subscribers known by name; beyond them the one that joined longest ago is forgotten."""
+OWNER_NAMES_MAX: Final = 100
+"""Of them of one certificate's or token's name: nobody has those of others forgotten by joining under many."""
 UNCONFIRMED_MAX: Final = 1000
 """Messages of one subscriber that wait to be confirmed; the oldest is forgotten then."""
 HELD_MAX: Final = 2_000_000
@@ -122,11 +125,17 @@ class Receipts:
         self._subscription += 1
         name = self._names.pop(subscriber, None) or _Name()
         self._names[subscriber] = name  # the last in the dict is the newest
-        while len(self._names) > NAMES_MAX:
-            gone = self._names.pop(next(iter(self._names)))
-            self.forgotten += len(gone.unreceived)
+        owner = owner_of(subscriber)
+        own = [one for one in self._names if owner_of(one) == owner]
+        if len(own) > OWNER_NAMES_MAX:
+            self._forget(own[0])
+        if len(self._names) > NAMES_MAX:
+            self._forget(next(iter(self._names)))
         name.reading = self._subscription
         return Ledger(self, subscriber, name)
+
+    def _forget(self, subscriber: str) -> None:
+        self.forgotten += len(self._names.pop(subscriber).unreceived)
 
     async def confirm(self, subscriber: str, received: Iterable[Point], shown: Iterable[Point]) -> int:
         """Take what a subscriber says; how many messages it is news of. Overloaded, or as the store raises."""

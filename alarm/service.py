@@ -80,7 +80,7 @@ class Reader(Log, Protocol):
     ) -> tuple[dict[AlarmState, int], list[Alarm]]: ...
 
 
-async def nothing_seen(_: Alarm) -> Seen:
+async def nothing_seen(_: Alarm, districts: Collection[str] = ()) -> Seen:
     """A witness that saw nothing: an explanation is then of the record alone."""
     return Seen("")
 
@@ -105,7 +105,7 @@ class AlarmService:
         rules_ready: Callable[[], bool],
         bookmark_s: float = BOOKMARK_S,
         age_s_max: float = AGE_S_MAX,
-        witness: Callable[[Alarm], Awaitable[Seen]] = nothing_seen,
+        witness: Callable[[Alarm, Collection[str]], Awaitable[Seen]] = nothing_seen,
         concerns: Concerns = no_departments,
         receipts: Receipts | None = None,
         storms: Callable[[], Storms] = no_storms,
@@ -170,7 +170,7 @@ class AlarmService:
         parents = await self._reader.get_many([alarm.parent_id]) if alarm.parent_id else []
         parents = [parent for parent in parents if identity.sees(parent.district)]
         children, worst = await self._reader.children(alarm.alarm_id, CHILDREN_SHOWN, identity.districts)
-        seen = await self._witness(alarm)
+        seen = await self._witness(alarm, identity.districts)
         answer = explanation(alarm, transitions, parents[0] if parents else None, children, worst, seen)
         answer.called_with.extend(map(alarm_to_wire, self._desk.book.called_with(alarm)))
         answer.alarm.stands_under = self._leader_id(alarm)
@@ -225,7 +225,7 @@ class AlarmService:
     async def _check_alarms(self, alarm_ids: Collection[str], identity: Identity) -> None:
         """Denied if one of them is outside the caller's districts; what is not known is refused later."""
         if identity.districts:
-            for alarm in await self._reader.get_many(list(alarm_ids)):
+            for alarm in await self._desk.stored(list(alarm_ids)):
                 check_sees(identity, alarm.district, f"alarm {alarm.alarm_id}")
 
     async def get_kpis(self, request: pb.GetKpisRequest, context: Any) -> pb.GetKpisResponse:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any, Final, NamedTuple
 
@@ -136,22 +136,27 @@ class Witness:
         self._version = version
         self._deliveries = deliveries
 
-    async def see(self, alarm: Alarm) -> Seen:
-        """What is known of it beyond its record. May raise as storage_faults says."""
+    async def see(self, alarm: Alarm, districts: Collection[str] = ()) -> Seen:
+        """What is known of it beyond its record. May raise as storage_faults says.
+
+        districts: only meters of these; none: of all. A concentrator around an alarm may reach into others.
+        """
         deliveries = () if self._deliveries is None else await self._deliveries(alarm.alarm_id)
         return Seen(
             self._version,
             limits_of(alarm, self._profile, self._topology(), self._clock.now_us() // DAY_US),
-            meters=await self._meters(alarm),
+            meters=await self._meters(alarm, districts),
             load=await self._curve(alarm),
             deliveries=tuple(deliveries),
         )
 
-    async def _meters(self, alarm: Alarm) -> MetersSeen | None:
+    async def _meters(self, alarm: Alarm, districts: Collection[str]) -> MetersSeen | None:
         if alarm.asset_kind in ("head_end", "service"):
             return None
         topology = self._topology()
         every = members_of(topology, *surroundings(topology, alarm), alarm.raised_us)
+        if districts:
+            every = every[topology.in_districts(districts)[every]]
         slots = every[:MEMBERS_MAX]
         interval_us = topology.interval_s[slots].astype(np.int64) * US
         reach_us = READS_MAX // max(len(slots), 1) * int(interval_us.min(initial=900 * US))

@@ -16,6 +16,8 @@ from storage.faults import storage_faults
 
 KEPT_MAX: Final = 5_000
 """Messages of one subscriber."""
+OWNER_ROWS_MAX: Final = 40_000
+"""Messages of all subscribers of one certificate's or token's name: what stands before the slash."""
 ROWS_MAX: Final = 200_000
 """Messages of all."""
 TRIM_EVERY: Final = 2_000
@@ -28,9 +30,10 @@ _TRIM: Final = """
 DELETE FROM subscriber_receipts WHERE receipt_no IN (
     SELECT receipt_no FROM (
         SELECT receipt_no, row_number() OVER (PARTITION BY subscriber ORDER BY receipt_no DESC) AS of_subscriber,
+               row_number() OVER (PARTITION BY split_part(subscriber, '/', 1) ORDER BY receipt_no DESC) AS of_owner,
                row_number() OVER (ORDER BY receipt_no DESC) AS of_all
         FROM subscriber_receipts) AS ranked
-    WHERE of_subscriber > %s OR of_all > %s)"""
+    WHERE of_subscriber > %s OR of_owner > %s OR of_all > %s)"""
 _OF: Final = """
 SELECT receipt_no, subscriber, seqs, sent_at, received_at, shown_at FROM subscriber_receipts
 WHERE seqs && %s::bigint[] ORDER BY receipt_no DESC LIMIT %s"""
@@ -67,7 +70,7 @@ class ReceiptStore:
             async with self._pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
                 await cursor.executemany(_WRITE, rows)
                 if trims:
-                    await cursor.execute(_TRIM, (KEPT_MAX, ROWS_MAX))
+                    await cursor.execute(_TRIM, (KEPT_MAX, OWNER_ROWS_MAX, ROWS_MAX))
         if trims:
             self._trimmed = last
 

@@ -125,8 +125,19 @@ def check_head_end(identity: Identity, head_end: str) -> None:
 
 
 def subscriber_of(identity: Identity, name: str) -> str:
-    """Under which a subscriber's receipts are kept: nobody confirms in another's name."""
-    return name if identity.local or not name else f"{identity.name}/{name}"
+    """Under which a subscriber's receipts are kept: nobody confirms in another's name.
+
+    A slash in the name of somebody is written %2F: anna with x/y and anna/x with y are two.
+    """
+    if identity.local or not name:
+        return name
+    who = identity.name.replace("%", "%25").replace("/", "%2F")
+    return f"{who}/{name}"
+
+
+def owner_of(subscriber: str) -> str:
+    """Whose subscriber this is: what stands before the slash; of LOCAL the name itself."""
+    return subscriber.partition("/")[0]
 
 
 def shown(districts: Collection[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -102,7 +103,7 @@ async def test_what_the_witness_saw_travels_whole(dsn: str) -> None:
     delivery = Delivery(1, "NEW", "grid", "outages", "pager", 2, "SENT", 8, 9, 3, "refused once")
     seen = Seen("default", {"posterior_min": 0.9}, MetersSeen(9, 8, 7, 6, 5, (meter,)), (load,), (delivery,))
 
-    async def witness(_: Alarm) -> Seen:
+    async def witness(_: Alarm, districts: Collection[str]) -> Seen:
         return seen
 
     async with serving(dsn, witness=witness) as world:

@@ -278,3 +278,13 @@ def test_what_is_on_record_is_what_a_plain_list_of_copies_says(steps: list[tuple
     asyncio.run(drive())
     recorded = [Copy(one.seqs, one.sent_us, one.received_us, one.shown_us) for one in world.store.rows.values()]
     assert sorted(recorded, key=repr) == sorted((copy for copy in copies if copy.received_us), key=repr)
+
+
+async def test_who_joins_under_many_names_has_only_his_own_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OWNER_NAMES_MAX", 2)
+    monkeypatch.setattr(module, "NAMES_MAX", 4)
+    world = World()
+    world.receipts.join("room/desk").sent((1,), 1)
+    eve = [world.receipts.join(f"eve/{number}") for number in range(20)]
+    eve[-1].sent((2,), 2)
+    assert [one.subscriber for one in await world.receipts.of([1, 2])] == ["room/desk", "eve/19"]

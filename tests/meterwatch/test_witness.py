@@ -191,3 +191,19 @@ async def test_what_the_routes_told_is_shown_oldest_first() -> None:
 async def test_a_transformer_without_a_rating_and_a_head_end_have_nothing_to_show() -> None:
     assert (await witness(Stored(), T0 + HOUR_US).see(alarm("OVERLOAD", asset_id=1))).load == ()
     assert (await witness(Stored(), T0 + HOUR_US).see(alarm("COMM_LOSS", "head_end"))).meters is None
+
+
+async def test_somebody_with_districts_sees_none_of_the_meters_of_others_around_an_alarm() -> None:
+    """A concentrator, or a feeder, may reach into other districts than the alarm's own."""
+
+    def two_districts() -> Topology:
+        return replace(town(), transformer_district=["N", "S"])
+
+    stored = Stored([(slot, T0 + slot, T0 + 10, int(EventCode.POWER_FAIL)) for slot in range(3)])
+    there = Witness(stored, stored, two_districts, RuleProfile(), ReplayClock(T0 + HOUR_US), "v")  # type: ignore[arg-type]
+    for about in (alarm("COMM_LOSS", "meter"), alarm(kind="feeder")):
+        for districts, meters in (((), {"M0", "M1", "M2"}), (("N",), {"M0", "M1"}), (("S",), {"M2"}), (("X",), set())):
+            seen = (await there.see(about, districts)).meters
+            assert seen is not None
+            assert {one.meter for one in seen.shown} & {"M0", "M1", "M2"} == meters, (about.rule, districts)
+            assert seen.members >= len(seen.shown)

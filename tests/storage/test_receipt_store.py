@@ -61,3 +61,15 @@ async def test_a_subscriber_that_says_most_does_not_push_the_others_out(
     for number in range(2, 20):
         await store.write([receipt(number, 1)])
     assert {one.subscriber for one in await store.of([1], 100)} == {"Kim", "Lee"}
+
+
+async def test_one_person_under_many_names_does_not_push_the_others_out(
+    store: ReceiptStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, limit in (("KEPT_MAX", 3), ("OWNER_ROWS_MAX", 4), ("ROWS_MAX", 6), ("TRIM_EVERY", 1)):
+        monkeypatch.setattr(module, name, limit)
+    await store.write([receipt(1, 1, subscriber="room/desk")])
+    for number in range(2, 20):
+        await store.write([receipt(number, 1, subscriber=f"eve/{number}")])
+    kept = [one.subscriber for one in await store.of([1], 100)]
+    assert kept == ["eve/19", "eve/18", "eve/17", "eve/16", "room/desk"]
