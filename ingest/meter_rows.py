@@ -18,13 +18,16 @@ from meterwatch.errors import Rejected
 from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2 as pb
 
+ROWS_MAX = 65_000
+"""Rows of a request, and meters that it names."""
+
 
 def check_rows(
     request: pb.SendEventsRequest | pb.SendRegistersRequest, noun: str, **columns: NDArray[Any]
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """meter_index and at_us of a request whose shape is sound; `columns` are its others, by name.
 
-    Rejected BAD_SEQ, EMPTY_BATCH, COLUMN_LENGTH, INDEX_RANGE, or for a meter's name.
+    Rejected BAD_SEQ, EMPTY_BATCH, TOO_MANY_ROWS, COLUMN_LENGTH, INDEX_RANGE, or for a meter's name.
     """
     if not (0 < request.epoch <= SEQ_MAX and 0 < request.seq <= SEQ_MAX):
         raise Rejected(
@@ -35,6 +38,11 @@ def check_rows(
     rows = len(at_us)
     if rows == 0:
         raise Rejected("EMPTY_BATCH", f"empty request: 0 {noun}; expected at least 1; skip it")
+    if max(rows, len(request.meter)) > ROWS_MAX:
+        raise Rejected(
+            "TOO_MANY_ROWS",
+            f"{rows} {noun} of {len(request.meter)} meters; expected at most {ROWS_MAX} of both; split the request",
+        )
     for name, column in {"meter_index": index, **columns}.items():
         if len(column) != rows:
             raise Rejected("COLUMN_LENGTH", f"{name} {len(column)}, at_us {rows}; expected columns of one length")

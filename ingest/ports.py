@@ -40,6 +40,10 @@ class Pipeline(Protocol):
         """The same for events."""
         ...
 
+    def put_off(self, batch: EventBatch) -> None:
+        """Events that were refused for now: no timer passes them until they come again."""
+        ...
+
     async def submit_registers(self, batch: RegisterBatch) -> Stored:
         """The same for register reads; what they say is judged later."""
         ...

@@ -11,12 +11,10 @@ import orjson
 from ingest.meter_rows import check_known, check_rows, screened
 from meterwatch.batch import Rejects
 from meterwatch.check_profile import Limits
-from meterwatch.errors import Rejected
+from meterwatch.check_profile import Limits
 from meterwatch.registers import Register, RegisterBatch, RegisterReads
 from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2 as pb
-
-ROWS_MAX = 65_000
 
 
 def registers_of(
@@ -25,8 +23,6 @@ def registers_of(
     """Screen a request; Rejected for what makes all of it unusable."""
     register, value_wh = np.array(request.register, np.int64), np.array(request.value_wh, np.int64)
     index, at_us = check_rows(request, "register reads", register=register, value_wh=value_wh)
-    if len(at_us) > ROWS_MAX:
-        raise Rejected("TOO_MANY_ROWS", f"{len(at_us)} register reads; expected at most {ROWS_MAX}; split the request")
     check_known("register", register, Register)
     slots = topology.slots_of(request.meter)[index]
     reason = screened(slots, at_us, head_end_id, topology, now_us, limits)

@@ -16,6 +16,7 @@ import grpc
 import numpy as np
 
 from ingest.edits import edit
+from ingest.held import Held
 from ingest.ports import Pipeline
 from ingest.registers import registers_of
 from ingest.session import Session, StreamLimits, head_end_of
@@ -49,6 +50,7 @@ class IngestService:
         self._limits = limits
         self._checks = checks
         self._foreign = foreign
+        self._held = Held()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The generic handler to add to a grpc.aio server."""
@@ -89,10 +91,13 @@ class IngestService:
             limits = self._checks.at(now_us).ingest[0]
             events, rejects, rows = events_of(request, head_end_id, topology, now_us, limits)
             digest = hashlib.blake2b(data, digest_size=16).digest()
+            batch = EventBatch(head_end_id, request.epoch, request.seq, digest, events, rejects, rows)
+            if (full := self._held.refusal(request.head_end, len(data))) is not None:
+                self._pipeline.put_off(batch)
+                raise full
             async with asyncio.timeout(self._limits.batch_deadline_s):
-                stored = await self._pipeline.submit_events(
-                    EventBatch(head_end_id, request.epoch, request.seq, digest, events, rejects, rows)
-                )
+                with self._held.room(request.head_end, len(data)):
+                    stored = await self._pipeline.submit_events(batch)
             _refuse_reused(stored.reused, request.seq, request.epoch)
             self._say_foreign(context, stored.rejected_reason.tolist())
             return pb.SendEventsResponse(
@@ -124,7 +129,8 @@ class IngestService:
             limits = self._checks.at(now_us).ingest[0]
             batch = registers_of(request, digest, head_end_id, topology, now_us, limits)
             async with asyncio.timeout(self._limits.batch_deadline_s):
-                stored = await self._pipeline.submit_registers(batch)
+                with self._held.room(request.head_end, len(data)):
+                    stored = await self._pipeline.submit_registers(batch)
             _refuse_reused(stored.reused, request.seq, request.epoch)
             self._say_foreign(context, stored.rejected_reason.tolist())
             return pb.SendRegistersResponse(
@@ -152,7 +158,8 @@ class IngestService:
             hello = pb.Hello(head_end=request.head_end, epoch=request.epoch)
             session = Session(self._pipeline, self._limits, self._checks, hello)
             refused = session.extend_dictionary(dictionary)
-            response = refused if refused.HasField("nack") else await session.answer(batch)
+            with self._held.room(request.head_end, len(data)):
+                response = refused if refused.HasField("nack") else await session.answer(batch)
             if response.HasField("nack"):
                 raise Rejected(response.nack.reason, response.nack.message)
             self._say_foreign(context, response.ack.rejected_reason)

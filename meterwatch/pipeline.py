@@ -285,6 +285,12 @@ class Pipeline:
         self._waiting_events.put_nowait(_WaitingEvents(batch, answer))
         return await answer
 
+    def put_off(self, batch: EventBatch) -> None:
+        """Note events that are told to come again: no timer passes them meanwhile."""
+        key = batch.head_end_id, batch.epoch, batch.seq
+        self._unheard.arrived(key, stands_us(batch.events, self.clock.now_us()))
+        self._unheard.failed(key, time.monotonic())
+
     def _answered(self, key: tuple[int, int, int], done: asyncio.Future[Stored]) -> None:
         """Events are stored and heard, or come again, or are refused for good."""
         comes_again = done.cancelled() or isinstance(done.exception(), StorageUnavailable | Overloaded)

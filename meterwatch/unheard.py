@@ -2,12 +2,13 @@
 
 "Restored" among them would come after the timer that it stops, and an outage that never was would be told. So the time
 of the rules stands at the oldest of them, however long storing takes: each ends by being heard or by failing. What
-failed for reasons of ours comes again under the same key, and is waited for AGAIN_S more of the machine's seconds.
-Knows no database, no queue and no clock.
+failed for reasons of ours comes again under the same key, and is waited for AGAIN_S more of the machine's seconds; in
+all for HOLD_S_MAX of those in which the rules are asked. Knows no database, no queue and no clock.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 import numpy as np
@@ -20,6 +21,13 @@ AGAIN_S: Final = 35.0
 """A sender that was told to come again does so by then, or has gone: our client pauses 30 s at most. (ours)"""
 KEYS_MAX: Final = 4_096
 """Requests waited for at once: the queue of events holds far fewer, the rest are those told to come again."""
+OWN_KEYS_MAX: Final = 1_024
+"""Of one head-end."""
+HOLD_S_MAX: Final = 120.0
+"""A request that fails again and again holds the time for so long in all: four tries of our client. A head-end that
+sends and leaves, or is refused, for ever would else stop the timers of everybody. (ours)"""
+STEP_S_MAX: Final = 1.0
+"""What counts of that at once: while the database is away the rules are not asked, and nothing is held up."""
 REACH_US: Final = 180 * US
 """An event that stops timers counts by its own time if it came at most so much later: the longest hold of an outage of
 a transformer or feeder. So a head-end that tells of yesterday holds nobody up. (ours)"""
@@ -52,17 +60,23 @@ class Unheard:
     def __init__(self) -> None:
         self._stands_us: dict[Key, int] = {}
         self._until_s: dict[Key, float] = {}
+        self._held_s: dict[Key, float] = {}
+        self._own = Counter[int]()
+        self._asked_s = float("inf")
 
     def arrived(self, key: Key, at_us: int) -> None:
         """It is here, for the first time or again."""
-        if len(self._stands_us) < KEYS_MAX:
-            self._stands_us.setdefault(key, at_us)
+        if key not in self._stands_us and len(self._stands_us) < KEYS_MAX and self._own[key[0]] < OWN_KEYS_MAX:
+            self._stands_us[key] = at_us
+            self._own[key[0]] += 1
         self._until_s.pop(key, None)
 
     def heard(self, key: Key) -> None:
         """The rules have seen it, or it is refused for good."""
-        self._stands_us.pop(key, None)
+        if self._stands_us.pop(key, None) is not None:
+            self._own[key[0]] -= 1
         self._until_s.pop(key, None)
+        self._held_s.pop(key, None)
 
     def failed(self, key: Key, now_s: float) -> None:
         """It was not stored; its sender was told to come again, or no longer waits."""
@@ -71,6 +85,10 @@ class Unheard:
 
     def oldest_us(self, now_s: float) -> int | None:
         """The oldest that is waited for; None: nothing is."""
-        for key in [key for key, until_s in self._until_s.items() if until_s < now_s]:
-            self.heard(key)
+        step_s = min(max(now_s - self._asked_s, 0.0), STEP_S_MAX)
+        self._asked_s = now_s
+        for key, until_s in list(self._until_s.items()):
+            self._held_s[key] = self._held_s.get(key, 0.0) + step_s
+            if until_s < now_s or self._held_s[key] > HOLD_S_MAX:
+                self.heard(key)
         return min(self._stands_us.values(), default=None)

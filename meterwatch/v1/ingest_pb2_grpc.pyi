@@ -42,7 +42,8 @@ class IngestStub:
     """
     SendEvents: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.SendEventsRequest, _ingest_pb2.SendEventsResponse]
     """Meter and concentrator events (last gasp, power restored, ...). Own call, so that an event never queues behind
-    bulk reads. Answered when the events are committed and evaluated.
+    bulk reads. Answered when the events are committed and evaluated. At most 65000 events of 65000 meters and 4 MiB a
+    request.
     """
     SendReads: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.SendReadsRequest, _ingest_pb2.SendReadsResponse]
     """A few reads, one message per read, for trying things by hand. At most 262144 bytes a request."""
@@ -65,7 +66,8 @@ class IngestAsyncStub(IngestStub):
     """
     SendEvents: _aio.UnaryUnaryMultiCallable[_ingest_pb2.SendEventsRequest, _ingest_pb2.SendEventsResponse]  # type: ignore[assignment]
     """Meter and concentrator events (last gasp, power restored, ...). Own call, so that an event never queues behind
-    bulk reads. Answered when the events are committed and evaluated.
+    bulk reads. Answered when the events are committed and evaluated. At most 65000 events of 65000 meters and 4 MiB a
+    request.
     """
     SendReads: _aio.UnaryUnaryMultiCallable[_ingest_pb2.SendReadsRequest, _ingest_pb2.SendReadsResponse]  # type: ignore[assignment]
     """A few reads, one message per read, for trying things by hand. At most 262144 bytes a request."""
@@ -97,7 +99,8 @@ class IngestServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_pb2.SendEventsResponse, _abc.Awaitable[_ingest_pb2.SendEventsResponse]]:
         """Meter and concentrator events (last gasp, power restored, ...). Own call, so that an event never queues behind
-        bulk reads. Answered when the events are committed and evaluated.
+        bulk reads. Answered when the events are committed and evaluated. At most 65000 events of 65000 meters and 4 MiB a
+        request.
         """
 
     @_abc_1.abstractmethod

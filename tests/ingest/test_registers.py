@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ingest_world import HOME, INSTALLED_US, LATE_WINDOW_US, NOW_US, RETIRED_US, WORLD
 
-from ingest import registers
+from ingest import meter_rows
 from ingest.registers import registers_of
 from meterwatch.check_profile import Limits
 from meterwatch.errors import Rejected
@@ -85,7 +85,7 @@ def test_what_makes_a_request_unusable_refuses_all_of_it(name: str, rows: list[S
 
 
 def test_a_request_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registers, "ROWS_MAX", 1)
+    monkeypatch.setattr(meter_rows, "ROWS_MAX", 1)
     with pytest.raises(Rejected, match="split"):
         screened([("ONE", NOW_US, 1, 5), ("ONE", NOW_US, 2, 5)])
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ingest_world import HOME, INSTALLED_US, LATE_WINDOW_US, NOW_US, RETIRED_US, WORLD, checked, decoded, meters_of
 from oracle import US, Row
 
+from ingest import meter_rows
 from ingest.unary import READS_MAX, batch_of_rows, events_of
 from meterwatch.batch import EventCode
 from meterwatch.channels import CHANNEL_BIT
@@ -85,6 +86,18 @@ def screen(*events, topology=WORLD, **change):
 
 
 GASP = pb.EVENT_CODE_POWER_FAIL
+
+
+def test_more_events_or_names_than_a_request_may_have(monkeypatch):
+    monkeypatch.setattr(meter_rows, "ROWS_MAX", 2)
+    most = [("ONE", NOW_US, GASP), ("THREE", NOW_US, GASP)]
+    assert screen(*most)[2] == 2
+    for refused in ({"events": [*most, most[0]]}, {"events": most[:1], "meter": ["ONE", "X", "Y"]}):
+        with pytest.raises(Rejected) as caught:
+            screen(*refused.pop("events"), **refused)
+        assert caught.value.reason == "TOO_MANY_ROWS"
+
+
 SCREENED = [
     (("GHOST", NOW_US), pb.ROW_REASON_UNKNOWN_METER),
     (("OTHERS", NOW_US), pb.ROW_REASON_NOT_YOURS),

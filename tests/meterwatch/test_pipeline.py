@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -211,6 +212,14 @@ async def test_a_full_queue_of_events_says_when_to_come_again(monkeypatch: pytes
             await p.pipeline.submit_events(event_batch(4))
         p.events.gate.set()
         assert all(isinstance(a, Stored) for a in await asked(*work))
+
+
+async def test_events_told_to_come_again_hold_the_timers_until_they_do() -> None:
+    async with piped() as p:
+        p.pipeline.put_off(event_batch(1))
+        assert p.pipeline._unheard.oldest_us(time.monotonic()) is not None
+        await p.pipeline.submit_events(event_batch(1))
+        assert p.pipeline._unheard.oldest_us(time.monotonic()) is None
 
 
 async def test_a_defect_in_events_fails_only_them() -> None:
