@@ -11,7 +11,6 @@ import orjson
 from ingest.meter_rows import check_known, check_rows, screened
 from meterwatch.batch import Rejects
 from meterwatch.check_profile import Limits
-from meterwatch.check_profile import Limits
 from meterwatch.registers import Register, RegisterBatch, RegisterReads
 from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2 as pb

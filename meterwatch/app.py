@@ -57,7 +57,7 @@ from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.layout import Layout, open_table
 from storage.lease import Lease
 from storage.migrate import migrate
-from storage.pool import BACKGROUND_SIZE_MAX, new_pool
+from storage.pool import BACKGROUND_SIZE_MAX, QUESTIONS_SIZE_MAX, new_pool
 from storage.reads_table import ReadsTable
 from storage.settings import check_settings
 from storage.upkeep import Retention, Upkeep
@@ -130,7 +130,10 @@ async def running(config: Config, progress: Callable[[str], None] = lambda _: No
             async with (
                 new_pool(dsn) as pool,
                 new_pool(dsn, BACKGROUND_SIZE_MAX) as background,
-                _serving(config, clock, dsn, pool, background, lease, cluster, layout, table, rotation) as service,
+                new_pool(dsn, QUESTIONS_SIZE_MAX) as questions,
+                _serving(
+                    config, clock, dsn, pool, background, questions, lease, cluster, layout, table, rotation
+                ) as service,
             ):
                 service.database = _described(settings, layout, dsn)
                 yield service
@@ -148,6 +151,7 @@ async def _serving(
     dsn: str,
     pool: AsyncConnectionPool[Any],
     background: AsyncConnectionPool[Any],
+    questions: AsyncConnectionPool[Any],
     lease: Lease,
     cluster: EmbeddedCluster | None,
     layout: Layout,
@@ -171,7 +175,7 @@ async def _serving(
     not_ready = partial(_not_ready, lease, streams, pipeline)
     ready = asyncio.Event()
     watch(parts, streams, not_ready)
-    add_services(server, parts, ingest, pool, clock, ready.is_set)
+    add_services(server, parts, ingest, questions, clock, ready.is_set)
     await health.starting()
     address = bind(server, config.server, rotation)
     watch_certificates(metrics, rotation)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 from typing import Any, NoReturn
 
@@ -49,8 +50,9 @@ class Watch(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
                 watched = _Context(context, method, self._metrics)
                 try:
-                    async for response in behaviour(parsed(request), watched):
-                        yield response
+                    async with aclosing(behaviour(parsed(request), watched)) as responses:
+                        async for response in responses:
+                            yield response
                 except Exception as error:
                     await abort(watched, error)
 

@@ -31,12 +31,17 @@ from meterwatch.v1.thermal_pb2_grpc import add_ThermalServicer_to_server
 from meterwatch.v1.transformers_pb2_grpc import add_TransformersServicer_to_server
 from meterwatch.v1.user_rules_pb2_grpc import add_UserRulesServicer_to_server
 from meterwatch.witness import Witness, deliveries_of
+from storage.alarms import AlarmStore
 from storage.arrivals import Arrivals
 from storage.audit_log import AuditStore
 from storage.flexibility import FlexibilityStore
+from storage.forecasts import ForecastStore
+from storage.history import History
+from storage.outbox import Outbox
+from storage.registry import RegistryStore
 from storage.service_reads import ReadsService
 from storage.service_registry import RegistryService
-from storage.service_reliability import ReliabilityService
+from storage.service_reliability import Indices, ReliabilityService
 
 
 def add_services(
@@ -47,16 +52,20 @@ def add_services(
     clock: Clock,
     ready: Callable[[], bool],
 ) -> None:
-    """Open every door of `parts` on a server that does not listen yet."""
+    """Open every door of `parts` on a server that does not listen yet.
+
+    pool: connections for what people ask. What the service writes has others, in `parts`.
+    """
     recipe, in_force, pipeline, overload = parts.recipe, parts.in_force, parts.pipeline, parts.recipe.profile.overload
+    stored = AlarmStore(pool)
     witness = Witness(
-        recipe.history, Arrivals(pool), pipeline.topology, recipe.profile, clock, recipe.version,
-        deliveries=deliveries_of(parts.outbox),
+        History(pool, columnar=recipe.history.columnar), Arrivals(pool), pipeline.topology, recipe.profile, clock,
+        recipe.version, deliveries=deliveries_of(Outbox(pool)),
     )  # fmt: skip
     concerns = no_departments if parts.routes is None else parts.routes.concerns
     alarms = AlarmService(
         parts.desk,
-        parts.alarms,
+        stored,
         clock,
         ready,
         witness=witness.see,
@@ -66,23 +75,26 @@ def add_services(
     )
     server.add_generic_rpc_handlers((ingest.handler(), alarm_handlers(alarms)))
     add_ReceiptsServicer_to_server(ReceiptService(parts.receipts), server)
-    add_routes(RouteService(parts.routes, parts.outbox, parts.desk.hub.log_id), server)
+    add_routes(RouteService(parts.routes, Outbox(pool), parts.desk.hub.log_id), server)
     thermal_types = [one.name for one in recipe.profile.hot_spot.types]
     registry_pb2_grpc.add_RegistryServicer_to_server(
         RegistryService(
-            parts.registry, clock, in_force.reregister, recipe.planned, in_force.replan, thermal_types
+            RegistryStore(pool), clock, in_force.reregister, recipe.planned, in_force.replan, thermal_types
         ),
         server,
     )  # fmt: skip
     add_ReadsServicer_to_server(ReadsService(pool), server)
     add_ReliabilityServicer_to_server(
-        ReliabilityService(parts.indices, clock, lambda: parts.interruptions.waiting), server
+        ReliabilityService(
+            Indices(pool, recipe.profile.outage.sustained_s), clock, lambda: parts.interruptions.waiting
+        ),
+        server,
     )
     flexibility = FlexibilityStore(pool)
     add_TransformersServicer_to_server(
         TransformersService(
-            parts.forecast_store, flexibility, parts.alarms.within, pipeline.topology, clock, overload, recipe.ambient,
-            recipe.profile.hot_spot,
+            ForecastStore(pool, overload.window_s), flexibility, stored.within, pipeline.topology, clock, overload,
+            recipe.ambient, recipe.profile.hot_spot,
         ),
         server,
     )  # fmt: skip

@@ -68,10 +68,7 @@ class Parts:
 
     topology: Topology
     """As it is at the start."""
-    registry: RegistryStore
     alarms: AlarmStore
-    forecast_store: ForecastStore
-    outbox: Outbox
     indices: Indices
     metrics: Metrics
     writers: list[Writer]
@@ -181,10 +178,7 @@ async def put_together(
     in_force = InForce(recipe, registry, pipeline, desk, days)
     return Parts(
         topology=topology,
-        registry=registry,
         alarms=alarms,
-        forecast_store=ForecastStore(pool, profile.overload.window_s),
-        outbox=outbox,
         indices=Indices(pool, profile.outage.sustained_s),
         metrics=metrics,
         writers=writers,

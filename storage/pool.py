@@ -14,6 +14,9 @@ from psycopg_pool import AsyncConnectionPool
 from storage.patience import SERVER_TCP, PatientAsyncConnection, patient
 
 SIZE_MAX: Final = 8
+QUESTIONS_SIZE_MAX: Final = 8
+"""Of what people ask, apart from what the service writes: however many ask at once, or leave an answer half read,
+alarms and the audit log are committed."""
 BACKGROUND_SIZE_MAX: Final = 3
 """Of the jobs in the background, which read much at once. libpq keeps the buffer of a connection's largest answer for
 as long as it is open, and the pool hands its connections out in turn: each had one of 8 or 16 MB in the end."""

@@ -18,7 +18,7 @@ import secrets
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -39,17 +39,24 @@ from meterwatch.access.trail import BEGUN, AuditRow, Trail, row_of
 from meterwatch.calls import reason_of
 from meterwatch.config import Server
 from meterwatch.errors import Denied, Unauthenticated
-from meterwatch.status import abort
+from meterwatch.status import abort, abort_with
 
 GRACE_S: Final = 60.0
 SWEEP_S: Final = 10.0
 NEVER_S: Final = 1e9
 """No stream lasts so long; a timer cannot either."""
+UNREAD_S: Final = 60.0
+"""A piece of an answer that nobody takes for so long ends the call: what it holds, the database's connection above all,
+is for those who read."""
 LISTED_MAX: Final = 5
 """Values of one field shown in the audit log."""
 _KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 _DENIALS: Final = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 Refused = Callable[[str, str, str], None]
+
+
+class _Unread(Exception):
+    """Nobody takes the answer."""
 
 
 class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -114,16 +121,15 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def _guarded(self, method: str, behaviour: Any, kind: str) -> Any:
         if inspect.isasyncgenfunction(behaviour):
 
-            async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
-                async with self._call(method, request, context) as call:
-                    async for response in behaviour(request, call):
+            async def pieces(request: Any, context: Any) -> None:
+                async with self._call(method, request, context) as call, aclosing(behaviour(request, call)) as answer:
+                    async for piece in answer:
                         call.check_open()
-                        yield response
+                        await call.hand_over(piece)
 
-            async def each(request: Any, context: Any) -> AsyncIterator[Any]:
+            async def each(request: Any, context: Any) -> None:
                 try:
-                    async for response in answers(request, context):
-                        yield response
+                    await pieces(request, context)
                 except BaseException as error:
                     let_go(error)
                     raise
@@ -175,6 +181,9 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except (asyncio.CancelledError, GeneratorExit):
             call.ended("CANCELLED")  # whether it was done nobody knows
             raise
+        except _Unread:
+            call.by_gate = True
+            await call.give_up()
         except Exception as error:
             if call.outcome == "OK":  # refused here; what broke inside has its status from Watch already
                 call.by_gate = True
@@ -303,6 +312,25 @@ class _Call:
             self._limit = None
             if ending is not None:
                 ending.cancel()
+
+    async def hand_over(self, piece: Any) -> None:
+        """Write a piece of an answer. _Unread if nobody takes it within UNREAD_S."""
+        try:
+            async with asyncio.timeout(UNREAD_S):
+                await self._context.write(piece)
+        except TimeoutError:
+            raise _Unread from None
+        except grpc.aio.InternalError:  # the caller has left between two pieces: nobody is there to be told
+            raise asyncio.CancelledError from None
+
+    async def give_up(self) -> NoReturn:
+        """End a call whose caller does not read; wait no longer for that than for a piece."""
+        text = f"a piece of the answer was not read for {UNREAD_S:.0f} s; ask again, and read as it comes"
+        try:
+            async with asyncio.timeout(UNREAD_S):
+                await abort_with(self, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE", text, 1.0)
+        except (TimeoutError, grpc.aio.InternalError):
+            raise asyncio.CancelledError from None  # the one end gRPC takes from a handler that adds no status
 
     async def _write(self, message: Any) -> None:
         """Write, if the stream has not ended; and end it when the message is written, if it has meanwhile."""
