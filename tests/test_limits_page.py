@@ -15,7 +15,7 @@ from meterwatch.config import Server
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = (
-    *("ingest.decode", "ingest.held", "ingest.registers", "ingest.service", "ingest.session", "ingest.stream"),
+    *("ingest.decode", "ingest.held", "ingest.meter_rows", "ingest.service", "ingest.session", "ingest.stream"),
     *("ingest.unary", "ingest.validate"),
     *("alarm.hub", "alarm.receipts", "alarm.wire", "meterwatch.pipeline"),
 )
