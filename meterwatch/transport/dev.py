@@ -28,13 +28,13 @@ DAYS: Final = 90
 ORGANISATION: Final = "meterwatch"
 DISTRICT: Final = "meterwatch://district/"
 ROLES: Final = {
-    "hes-1": "head-end",
+    "HES-1": "head-end",
     "operator": "operator",
     "engineer": "engineer",
     "viewer": "viewer",
     "admin": "admin",
 }
-"""Name of a certificate -> its role."""
+"""Name of a certificate -> its role. A head-end's name is that of the example grid."""
 LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 """A peer whose clock is behind by so much takes a certificate made just now."""

@@ -133,7 +133,7 @@ def test_a_token_is_not_sent_in_plain_text(tmp_path: Path) -> None:
 
 
 def test_cert_dev_makes_a_pair_for_each_role_with_keys_for_the_owner_alone(certificates: Path) -> None:
-    names = {"ca", "server", "hes-1", "operator", "engineer", "viewer", "admin"}
+    names = {"ca", "server", "HES-1", "operator", "engineer", "viewer", "admin"}
     assert {path.name for path in certificates.iterdir()} == {
         f"{name}{end}" for name in names for end in (".pem", ".key.pem")
     }
@@ -150,10 +150,10 @@ def test_cert_dev_overwrites_nothing(certificates: Path) -> None:
 
 
 def test_cert_show_tells_name_role_and_end(certificates: Path) -> None:
-    files = [str(certificates / f"{name}.pem") for name in ("hes-1", "viewer", "ca")]
+    files = [str(certificates / f"{name}.pem") for name in ("HES-1", "viewer", "ca")]
     rows = json.loads(run("cert", "show", *files, "-o", "json").stdout)
     assert [(row["name"], row["role"]) for row in rows] == [
-        ("hes-1", "head-end"),
+        ("HES-1", "head-end"),
         ("viewer", "viewer"),
         ("meterwatch development CA", ""),
     ]
