@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,8 @@ INLINE_ROWS_MAX = 2_000
 More of them take one hop for decoding and validation."""
 CROWDED_DIVISOR = 4
 """Credits are divided by it while more than half of the service's queue waits for the database."""
+DICTIONARIES_BYTES_MAX = 512 * 1024 * 1024
+"""Of the dictionaries of all streams of one head-end: 14 million meters with numbers of 12 characters."""
 NACKS_MAX = 10
 NACKS_WINDOW_S = 60.0
 """This many refusals within the window end the stream: the sender is broken, not unlucky."""
@@ -85,6 +88,8 @@ class Session:
         self.head_end_id = head_end_of(hello.head_end, pipeline.topology())
         self.epoch = hello.epoch
         self._dictionary = Dictionary(pipeline.topology())
+        self.others_bytes: Callable[[], int] = lambda: 0
+        """What the dictionaries of the head-end's other streams take."""
         self._refused_at: deque[float] = deque(maxlen=NACKS_MAX)
         self.granted = limits.credits
         """Most credits granted so far: so many batches may be under way, whatever the last answer said."""
@@ -108,6 +113,10 @@ class Session:
             )
         )
 
+    @property
+    def dictionary_bytes(self) -> int:
+        return self._dictionary.nbytes
+
     def extend_dictionary(self, dictionary: pb.Dictionary) -> pb.IngestResponse:
         """Append meters. The whole message is refused if one of its ids is."""
         first = len(self._dictionary)
@@ -119,6 +128,15 @@ class Session:
                     "DICTIONARY_FULL",
                     f"{count} entries after {first}; expected at most {self._limits.dictionary_entries_max} on one "
                     "stream; open another stream",
+                ),
+            )
+        if (taken := self.dictionary_bytes + self.others_bytes()) + dictionary.ByteSize() > DICTIONARIES_BYTES_MAX:
+            return self._nack(
+                0,
+                Rejected(
+                    "DICTIONARY_FULL",
+                    f"{count} entries while all dictionaries of this head-end take {taken} bytes; expected at most "
+                    f"{DICTIONARIES_BYTES_MAX}; announce on each stream the meters it sends, and no others",
                 ),
             )
         try:

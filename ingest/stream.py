@@ -15,6 +15,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
@@ -93,7 +94,8 @@ class _Flight:
 class _Live:
     """An open stream as a newer one of the same head-end and epoch sees it."""
 
-    def __init__(self, sending: asyncio.Task[None]) -> None:
+    def __init__(self, sending: asyncio.Task[None], session: Session) -> None:
+        self.session = session
         self._sending = sending
         self.superseded = False
 
@@ -187,13 +189,14 @@ class Streams:
         check_head_end(caller(context), first.hello.head_end)
         session = Session(self._pipeline, self._limits, self._checks, first.hello)
         key = (session.head_end_id, session.epoch)
+        session.others_bytes = partial(self._others_bytes, key)
         self._check_share(session.head_end_id, key)
         self._pipeline.connected(session.head_end_id)
         _log.info("stream open", head_end=first.hello.head_end, epoch=session.epoch, agent=first.hello.agent[:128])
         answers: _Answers = asyncio.Queue(max(CREDITS_MAX, self._limits.credits) + 2)
         flight = _Flight(self._limits.credits * self._limits.message_bytes_max)
         sending = asyncio.create_task(self._answer(context, session, answers, flight))
-        live = _Live(sending)
+        live = _Live(sending, session)
         if key in self._live:
             self._live[key].supersede()
         self._live[key] = live
@@ -221,6 +224,12 @@ class Streams:
                 del self._live[key]
             self._pipeline.gone(session.head_end_id)
             _log.info("stream end", head_end=first.hello.head_end, batches=session.batches, acked=session.acked)
+
+    def _others_bytes(self, key: tuple[int, int]) -> int:
+        """What the dictionaries of the other streams of its head-end take."""
+        return sum(
+            live.session.dictionary_bytes for other, live in self._live.items() if other != key and other[0] == key[0]
+        )
 
     def _check_share(self, head_end_id: int, key: tuple[int, int]) -> None:
         """One head-end takes no more than its share of the streams; one that replaces another needs no room."""

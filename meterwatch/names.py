@@ -40,6 +40,10 @@ class Names(Sequence[str]):
         at = int(self._start[number])
         return self._text[at : at + int(self._length[number])].decode()
 
+    def hashes(self) -> NDArray[np.uint64]:
+        """uint64 [names]: 64 bits for each; equal names have equal ones."""
+        return _hashes(np.frombuffer(self._text, np.uint8), self._start, self._length)
+
     def __iter__(self) -> Iterator[str]:
         for at in range(0, len(self), HASHED_TOGETHER):
             yield from self[at : at + HASHED_TOGETHER]

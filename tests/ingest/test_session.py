@@ -8,6 +8,8 @@ import pytest
 from ingest_world import HOME, METERS, NOW_US, WORLD, Sink, message, registry
 from oracle import Row
 
+from ingest import session as subject
+from ingest.dictionary import ROW_BYTES
 from ingest.session import CREDITS_MAX, NACKS_MAX, Session, StreamLimits, head_end_of
 from meterwatch.check_profile import DEFAULT
 from meterwatch.errors import Denied, Rejected, StorageUnavailable
@@ -82,6 +84,17 @@ async def test_a_refused_dictionary_appends_nothing(meters, reason):
 
 def test_the_dictionary_may_be_full():
     assert announce(session(), *"ABCDEF").dictionary_ack.count == 6
+
+
+def test_the_dictionaries_of_a_head_end_have_so_many_bytes_together(monkeypatch):
+    monkeypatch.setattr(subject, "DICTIONARIES_BYTES_MAX", 100)
+    stream = session()
+    assert announce(stream, "A", "B").dictionary_ack.count == 2
+    assert stream.dictionary_bytes == 2 * (1 + ROW_BYTES)
+    assert announce(stream, "C" * 50).nack.reason == "DICTIONARY_FULL"
+    assert announce(stream, "C").dictionary_ack.first_index == 2, "nothing of what was refused is announced"
+    stream.others_bytes = lambda: 90
+    assert announce(stream, "D").nack.reason == "DICTIONARY_FULL"
 
 
 def test_a_repeat_in_a_large_dictionary_is_found_in_one_pass():
