@@ -176,7 +176,8 @@ def ladder_account(
     state = LadderState.cold(1, len(levels))
     told = []
     for i in range(n):
-        ladder.step(state, first + i, np.where(valid[i : i + 1], b[i : i + 1], 0.0), valid[i : i + 1])
+        one = slice(i, i + 1)
+        ladder.step(state, first + i, np.where(valid[one], b[one], 0.0), valid[one], coverage[one])
         top = int(top_level(state.latched)[0])
         above = min(top + 1, len(levels) - 1)
         told.append(

@@ -14,7 +14,7 @@ import numpy as np
 from meterwatch.loads import Loads
 from meterwatch.topology import Topology
 from rules.ladder import Floats, Ints, Ladder, OverloadProfile
-from rules.load import Sums
+from rules.load import Sums, share_of
 from rules.past import Measured
 from rules.rated import FEEDER, Wording
 from rules.rungs import Rungs, Windows
@@ -110,7 +110,7 @@ class Feeders:
             for column in (cells.wh, cells.varh, cells.covered)
         )
         due = np.bincount(self._of[all_of], weights=expected[all_of], minlength=place)
-        low = np.hypot(wh, varh) * self._profile.loss_factor < self._calm_vah
+        low = np.hypot(wh, varh) * self._profile.loss_factor < self._calm_vah * share_of(covered, due)
         restless = ~(low & (covered >= due * self._profile.coverage_min))
         restless &= np.bincount(feeder[mine], minlength=place) > 0
         return np.flatnonzero(all_of & restless[self._of])

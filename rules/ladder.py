@@ -1,9 +1,10 @@
 """The ladder of overload levels: the profile with its numbers, and one step of its latches for many transformers.
 
 The full rule: b at or above `raise_pu` for `hold_s` of covered time latches a level; b below `clear_pu` for `clear_s`
-unlatches it. An invalid window is a gap: up to `max_gap_windows` in a row it neither extends nor resets a timer, beyond
-that it resets the timers, and it never unlatches. An episode lasts from the first level latched to the last one
-unlatched, and begins with the hold of that first level, or after the episode before it.
+unlatches it, with what was not heard of a window taken to draw as the rest does: nothing is over for lack of reads. An
+invalid window is a gap: up to `max_gap_windows` in a row it neither extends nor resets a timer, beyond that it resets
+the timers, and it never unlatches. An episode lasts from the first level latched to the last one unlatched, and begins
+with the hold of that first level, or after the episode before it.
 Refuses to know: reads, the ring, where b comes from.
 """
 
@@ -246,14 +247,17 @@ class Ladder:
         raises = self._raise_pu * scale
         return np.where(self._strict, np.nextafter(raises, inf), raises)
 
-    def step(self, s: LadderState, window: int, b: Floats, valid: Bools) -> Bools:
-        """One window for n transformers. True where an episode ended; its columns stay until the next one begins."""
+    def step(self, s: LadderState, window: int, b: Floats, valid: Bools, coverage: Floats | None = None) -> Bools:
+        """One window for n transformers. True where an episode ended; its columns stay until the next one begins.
+
+        coverage: what was heard, 0..1; None: all, or what was not would not add to b.
+        """
         profile = self._profile
         s.gap = np.where(valid, 0, np.minimum(s.gap + 1, profile.max_gap_windows + 1))
         restart = (valid | (s.gap > profile.max_gap_windows))[:, None]
         raises, clears = self._limits(window)
         high = valid[:, None] & (b[:, None] >= raises)
-        low = valid[:, None] & (b[:, None] < clears)
+        low = valid[:, None] & (at_most(b, coverage)[:, None] < clears)
 
         s.hold_from = np.where(high & (s.hold_s == 0), window, s.hold_from)
         s.hold_s = np.where(high, s.hold_s + profile.window_s, np.where(restart, 0, s.hold_s))
@@ -284,12 +288,12 @@ class Ladder:
 
     def fold(
         self, s: LadderState, rows: slice, index: Ints, first: int, load: Floats, usable: Bools,
-        ended: dict[int, list[Span]],
+        ended: dict[int, list[Span]], coverage: Floats | None = None,
     ) -> None:  # fmt: skip
         """Take these rows of `s` through the windows from `first` on; what ends goes into `ended[index[row]]`.
 
-        load, usable [windows, transformers]; load is 0 where it is not usable. Most transformers are at rest and stay
-        so, whatever the number of windows: those are not stepped through.
+        load, usable, coverage [windows, transformers]: as in `step`; load is 0 where it is not usable. Most
+        transformers are at rest and stay so, whatever the number of windows: those are not stepped through.
         """
         rest = self.rests(s, rows, load)
         s.gap[rows][rest] = self.gap_after(s.gap[rows][rest], usable[:, rest])
@@ -297,8 +301,10 @@ class Ladder:
         if not len(busy):
             return
         own = s.take(rows.start + busy)
-        for window, (b, valid) in enumerate(zip(load[:, busy], usable[:, busy], strict=True), first):
-            for i in np.flatnonzero(self.step(own, window, b, valid)):
+        share = None if coverage is None else coverage[:, busy]
+        for at, (b, valid) in enumerate(zip(load[:, busy], usable[:, busy], strict=True)):
+            window = first + at
+            for i in np.flatnonzero(self.step(own, window, b, valid, None if share is None else share[at])):
                 if own.raised[i] >= 0:
                     span = span_of(own, int(i), int(own.worst[i]), window)
                     ended.setdefault(int(index[rows.start + busy[i]]), []).append(span)
@@ -319,6 +325,14 @@ class Ladder:
     def lowest_pu(self) -> float:
         """Below this no level is reached, in any season."""
         return float(self._raise_pu[0]) * self._seasons.lowest
+
+
+def at_most(b: Floats, coverage: Floats | None) -> Floats:
+    """What b is if what was not heard draws as the rest does; coverage None: b."""
+    if coverage is None:
+        return b
+    found: Floats = np.divide(b, np.minimum(coverage, 1.0), out=b.copy(), where=coverage > 0)
+    return found
 
 
 def top_level(latched: Bools) -> Ints:

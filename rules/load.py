@@ -28,6 +28,13 @@ NEVER = int(np.iinfo(np.int64).max)
 Ints = NDArray[np.int64]
 
 
+def share_of(covered: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.float64]:
+    """What was heard of what was to be, 0..1; 1 where nothing was."""
+    heard = np.minimum(covered, expected)
+    share: NDArray[np.float64] = np.divide(heard, expected, out=np.ones(heard.shape), where=expected > 0)
+    return share
+
+
 class Sums(NamedTuple):
     """What assets carried in windows, int64 [windows, assets] each; sums of cells."""
 

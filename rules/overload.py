@@ -24,7 +24,7 @@ from meterwatch.loads import LoadChange, Loads
 from meterwatch.topology import Topology
 from rules.feeders import Feeders
 from rules.ladder import Floats, Ints, Ladder, OverloadProfile
-from rules.load import Members, Sums, joined
+from rules.load import Members, Sums, joined, share_of
 from rules.past import Measured, PastLadders
 from rules.phase_ladders import PhaseLadders
 from rules.rated import Rated
@@ -242,7 +242,8 @@ class Overload:
     def restless(self, cells: Loads) -> Ints:
         """Transformers that may have a level latched or held before these cells, of one window, or whose feeder may."""
         expected = self.members.expected_of(cells)
-        low = np.hypot(cells.wh, cells.varh) * self._profile.loss_factor < self._calm_vah[cells.transformer]
+        apparent = np.hypot(cells.wh, cells.varh) * self._profile.loss_factor
+        low = apparent < self._calm_vah[cells.transformer] * share_of(cells.covered, expected)
         calm = low & (cells.covered >= expected * self._profile.coverage_min)
         own = cells.transformer[~calm & (self.rated.vah[cells.transformer] > 0)]
         if not len(cells):

@@ -21,7 +21,7 @@ import numpy as np
 
 from meterwatch.episodes import Episode, Verdict
 from meterwatch.loads import Loads
-from rules.ladder import NEVER, Bools, Floats, Ints, Ladder, LadderState, Span
+from rules.ladder import NEVER, Bools, Floats, Ints, Ladder, LadderState, Span, at_most
 from rules.late import Late
 from rules.load import Members, Sums
 from rules.rungs import Rungs, Windows
@@ -195,21 +195,24 @@ class LadderFold:
         load[~usable] = 0.0
         self._piece = min(2 * self._piece, self._piece_max)
         if self._back is not None:
-            self._look_back(wanted[0], load, usable)
+            self._look_back(wanted[0], load, usable, coverage)
         else:
             self._fold(wanted[0], load, usable, coverage)
 
-    def _calm(self, load: Floats, usable: Bools) -> Bools:
+    def _calm(self, load: Floats, usable: Bools, coverage: Floats) -> Bools:
         """[windows + 1, assets]: True where the windows just before are calm, and enough of them."""
-        calm = usable & (load < self._ladder.calm_pu)
+        calm = usable & (at_most(load, self._heard(coverage)) < self._ladder.calm_pu)
         count = np.cumsum(np.concatenate([np.zeros((1, calm.shape[1]), np.int64), calm]), axis=0)
         found = np.zeros(count.shape, np.bool_)
         k = self._ladder.calm_windows
         found[k:] = count[k:] - count[:-k] == k
         return found
 
-    def _look_back(self, from_window: int, load: Floats, usable: Bools) -> None:
-        after_calm = self._calm(load, usable)
+    def _heard(self, coverage: Floats) -> Floats | None:
+        return coverage if self.measured.rungs.adds_up else None
+
+    def _look_back(self, from_window: int, load: Floats, usable: Bools, coverage: Floats) -> None:
+        after_calm = self._calm(load, usable, coverage)
         windows = np.arange(from_window, from_window + len(after_calm))
         after_calm &= windows[:, None] <= self._first
         newest = np.where(after_calm.any(axis=0), windows[len(windows) - 1 - np.argmax(after_calm[::-1], axis=0)], -1)
@@ -228,10 +231,11 @@ class LadderFold:
         for at in range(0, len(load), FOLD_WINDOWS):
             some = slice(at, at + FOLD_WINDOWS)
             places = np.arange(len(self.index))
-            self._ladder.fold(self._state, everyone, places, first + at, load[some], usable[some], ended)
+            heard = self._heard(coverage[some])
+            self._ladder.fold(self._state, everyone, places, first + at, load[some], usable[some], ended, heard)
         b, share = (np.concatenate(two) for two in zip(self._kept, (load, coverage), strict=True))
         shown_from = stop - len(b)
-        after_calm = self._calm(load, usable)
+        after_calm = self._calm(load, usable, coverage)
         windows = np.arange(first, stop + 1)
         after_calm &= windows[:, None] - self._ladder.calm_windows > self._last
         end = np.where(after_calm.any(axis=0), windows[np.argmax(after_calm, axis=0)], NEVER)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from meterwatch.loads import Loads
 from meterwatch.topology import Topology
 from rules.ladder import Bools, Floats, Ints, Ladder, OverloadProfile
-from rules.load import Members, Sums
+from rules.load import Members, Sums, share_of
 from rules.past import Measured
 from rules.phases import PhaseLimits
 from rules.rated import PHASE_WORDS, UNBALANCE_WORDS, Wording
@@ -56,7 +56,8 @@ class PhaseLadders:
             if levels:
                 own = profile.of_phases if rule == PHASE else profile.of_unbalance
                 wording = Wording(words, topology.transformer, topology.rated_kva, count, own)
-                self.rungs.append(Rungs(rule, "transformer", n, own, windows, self._loads(meaning), wording.episode))
+                load, up = self._loads(meaning), rule == PHASE
+                self.rungs.append(Rungs(rule, "transformer", n, own, windows, load, wording.episode, adds_up=up))
                 self._meanings.append(meaning)
                 self._calm_pu.append(Ladder(own).calm_pu)
 
@@ -93,9 +94,12 @@ class PhaseLadders:
         if cells.phase_wh is None:
             return np.zeros(0, np.int64)
         judged = self._limits.judged[cells.transformer]
-        calm = cells.covered >= self._members.expected_of(cells) * self._coverage_min
-        for meaning, calm_pu in zip(self._meanings, self._calm_pu, strict=True):
-            calm &= ~(meaning(cells.transformer, cells.wh, cells.varh, cells.phase_wh) >= calm_pu)
+        expected = self._members.expected_of(cells)
+        calm = cells.covered >= expected * self._coverage_min
+        share = share_of(cells.covered, expected)
+        for rungs, meaning, calm_pu in zip(self.rungs, self._meanings, self._calm_pu, strict=True):
+            least = calm_pu * share if rungs.adds_up else calm_pu
+            calm &= ~(meaning(cells.transformer, cells.wh, cells.varh, cells.phase_wh) >= least)
         return cells.transformer[judged & ~calm]
 
 

@@ -55,11 +55,15 @@ class Rungs:
         windows: Windows,
         load: Callable[[Ints, int, int], tuple[Floats, Floats]],
         dress: Callable[[int, Span, int, Floats, Floats], Episode],
+        *,
+        adds_up: bool = True,
     ) -> None:
         """load(index, first, stop): b and coverage [windows, assets] of the ring; b NaN: not rated, never judged.
 
-        dress(asset, span, first, b, coverage [windows]): the episode for people.
+        dress(asset, span, first, b, coverage [windows]): the episode for people. adds_up: what was not heard would have
+        added to b.
         """
+        self.adds_up = adds_up
         self.rule, self.asset_kind, self.profile = rule, asset_kind, profile
         self._windows, self._load, self.dress = windows, load, dress
         self._ladder = Ladder(profile)
@@ -204,7 +208,7 @@ class Rungs:
             load, coverage = self._load(index[some], first, stop)
             usable = (coverage >= self.profile.coverage_min) & ~np.isnan(load)
             load[~usable] = 0.0
-            self._ladder.fold(state, some, index, first, load, usable, closed)
+            self._ladder.fold(state, some, index, first, load, usable, closed, coverage if self.adds_up else None)
         return closed
 
     def _calm(self, index: Ints, stop: int) -> Bools:

@@ -106,8 +106,13 @@ def run(loads: Sequence[float | None], profile: OverloadProfile | None = None) -
 Spoken = tuple[int, int, int | None, str]
 
 
-def oracle(loads: Sequence[float | None], profile: OverloadProfile) -> list[Spoken]:
-    """The ladder as one reads it in the rules: (onset, raised, cleared, level) in windows after START."""
+def oracle(
+    loads: Sequence[float | None], profile: OverloadProfile, shares: Sequence[float] | None = None
+) -> list[Spoken]:
+    """The ladder as one reads it in the rules: (onset, raised, cleared, level) in windows after START.
+
+    shares: what was heard of each window; None: all.
+    """
     levels, page = profile.levels, [v.name for v in profile.levels].index(profile.page_from_level)
     hold, since, clear, on = [0] * len(levels), [0] * len(levels), [0] * len(levels), [False] * len(levels)
     gap, worst, onset, raised, free = 0, -1, 0, -1, 0
@@ -123,11 +128,12 @@ def oracle(loads: Sequence[float | None], profile: OverloadProfile) -> list[Spok
             high = b > v.raise_pu if v.strictly_above else b >= v.raise_pu
             since[i] = w if high and not hold[i] else since[i]
             hold[i] = hold[i] + 900 if high else 0
-            clear[i] = clear[i] + 900 if on[i] and b < v.clear_pu else 0
+            low = b / (1.0 if shares is None else shares[w]) < v.clear_pu
+            clear[i] = clear[i] + 900 if on[i] and low else 0
             if not on[i] and high and hold[i] >= v.hold_s:
                 on[i] = True
                 begun.append(since[i])
-            elif on[i] and b < v.clear_pu and clear[i] >= v.clear_s:
+            elif on[i] and low and clear[i] >= v.clear_s:
                 on[i], clear[i] = False, 0
         top = max((i for i, latched in enumerate(on) if latched), default=-1)
         if not was and any(on):
