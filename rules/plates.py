@@ -57,11 +57,13 @@ class ThermalType:
 
 
 SHIPPED_TYPES: Final = (
-    ThermalType("onan-small", 55.0, 23.0, 5.0, 0.8, 0.8, 7_200.0, 240.0),
-    ThermalType("onan-medium", 55.0, 23.0, 5.0, 0.8, 0.8, 10_800.0, 240.0),
-    ThermalType("onan-large", 52.0, 26.0, 6.0, 0.8, 0.65, 12_600.0, 600.0),
+    ThermalType("onan-small", 55.0, 23.0, 5.0, 0.8, 0.8, 7_200.0, 480.0),
+    ThermalType("onan-medium", 55.0, 23.0, 5.0, 0.8, 0.8, 10_800.0, 480.0),
+    ThermalType("onan-large", 52.0, 26.0, 6.0, 0.8, 0.65, 6_300.0, 600.0),
 )
-"""Naturally cooled: pole-mounted (less oil, ours), distribution, and above some 2500 kVA (both IEC 60076-7). (check)"""
+"""Naturally cooled. Distribution, and above some 2500 kVA, are ONAN of IEC 60076-7: time constants k11 tau_o and, of
+the first, k22 tau_w; exponents m = y / 2. The hot spot of the second overshoots for two hours there (k21 = 2), which
+this model cannot; tau_w in place of k22 tau_w gives back some of it. (std) Pole-mounted: less oil. (ours)"""
 
 
 class Registered(Protocol):

@@ -38,7 +38,7 @@ profiles:
 CURVE = load((96, 0.95), (4, 0.9))
 HOT = ThermalProfile(oil_rise_k=90, oil_time_constant_s=7200)
 LARGE = ThermalProfile(
-    oil_rise_k=52, hot_spot_rise_k=26, loss_ratio=6.5, winding_exponent=0.65, oil_time_constant_s=12_600,
+    oil_rise_k=52, hot_spot_rise_k=26, loss_ratio=6.5, winding_exponent=0.65, oil_time_constant_s=6300,
     winding_time_constant_s=600,
 )  # fmt: skip
 

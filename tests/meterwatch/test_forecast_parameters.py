@@ -132,7 +132,7 @@ async def test_each_transformer_is_heated_by_the_numbers_of_its_type() -> None:
     made = await hot_spots(Typed, HotSpotProfile(), Ambient([], []))
     large = {
         "oil_rise_k": 52.0, "hot_spot_rise_k": 26.0, "loss_ratio": 6.0, "winding_exponent": 0.65,
-        "oil_time_constant_s": 12_600.0, "winding_time_constant_s": 600.0,
+        "oil_time_constant_s": 6300.0, "winding_time_constant_s": 600.0,
     }  # fmt: skip
     for number, own in enumerate((large, {"oil_rise_k": 80.0}, {"oil_time_constant_s": 36_000.0})):
         expected = scalar_hot_spots(made[number].p50.tolist(), past_loads(), own)
