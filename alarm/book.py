@@ -227,8 +227,8 @@ class Book:
         return list(self._shelves.values())
 
     def _put_aside(self, draft: Draft, now_us: int) -> Draft:
-        """A draft with which an alarm begins to page, under a shelf over its asset if there is one."""
-        if not _begins_to_page(draft):
+        """A draft with which an alarm begins to stand, under a shelf over its asset if there is one."""
+        if not draft.alarm.stands or (draft.was is not None and draft.was.stands):
             return draft
         over = [shelf for shelf in self.shelves(now_us) if shelf.covers(draft.alarm)]
         if not over:
@@ -323,6 +323,7 @@ class Book:
             evidence=episode.evidence,
             priority=self.profile.priority(verdict.rule, verdict.asset_kind, episode.severity),
             announced_us=now_us,
+            for_planning=self.profile.plans(verdict.rule),
         )
         return Draft(TransitionKind.RAISED, alarm)
 
@@ -358,6 +359,7 @@ class Book:
             note=None if reset else alarm.note,
             priority=self.profile.priority(alarm.rule, alarm.asset_kind, episode.severity),
             announced_us=now_us if announced else alarm.announced_us,
+            for_planning=self.profile.plans(alarm.rule),
             **shelf_after(alarm, inputs),
         )
 

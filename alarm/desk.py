@@ -111,9 +111,9 @@ class AlarmDesk:
         """These alarms, as they are stored; without those that are not known."""
         return await self._store.get_many(alarm_ids)
 
-    def paging(self) -> list[Alarm]:
-        """The alarms that call for somebody, as of that cursor."""
-        return [alarm for alarm in self.book if alarm.pages]
+    def standing(self) -> list[Alarm]:
+        """The alarms that call for somebody, or are for planning, as of that cursor."""
+        return [alarm for alarm in self.book if alarm.stands]
 
     async def log_after(self, seq: int, limit: int) -> list[Transition]:
         """Transitions after a cursor, as they are stored."""

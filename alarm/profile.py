@@ -13,7 +13,7 @@ from typing import Final
 
 from meterwatch.alarms import Priority, type_of
 from meterwatch.episodes import Severity
-from meterwatch.one_call import LOAD_AND_HEAT, OneCall
+from meterwatch.one_call import FORETOLD, LOAD_AND_HEAT, OneCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,9 @@ class AlarmProfile:
     one_call: tuple[str, ...] = LOAD_AND_HEAT
     """Rules whose alarms of one asset call once (meterwatch.one_call); of equal priority the first leads. None: each by
     itself."""
+    for_planning: tuple[str, ...] = FORETOLD
+    """Rules whose alarms are there to be planned with: in the book and for who asks for them by type; they call nobody
+    else. None: all call."""
 
     def of(self, rule: str, asset_kind: str) -> AlarmClass:
         """The class of these alarms."""
@@ -72,6 +75,10 @@ class AlarmProfile:
 
     def priority(self, rule: str, asset_kind: str, severity: Severity) -> Priority:
         return self.of(rule, asset_kind).priority.get(severity, Priority(severity))
+
+    def plans(self, rule: str) -> bool:
+        """True: alarms of this rule call only whom asks for them."""
+        return rule in self.for_planning or type_of(rule) in self.for_planning
 
     @property
     def calling(self) -> OneCall:

@@ -240,7 +240,7 @@ class AlarmService:
         from_us = now_us - hours * 3_600_000_000
         identity = caller(context)
         found = await read_kpis(self._reader, from_us, now_us, operators, identity.districts)
-        paging = [alarm for alarm in self._desk.paging() if identity.sees(alarm.district)]
+        paging = [alarm for alarm in self._desk.standing() if alarm.pages and identity.sees(alarm.district)]
         answer = kpis_to_wire(found, paging, now_us)
         answer.one_call.extend(self._desk.book.profile.one_call)
         answer.storm.extend(one for one in storms_to_wire(self._storms(), paging) if identity.sees(one.district))

@@ -96,6 +96,7 @@ def alarm_to_wire(alarm: Alarm, stands_under: str = "") -> pb.Alarm:
         chattering=alarm.evidence.get(CHATTERING, False),
         label=alarm.labels,
         stands_under=stands_under,
+        for_planning=alarm.for_planning,
     )
 
 

@@ -53,12 +53,14 @@ class Told:
     received_s: float
     """When the subscriber first got it."""
     paged: bool
-    """Shown as active, not folded under a parent and not history."""
+    """Shown as active, not folded under a parent, not history and not for planning."""
     retracted: bool = False
     calls: int = 0
     """How often it began a call (meterwatch.one_call). Of types that call once for an asset."""
     escalations: int = 0
     """How often it outranked all that had called in the call it came to."""
+    for_planning: bool = False
+    """It was there to be planned with, and called nobody."""
 
 
 @dataclass(slots=True)

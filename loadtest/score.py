@@ -127,11 +127,13 @@ def _heat(record: Record, found: Match) -> dict[str, float | None]:
     """Against "two hours above the rating", where the scenario has worked that out.
 
     warned_in_time: of the faults that pass 140 C, the share warned of no later than that rule does, or no later than
-    the 140 C if it never warns; warned_before_hot: no later than the 140 C; the latter also of that rule.
-    alarms_over_two_hour_rule: alarms of WARNS of transformers that paged and stand / that rule's, whose every warning
-    is a call. calls_over_two_hour_rule: how often they called (meterwatch.one_call), those taken back since included;
-    calls_and_escalations_over_two_hour_rule: and how often something graver called within such a call. alarms_of_load,
-    _heat, _forecast: those alarms by type; calls, escalations: how many.
+    the 140 C if it never warns; warned_before_hot: no later than the 140 C; the latter also of that rule. A warning is
+    an alarm of WARNS that paged and stands, so that what calls nobody warns nobody.
+    alarms_over_two_hour_rule: how often these alarms of transformers alarmed somebody / the warnings of that rule, each
+    of which does: their calls (meterwatch.one_call) and escalations, those taken back since included.
+    calls_over_two_hour_rule: the calls alone. alarms_in_book_over_two_hour_rule: alarms that stand in the book, each
+    counted once, those for planning included; alarms_of_load, _heat, _forecast: these by type; alarms_for_planning: how
+    many of them were that. calls, escalations: how many.
     """
     result: dict[str, float | None] = {}
     hot = [fault for fault in record.faults if fault.hot_us is not None]
@@ -159,13 +161,14 @@ def _heat(record: Record, found: Match) -> dict[str, float | None]:
         result["two_hour_rule_before_hot"] = _share_by(rule_us, hot_us)
         result["lead_min_p50"] = percentile(leads_min, 50)
     if by_rule := record.inputs.get("two_hour_rule_alarms"):
-        alarms = [told for told in warnings if told.asset_kind == "transformer"]
         mine = [told for told in record.told if told.type in WARNS and told.asset_kind == "transformer"]
+        alarms = [told for told in mine if (told.paged or told.for_planning) and not told.retracted]
         calls, escalations = sum(told.calls for told in mine), sum(told.escalations for told in mine)
-        result["alarms_over_two_hour_rule"] = round(len(alarms) / by_rule, 4)
+        result["alarms_over_two_hour_rule"] = round((calls + escalations) / by_rule, 4)
         result["calls_over_two_hour_rule"] = round(calls / by_rule, 4)
-        result["calls_and_escalations_over_two_hour_rule"] = round((calls + escalations) / by_rule, 4)
+        result["alarms_in_book_over_two_hour_rule"] = round(len(alarms) / by_rule, 4)
         result |= {name: sum(told.type == kind for told in alarms) for name, kind in BY_TYPE.items()}
+        result["alarms_for_planning"] = sum(told.for_planning for told in alarms)
         result |= {"calls": calls, "escalations": escalations}
     return result
 

@@ -15,12 +15,15 @@ import orjson
 
 from loadtest.match import Match, match
 from loadtest.record import Record
-from loadtest.score import percentile
+from loadtest.score import BY_TYPE, percentile
 
 FIGURES: Final = (
     "recall", "false_roots", "false_roots_per_10k_day", "time_to_root_s_p50", "time_to_root_s_p95", "pages_per_fault",
 )  # fmt: skip
-BETTER_HIGH: Final = frozenset({"recall"})
+HEAT_SHARES: Final = ("warned_in_time", "warned_before_hot", "two_hour_rule_before_hot")
+OVER_RULE: Final = ("alarms_over_two_hour_rule", "calls_over_two_hour_rule", "alarms_in_book_over_two_hour_rule")
+HEAT_COUNTS: Final = ("calls", "escalations", *BY_TYPE, "alarms_for_planning")
+BETTER_HIGH: Final = frozenset({"recall", *HEAT_SHARES})
 DAY_UNIT_S: Final = 10_000 * 86_400
 """10,000 transformers for a day."""
 
@@ -42,6 +45,33 @@ def together(records: Sequence[Record]) -> dict[str, Any]:
         "time_to_root_s_p50": percentile(times_s, 50),
         "time_to_root_s_p95": percentile(times_s, 95),
         "pages_per_fault": round(pages / max(faults, 1), 6),
+        **heat_together(records),
+    }
+
+
+def heat_together(records: Sequence[Record]) -> dict[str, Any]:
+    """The figures of heat over all seeds; none where no seed has them.
+
+    Shares are of all faults that pass 140 C, ratios of all alarms of the two-hour rule; lead_min_p50: median of seeds.
+    """
+    hot = [record.score.get("hot_faults", 0) for record in records]
+    by_rule = [record.inputs.get("two_hour_rule_alarms") or 0 for record in records]
+    if not sum(hot) and not sum(by_rule):
+        return {}
+
+    def weighed(name: str, weights: Sequence[int]) -> float | None:
+        parts = [record.score.get(name) or 0.0 for record in records]
+        total = sum(weights)
+        return round(sum(w * part for w, part in zip(weights, parts, strict=True)) / total, 6) if total else None
+
+    leads = [lead for record in records if (lead := record.score.get("lead_min_p50")) is not None]
+    return {
+        "hot_faults": sum(hot),
+        "two_hour_rule_alarms": sum(by_rule),
+        **{name: weighed(name, hot) for name in HEAT_SHARES},
+        "lead_min_p50": percentile(leads, 50),
+        **{name: weighed(name, by_rule) for name in OVER_RULE},
+        **{name: sum(record.score.get(name, 0) for record in records) for name in HEAT_COUNTS},
     }
 
 
@@ -56,7 +86,7 @@ def _root_times_s(found: Match) -> list[float]:
 def median_and_worst(scores: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Figure -> its median and its worst over the seeds that have it."""
     result = {}
-    for name in FIGURES:
+    for name in (*FIGURES, *HEAT_SHARES, *OVER_RULE):
         values = [score[name] for score in scores if score.get(name) is not None]
         if values:
             worst = min(values) if name in BETTER_HIGH else max(values)

@@ -83,7 +83,7 @@ class Subscriber:
             return  # the service speaks of itself: that is no fault of the grid, and no false alarm
         with self._lock:
             first_s, paged = self._first.get(alarm.alarm_id, (now_s, False))
-            paged = paged or (alarm.state in _PAGED and not alarm.parent_id)
+            paged = paged or (alarm.state in _PAGED and not alarm.parent_id and not alarm.for_planning)
             self._first[alarm.alarm_id] = first_s, paged
             rings = self._rings.setdefault(alarm.alarm_id, Counter())
             if (family := ONE_CALL.family(alarm.type, alarm.asset_kind, alarm.asset)) is not None:
@@ -104,11 +104,13 @@ class Subscriber:
                 retracted=alarm.state == alarms_pb2.ALARM_STATE_RETRACTED,
                 calls=rings[Ring.CALL],
                 escalations=rings[Ring.ESCALATION],
+                for_planning=alarm.for_planning,
             )
 
 
 def _calls(alarm: alarms_pb2.Alarm) -> bool:
-    return alarm.state in _CALLING and not alarm.shelved_until_us and not alarm.out_of_service_by
+    overlaid = alarm.shelved_until_us or alarm.out_of_service_by
+    return alarm.state in _CALLING and not overlaid and not alarm.for_planning
 
 
 def _since(told: Told, start_s: float) -> Told:

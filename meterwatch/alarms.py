@@ -87,7 +87,7 @@ NEVER: Final = 2**63 - 1
 FINISHED: Final = frozenset({AlarmState.NORMAL, AlarmState.RETRACTED})
 """Nothing is left to do for anybody; not part of a snapshot."""
 PAGED: Final = frozenset({AlarmState.UNACK_ACTIVE, AlarmState.ACK_ACTIVE, AlarmState.RTN_UNACK})
-"""States that call for somebody, unless shelved or out of service: Alarm.pages."""
+"""States that call for somebody, unless shelved, out of service or for planning: Alarm.pages."""
 
 
 class TransitionKind(StrEnum):
@@ -154,6 +154,8 @@ class Alarm:
     priority: Priority = Priority.LOW
     announced_us: int | None = None
     """Service clock when it last called for somebody by itself; None: when it was first committed."""
+    for_planning: bool = False
+    """It says what is to be planned for: it stands, and calls only whom asks for it by its type."""
 
     @property
     def finished(self) -> bool:
@@ -170,9 +172,14 @@ class Alarm:
         return Service.IN_SERVICE if self.out_of_service_by is None else Service.OUT_OF_SERVICE
 
     @property
+    def stands(self) -> bool:
+        """True: somebody has something to do about it, now or when there is time."""
+        return self.state in PAGED and self.shelved_until_us is None and self.out_of_service_by is None
+
+    @property
     def pages(self) -> bool:
         """True: it calls for somebody."""
-        return self.state in PAGED and self.shelved_until_us is None and self.out_of_service_by is None
+        return self.stands and not self.for_planning
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -315,7 +322,7 @@ class AlarmFilter:
     severity_min: Severity = Severity.LOW
     states: frozenset[AlarmState] = frozenset()
     paging_only: bool = False
-    """Only what calls for somebody: Alarm.pages."""
+    """Only what calls for somebody: see calls_for."""
     priority_min: Priority = Priority.LOW
     any_of: tuple[AlarmFilter, ...] = ()
     """And at least one of these; none: no matter. What concerns a department is a filter of this kind."""
@@ -330,8 +337,12 @@ class AlarmFilter:
             and alarm.priority >= self.priority_min
             and (not self.any_of or any(one.matches(alarm) for one in self.any_of))
             and (not self.states or alarm.state in self.states)
-            and (alarm.pages or not self.paging_only)
+            and (not self.paging_only or self.calls_for(alarm))
         )
+
+    def calls_for(self, alarm: Alarm) -> bool:
+        """True: an alarm of a wanted type calls who wants this: it pages, or is for planning and named by its type."""
+        return alarm.pages or (alarm.stands and bool(self.rules))
 
     def wants(self, transition: Transition) -> bool:
         """True: the alarm is wanted after the change or was before it. Else nobody would hear that it left."""

@@ -28,12 +28,13 @@ Place = tuple[int, int, int, str]
 """Ascending: the first leads."""
 LOAD_AND_HEAT: Final[tuple[str, ...]] = ("OVERLOAD", "HOT_SPOT", "PHASE", "FORECAST_OVERLOAD")
 """Rules of one cause; of equal priority the first leads. Not UNBALANCE and REVERSE: who is called does other things."""
-FORETOLD: Final = frozenset({AlarmType.FORECAST_OVERLOAD.value})
+FORETOLD: Final[tuple[str, ...]] = (AlarmType.FORECAST_OVERLOAD.value,)
+"""Rules that say what is not there yet."""
 CALLING: Final = frozenset({AlarmState.UNACK_ACTIVE, AlarmState.ACK_ACTIVE})
 
 
 def calls(alarm: Alarm) -> bool:
-    """True: there is a fault, and it calls for somebody: active, not shelved, in service."""
+    """True: there is a fault, and it calls for somebody: active, not shelved, in service, not for planning."""
     return alarm.state in CALLING and alarm.pages
 
 

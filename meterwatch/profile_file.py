@@ -175,10 +175,11 @@ def _alarms(fields: Fields, base: AlarmProfile, node: yaml.Node, what: str, besi
         if one.asset_kind and one.asset_kind not in ASSET_KINDS:
             text = f"{what}: asset_kind is {one.asset_kind[:40]!r}; {near(one.asset_kind, ASSET_KINDS)}"
             fields.problems.add(_line_of_value(node, one.asset_kind), text)
-    for name in made.one_call:
-        if not names_a_type(name):
-            text = f"{what}: one_call has {name[:40]!r}; {near(name, AlarmType)}"
-            fields.problems.add(_line_of_value(node, name), text)
+    for field in ("one_call", "for_planning"):
+        for name in getattr(made, field):
+            if not names_a_type(name):
+                text = f"{what}: {field} has {name[:40]!r}; {near(name, AlarmType)}"
+                fields.problems.add(_line_of_value(node, name), text)
     if _entry(node, "classes") is None:
         return made
     return replace(made, classes=(*made.classes, *base.classes))

@@ -273,12 +273,14 @@ class AlarmStore:
 
 
 def _where(wanted: AlarmFilter, paging: bool = False) -> tuple[list[sql.Composable], list[Any]]:
-    """Conditions on the alarms table, and their values; paging: and Alarm.pages."""
+    """Conditions on the alarms table, and their values; paging: and AlarmFilter.calls_for."""
     states = {state.value for state in wanted.states}
     where: list[sql.Composable] = [sql.SQL("severity >= %s"), sql.SQL("priority >= %s")]
     values: list[Any] = [int(wanted.severity_min), int(wanted.priority_min)]
     if paging:
         where.append(sql.SQL("shelved_until_at IS NULL AND out_of_service_by IS NULL"))
+        if not wanted.rules:
+            where.append(sql.SQL("NOT for_planning"))
         paged = {state.value for state in PAGED}
         states = states & paged if states else paged
         if not states:

@@ -47,7 +47,7 @@ SELECT rule, asset_kind, asset, onset_at, array_agg(alarm_id ORDER BY alarm_id) 
 WHERE state <> 'RETRACTED' GROUP BY 1, 2, 3, 4 HAVING count(*) > 1 ORDER BY 1, 2, 3, 4 LIMIT %(most)s"""
 _PAGES_IF: Final = (
     "coalesce({row}.alarm->>'state' = ANY(%(paged)s) AND {row}.alarm->>'shelved_until_us' IS NULL"
-    " AND {row}.alarm->>'out_of_service_by' IS NULL, false)"
+    " AND {row}.alarm->>'out_of_service_by' IS NULL AND {row}.alarm->>'for_planning' IS DISTINCT FROM 'true', false)"
 )
 _PAGES: Final = f"""
 WITH began AS (

@@ -62,7 +62,7 @@ class Log(Protocol):
 
     def newest_seq(self) -> int: ...
 
-    def paging(self) -> list[Alarm]: ...
+    def standing(self) -> list[Alarm]: ...
 
     async def log_after(self, seq: int, limit: int) -> list[Transition]: ...
 
@@ -216,7 +216,7 @@ class Dispatch:
         async with self._books:
             kept = await self._outbox.load(self._clock.now_us() - longest_us)
             planner = self._planner = Planner(routes, kept, self._aside, self._one_call)
-        seq, alarms = self._log.newest_seq(), self._log.paging()
+        seq, alarms = self._log.newest_seq(), self._log.standing()
         planner.replace(routes, self._clock.now_us())
         planner.begin(seq)
         page = max(1, min(PAGE_MAX, MATCHES_MAX // max(1, len(routes.routes))))

@@ -25,7 +25,7 @@ def _face(state: AlarmState, severity: Severity, pages: bool) -> Face:
 
 def face(alarm: Alarm) -> Face:
     """The face of an alarm as it is."""
-    return _face(alarm.state, alarm.severity, alarm.pages)
+    return _face(alarm.state, alarm.severity, alarm.stands)
 
 
 def told_face(told: Told) -> Face:
@@ -36,7 +36,7 @@ def told_face(told: Told) -> Face:
 def change_of(notice: Notice) -> Change:
     """Why the alarm is in the message that is made now."""
     alarm, told = notice.alarm, notice.told
-    if not active(alarm.state, alarm.pages):
+    if not active(alarm.state, alarm.stands):
         return Change.OVER
     if notice.urged is Change.LEADS:
         return Change.LEADS

@@ -30,7 +30,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _PLAIN: Final = (
     "alarm_id", "asset_kind", "asset", "feeder", "district", "level", "version", "parent_id", "summary", "evidence",
     "acknowledged_by", "note", "assigned_to", "shelved_by", "shelved_reason", "out_of_service_by",
-    "out_of_service_reason",
+    "out_of_service_reason", "for_planning",
 )  # fmt: skip
 _TIMES: Final = ("onset", "raised", "cleared", "recorded", "acknowledged", "shelved_until")
 
@@ -80,7 +80,7 @@ def alerts(parcel: Parcel, log_id: str, link: str, now_us: int, resend_s: int) -
     for item, alarm in parcel.alarms:
         if item.was_severity is not None and item.was_severity != alarm.severity:
             found.append(_alert(alarm, item.was_severity, link, now_us, now_us))
-        over = not active(alarm.state, alarm.pages)
+        over = not active(alarm.state, alarm.stands)
         ends_us = min(alarm.cleared_us or now_us, now_us) if over else now_us + ENDS_AFTER * resend_s * 1_000_000
         found.append(_alert(alarm, alarm.severity, link, ends_us, now_us))
         found[-1]["annotations"]["message_id"] = message_id(log_id, parcel.delivery.number)

@@ -103,7 +103,7 @@ class Planner:
     def adopt(self, alarms: Iterable[Alarm], now_us: int) -> None:
         """See alarms as they are: at a start, and after a change of the file, that nobody new is forgotten."""
         for alarm in alarms:
-            if alarm.pages:
+            if alarm.stands:
                 self._see(alarm, now_us, now_us)
 
     def replace(self, routes: Routes, now_us: int) -> None:
@@ -191,19 +191,19 @@ class Planner:
         for notice in known:
             if notice.alarm.seq < alarm.seq:
                 self._update(replace(notice, alarm=alarm), now_us)
-        finished, pages = alarm.finished, alarm.pages
+        finished, stands = alarm.finished, alarm.stands
         for route in self.routes.routes:
             key = (route.name, alarm.alarm_id)
             claim = self._claims.get(key)
             if claim is None:
-                if pages and route.match.matches(alarm) and not route.leaves(at_us):
+                if route.match.calls_for(alarm) and route.match.matches(alarm) and not route.leaves(at_us):
                     self._set_claim(Claim(*key, at_us if _unacknowledged(alarm) else None))
                     self._notify(route, 0, alarm, now_us)
             elif finished:
                 self._end_claim(key)
             else:
                 self._follow(claim, alarm, at_us)
-                if pages:
+                if stands:
                     self._notify(route, claim.step, alarm, now_us)
         for notice in known:
             for other in list(self._families.others(notice)):
@@ -248,7 +248,7 @@ class Planner:
     def _hold_back(self, notice: Notice) -> None:
         """Tell nothing of it while another speaks for it."""
         self._groups.undo(notice)
-        if notice.told is None and not notice.alarm.pages:
+        if notice.told is None and not notice.alarm.stands:
             self._close(notice, NoticeState.WITHDRAWN)
         else:
             self._set(replace(notice, due_us=None, urged=None))
@@ -365,11 +365,11 @@ class Planner:
         """Make one message of what is due in the groups. False: all of it was withdrawn, there is none."""
         found = [self._notices[target.name, alarm_id] for key in keys for alarm_id in self._groups[key].due]
         held = {notice.key for notice in found if self._families.holds_back(notice)}
-        due = [n for n in found if n.key not in held and (n.told is not None or n.alarm.pages)]
+        due = [n for n in found if n.key not in held and (n.told is not None or n.alarm.stands)]
         for notice in found:
             if notice.key in held:
                 self._hold_back(notice)
-            elif notice.told is None and not notice.alarm.pages:
+            elif notice.told is None and not notice.alarm.stands:
                 self._close(notice, NoticeState.WITHDRAWN)
         due.sort(key=lambda n: (self._only_counted(target, n), -n.alarm.severity, n.alarm.onset_us, n.alarm.alarm_id))
         covered = due[:COVERED_MAX]
@@ -407,7 +407,7 @@ class Planner:
     def _tell(self, notice: Notice, now_us: int) -> None:
         alarm = notice.alarm
         number = self._next_number - 1
-        told = Told(alarm.seq, alarm.state, alarm.severity, alarm.pages, now_us, number, alarm.priority)
+        told = Told(alarm.seq, alarm.state, alarm.severity, alarm.stands, now_us, number, alarm.priority)
         self._groups.undo(notice)
         self._groups.of(notice).flushed_us = now_us
         notice = replace(notice, told=told, due_us=None, urged=None)
@@ -475,4 +475,4 @@ class Planner:
 
 
 def _unacknowledged(alarm: Alarm) -> bool:
-    return alarm.state is AlarmState.UNACK_ACTIVE and alarm.pages
+    return alarm.state is AlarmState.UNACK_ACTIVE and alarm.stands

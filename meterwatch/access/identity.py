@@ -101,7 +101,7 @@ def within(wanted: AlarmFilter, identity: Identity) -> AlarmFilter:
     """The filter, of the caller's districts only. An empty filter of somebody with districts is not empty."""
     if not identity.districts:
         return wanted
-    return AlarmFilter(districts=identity.districts, any_of=(wanted,), paging_only=wanted.paging_only)
+    return AlarmFilter(wanted.rules, identity.districts, any_of=(wanted,), paging_only=wanted.paging_only)
 
 
 def check_sees(identity: Identity, district: str, what: str) -> None:

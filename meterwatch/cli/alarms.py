@@ -54,6 +54,7 @@ def alarm_row(alarm: Any) -> dict[str, Any]:
         "version": alarm.version,
         "parent_id": alarm.parent_id,
         "stands_under": alarm.stands_under,
+        "for_planning": alarm.for_planning,
         "acknowledged_by": alarm.acknowledged_by,
         "note": alarm.note,
         "shelved_until": utc(alarm.shelved_until_us),

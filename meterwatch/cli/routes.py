@@ -15,6 +15,7 @@ from meterwatch.cli.calls import DEADLINE_S, calling
 from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, listing, utc
 from meterwatch.cli.reads import time_us
 from meterwatch.episodes import Severity
+from meterwatch.one_call import FORETOLD
 from meterwatch.v1 import alarms_pb2, routes_pb2
 
 app = typer.Typer(no_args_is_help=True)
@@ -129,6 +130,7 @@ def _made_up(type_: AlarmType, severity: Severity, district: str, feeder: str, a
         alarm_id="test", rule=type_.value, asset_kind="transformer", asset_id=0, asset="test", feeder=feeder,
         district=district, state=AlarmState.UNACK_ACTIVE, severity=severity, level="", onset_us=at_us, raised_us=at_us,
         cleared_us=None, recorded_us=at_us, version=1, seq=0, parent_id=None, summary="",
+        for_planning=type_.value in FORETOLD,
     )  # fmt: skip
 
 
@@ -141,6 +143,7 @@ def _of_service(address: str, alarm_id: str) -> Alarm:
         feeder=found.feeder, district=found.district, state=AlarmState.UNACK_ACTIVE, severity=Severity(found.severity),
         level=found.level, onset_us=found.onset_us, raised_us=found.raised_us, cleared_us=None,
         recorded_us=found.recorded_us, version=1, seq=0, parent_id=None, summary=found.summary,
+        for_planning=found.for_planning,
     )  # fmt: skip
 
 

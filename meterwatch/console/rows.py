@@ -22,9 +22,10 @@ ORDER: Final[dict[int, int]] = {
 
 CALLING: Final[frozenset[int]] = frozenset({pb.ALARM_STATE_UNACK_ACTIVE, pb.ALARM_STATE_ACK_ACTIVE})
 
-Key = tuple[bool, bool, int, int, bool, int, str, bool, str]
-"""Overlaid, aside in a storm, priority (most urgent first), state, no root, onset (newest first), alarm_id, all of them
-of who leads its call; it stands under that one, alarm_id of its own: ascending, never equal."""
+Key = tuple[int, bool, int, int, bool, int, str, bool, str]
+"""Overlaid (2) or for planning (1), aside in a storm, priority (most urgent first), state, no root, onset (newest
+first), alarm_id, all of them of who leads its call; it stands under that one, alarm_id of its own: ascending, never
+equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Row:
     """0: not said; then that of its severity."""
     labels: tuple[tuple[str, str], ...] = ()
     """Of the user rule that made it."""
+    for_planning: bool = False
+    """It calls nobody who did not ask for it."""
 
     @classmethod
     def of(cls, alarm: pb.Alarm) -> Row:
@@ -60,7 +63,7 @@ class Row:
             alarm.alarm_id, alarm.type, alarm.asset_kind, alarm.asset, alarm.feeder, alarm.district, alarm.state,
             alarm.severity, alarm.level, alarm.onset_us, alarm.cleared_us, alarm.version, alarm.parent_id,
             alarm.summary, alarm.acknowledged_by, alarm.shelved_until_us, bool(alarm.out_of_service_by),
-            alarm.assigned_to, alarm.priority, tuple(alarm.label.items()),
+            alarm.assigned_to, alarm.priority, tuple(alarm.label.items()), alarm.for_planning,
         )  # fmt: skip
 
     @property
@@ -79,11 +82,18 @@ class Row:
     @property
     def calls(self) -> bool:
         """There is a fault, and it calls for somebody (meterwatch.one_call)."""
-        return self.state in CALLING and not self.overlaid and not self.parent_id
+        return self.state in CALLING and not self.overlaid and not self.for_planning and not self.parent_id
 
     def key(self, *, root: bool, aside: bool = False) -> Key:
         """Its place among others; root: alarms are folded into it; aside: a storm shows it last."""
-        mine = (self.overlaid, aside, -self.urgency, ORDER.get(self.state, 3), not root, -self.onset_us)
+        mine = (
+            2 * self.overlaid + self.for_planning,
+            aside,
+            -self.urgency,
+            ORDER.get(self.state, 3),
+            not root,
+            -self.onset_us,
+        )
         return *mine, self.alarm_id, False, self.alarm_id
 
     def key_under(self, leader: Key) -> Key:

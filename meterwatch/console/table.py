@@ -63,7 +63,8 @@ def cells(row: Row, count: int, width: int, zone: tzinfo, under: bool = False) -
     under: it is in the call of another alarm.
     """
     since = datetime.fromtimestamp(row.onset_us // 1_000_000, UTC).astimezone(zone).strftime("%m-%d %H:%M:%S")
-    unacknowledged = row.state in (pb.ALARM_STATE_UNACK_ACTIVE, pb.ALARM_STATE_RTN_UNACK) and not row.overlaid
+    waits = row.state in (pb.ALARM_STATE_UNACK_ACTIVE, pb.ALARM_STATE_RTN_UNACK)
+    unacknowledged = waits and not row.overlaid and not row.for_planning
     base = DIM if row.overlaid or row.state == pb.ALARM_STATE_SUPPRESSED else BOLD if unacknowledged else PLAIN
     given = {
         "SEV": SEVERITY_WORD.get(row.severity, "?"),
@@ -79,7 +80,7 @@ def cells(row: Row, count: int, width: int, zone: tzinfo, under: bool = False) -
     parts[0] = parts[0][0], SEVERITY_STYLE.get(row.severity, PLAIN)
     who = row.assigned_to or row.acknowledged_by
     said = f"@{who} {row.summary}" if who else row.summary
-    said = f"same call: {said}" if under else said
+    said = f"same call: {said}" if under else f"to plan with: {said}" if row.for_planning else said
     left = max(width - sum(sizes.values()) - len(sizes), 0)
     return [*parts, (set_cell_size(visible(said), left), base)]
 

@@ -205,7 +205,7 @@ class Audience:
 
     def take(self, alarm: Alarm) -> None:
         self.alarms[alarm.alarm_id] = alarm
-        if alarm.state in PAGED and alarm.parent_id is None:
+        if alarm.state in PAGED and alarm.parent_id is None and not alarm.for_planning:
             self.paged.add(alarm.alarm_id)
         if (family := ONE_CALL.family_of(alarm)) is not None:
             now = rank(alarm.rule, alarm.priority) if calls(alarm) else None
@@ -228,6 +228,7 @@ class Audience:
                 retracted=a.state is AlarmState.RETRACTED,
                 calls=self.rings[Ring.CALL][a.alarm_id],
                 escalations=self.rings[Ring.ESCALATION][a.alarm_id],
+                for_planning=a.for_planning,
             )
             for a in self.alarms.values()
         ]

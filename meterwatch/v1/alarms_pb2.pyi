@@ -255,6 +255,7 @@ class Alarm(_message.Message):
     CHATTERING_FIELD_NUMBER: _builtins.int
     LABEL_FIELD_NUMBER: _builtins.int
     STANDS_UNDER_FIELD_NUMBER: _builtins.int
+    FOR_PLANNING_FIELD_NUMBER: _builtins.int
     alarm_id: _builtins.str
     """Stable handle."""
     type: _builtins.str
@@ -325,6 +326,8 @@ class Alarm(_message.Message):
     """The alarm in whose call it is, while both call for somebody: a graver one of the same cause and asset. Only in the answers
     of ListAlarms, GetAlarm and Explain, as it is then. Empty: it leads, or calls by itself.
     """
+    for_planning: _builtins.bool
+    """It says what is to be planned for, and calls nobody but who asks for it by its type; by the alarm profile (`for_planning`)."""
     @_builtins.property
     def label(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels of the user rule that made it, without severity; of other rules none."""
@@ -365,10 +368,11 @@ class Alarm(_message.Message):
         chattering: _builtins.bool = ...,
         label: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         stands_under: _builtins.str = ...,
+        for_planning: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_by", b"acknowledged_by", "acknowledged_us", b"acknowledged_us", "alarm_id", b"alarm_id", "announced_us", b"announced_us", "asset", b"asset", "asset_kind", b"asset_kind", "assigned_to", b"assigned_to", "chattering", b"chattering", "cleared_us", b"cleared_us", "district", b"district", "evidence_json", b"evidence_json", "feeder", b"feeder", "label", b"label", "level", b"level", "note", b"note", "onset_us", b"onset_us", "out_of_service_by", b"out_of_service_by", "out_of_service_reason", b"out_of_service_reason", "parent_id", b"parent_id", "priority", b"priority", "raised_us", b"raised_us", "recorded_us", b"recorded_us", "repeats", b"repeats", "severity", b"severity", "shelved_by", b"shelved_by", "shelved_reason", b"shelved_reason", "shelved_until_normal", b"shelved_until_normal", "shelved_until_us", b"shelved_until_us", "stands_under", b"stands_under", "state", b"state", "summary", b"summary", "type", b"type", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_by", b"acknowledged_by", "acknowledged_us", b"acknowledged_us", "alarm_id", b"alarm_id", "announced_us", b"announced_us", "asset", b"asset", "asset_kind", b"asset_kind", "assigned_to", b"assigned_to", "chattering", b"chattering", "cleared_us", b"cleared_us", "district", b"district", "evidence_json", b"evidence_json", "feeder", b"feeder", "for_planning", b"for_planning", "label", b"label", "level", b"level", "note", b"note", "onset_us", b"onset_us", "out_of_service_by", b"out_of_service_by", "out_of_service_reason", b"out_of_service_reason", "parent_id", b"parent_id", "priority", b"priority", "raised_us", b"raised_us", "recorded_us", b"recorded_us", "repeats", b"repeats", "severity", b"severity", "shelved_by", b"shelved_by", "shelved_reason", b"shelved_reason", "shelved_until_normal", b"shelved_until_normal", "shelved_until_us", b"shelved_until_us", "stands_under", b"stands_under", "state", b"state", "summary", b"summary", "type", b"type", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -436,7 +440,8 @@ class AlarmFilter(_message.Message):
     severity_min: Global___Severity.ValueType
     """Least severity."""
     paging_only: _builtins.bool
-    """Only those that call for somebody: UNACK_ACTIVE, ACK_ACTIVE or RTN_UNACK, neither shelved nor out of service.
+    """Only those that call for somebody: UNACK_ACTIVE, ACK_ACTIVE or RTN_UNACK, neither shelved nor out of service; what is
+    for_planning only if `type` names it.
     A subscriber is also sent the transition with which an alarm leaves.
     """
     priority_min: Global___Priority.ValueType

@@ -51,8 +51,8 @@ class Log:
     def newest_seq(self) -> int:
         return len(self.transitions)
 
-    def paging(self) -> list[Alarm]:
-        return [a for a in {t.alarm.alarm_id: t.alarm for t in self.transitions}.values() if a.pages]
+    def standing(self) -> list[Alarm]:
+        return [a for a in {t.alarm.alarm_id: t.alarm for t in self.transitions}.values() if a.stands]
 
     async def log_after(self, seq: int, limit: int) -> list[Transition]:
         return self.transitions[seq : seq + limit]

@@ -164,7 +164,7 @@ class Machine(RuleBasedStateMachine):
         planner = Planner(routes(self.file), self.run(self.outbox.load(self.clock.now_us() - 300 * US)))
         planner.replace(routes(self.file), self.clock.now_us())
         planner.begin(self.desk.newest_seq())
-        planner.adopt(self.desk.paging(), self.clock.now_us())
+        planner.adopt(self.desk.standing(), self.clock.now_us())
         self.run(self.outbox.commit(planner.drain(), self.clock.now_us()))
         self.planner = planner
 

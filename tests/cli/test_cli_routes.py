@@ -60,6 +60,13 @@ def test_who_would_be_told_and_when(file: Path) -> None:
     assert told == [("10 s", "crews", "am", "feeder=F1"), ("910 s", "noc", "sms", "feeder=F1")]
 
 
+@pytest.mark.parametrize(("types", "code"), [("", 1), ("type: [FORECAST_OVERLOAD], ", 0)])
+def test_a_forecast_would_call_only_whom_a_route_names_it_for(file: Path, types: str, code: int) -> None:
+    file.write_text(FILE.replace("type: [OUTAGE], ", types))
+    forecast = ("--district", "North", "--type", "forecast_overload")
+    assert run("routes", "test", file, *forecast)[0] == code
+
+
 @pytest.mark.parametrize(
     "other", [("--district", "South"), ("--district", "North", "--severity", "low"), ("--type", "overload")]
 )

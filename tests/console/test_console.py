@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from typing import Any
 
@@ -18,7 +18,7 @@ from textual.widgets import Input, Static
 from meterwatch.console.app import CALL, Console
 from meterwatch.console.link import Health
 from meterwatch.console.screens import Prompt
-from meterwatch.console.table import AlarmTable, cells
+from meterwatch.console.table import BOLD, PLAIN, AlarmTable, cells
 from meterwatch.texts import visible
 from meterwatch.v1 import alarms_pb2 as pb
 
@@ -286,6 +286,14 @@ async def test_what_is_typed_ahead_in_a_prompt_belongs_to_the_field_it_was_meant
         await world.answered()
         [(what, _, _)] = world.link.acted
         assert (what.shelve_s, what.note) == (3600, "xy")
+
+
+def test_what_is_for_planning_says_so_and_does_not_wait_for_anybody() -> None:
+    one = row("F", type="FORECAST_OVERLOAD", summary="140 C tomorrow")
+    for planning, said in ((True, "to plan with: 140 C tomorrow"), (False, "140 C tomorrow")):
+        parts = cells(replace(one, for_planning=planning), 1, 200, UTC)
+        assert parts[-1][0].strip() == said
+        assert parts[-1][1] == (PLAIN if planning else BOLD)
 
 
 async def test_no_name_writes_on_the_screen() -> None:

@@ -258,3 +258,17 @@ def test_alarms_of_one_call_stand_behind_the_one_that_leads(rows: list[Row], gro
     later.show(group, None)
     later.put_aside(lambda _: False, ONE_CALL)
     assert shown(later) == shown(order)
+
+
+def test_what_is_for_planning_stands_below_what_calls_and_above_what_is_shelved() -> None:
+    order = Order(one_call=ONE_CALL)
+    order.apply(
+        [
+            row("A", severity=pb.SEVERITY_LOW),
+            row("B", severity=pb.SEVERITY_CRITICAL, type="FORECAST_OVERLOAD", for_planning=True),
+            row("C", severity=pb.SEVERITY_HIGH, type="OVERLOAD"),
+            row("D", severity=pb.SEVERITY_CRITICAL, shelved_until_us=9),
+        ]
+    )
+    assert [order.row(i).alarm_id for i in range(order.rows)] == ["C", "A", "B", "D"]
+    assert not any(order.stands_under(i) for i in range(order.rows))

@@ -233,7 +233,7 @@ def test_heat_figures_are_there_only_with_their_inputs() -> None:
     ]
     told = [alarm("t1", 0, 200, "OVERLOAD", recorded=120), alarm("t2", 0, 200, "OVERLOAD", recorded=61)]
     result = score(record(hot, told, two_hour_rule_alarms=4))
-    assert (result["warned_in_time"], result["alarms_over_two_hour_rule"]) == (0.5, 0.5)
+    assert (result["warned_in_time"], result["alarms_in_book_over_two_hour_rule"]) == (0.5, 0.5)
     assert (result["warned_before_hot"], result["two_hour_rule_before_hot"], result["hot_faults"]) == (0, 0, 2)
 
 
@@ -243,14 +243,26 @@ def test_an_alarm_of_heat_or_a_forecast_warns_and_is_no_false_page() -> None:
         told = [alarm("t1", 0, 200, "OVERLOAD", recorded=130), alarm("t1", 0, 200, kind, recorded=20)]
         result = score(record(hot, told, two_hour_rule_alarms=1))
         assert (result["warned_in_time"], result["warned_before_hot"], result["lead_min_p50"]) == (1, 1, 40)
-        assert (result["alarms_over_two_hour_rule"], result["false"], result["recall"]) == (2, [], 1)
+        assert (result["alarms_in_book_over_two_hour_rule"], result["false"], result["recall"]) == (2, [], 1)
         called = [replace(told[0], escalations=1), replace(told[1], calls=2, retracted=True)]
         result = score(record(hot, called, two_hour_rule_alarms=4))
-        assert (result["alarms_over_two_hour_rule"], result["calls_over_two_hour_rule"]) == (0.25, 0.5)
-        assert result["calls_and_escalations_over_two_hour_rule"] == 0.75
+        assert (result["alarms_over_two_hour_rule"], result["calls_over_two_hour_rule"]) == (0.75, 0.5)
+        assert result["alarms_in_book_over_two_hour_rule"] == 0.25
         assert (result["calls"], result["escalations"], result["alarms_of_load"]) == (2, 1, 1)
         alone = score(record([], told[1:]))
         assert alone["precision"] == 0  # without an overload it is false
+
+
+def test_what_is_for_planning_is_in_the_book_and_neither_warns_nor_pages() -> None:
+    hot = [fault("t1", 0, 200, "OVERLOAD", hot_us=60 * MINUTE, two_hour_rule_us=120 * MINUTE)]
+    over = alarm("t1", 0, 200, "OVERLOAD", recorded=50, calls=1)
+    early = alarm("t1", 0, 200, "FORECAST_OVERLOAD", recorded=20, paged=False, for_planning=True)
+    elsewhere = alarm("t2", 0, 200, "FORECAST_OVERLOAD", recorded=20, paged=False, for_planning=True)
+    result = score(record(hot, [over, early, elsewhere], two_hour_rule_alarms=2))
+    assert (result["warned_in_time"], result["lead_min_p50"], result["pages"], result["false"]) == (1, 10, 1, [])
+    assert (result["alarms_over_two_hour_rule"], result["alarms_in_book_over_two_hour_rule"]) == (0.5, 1.5)
+    assert (result["alarms_of_forecast"], result["alarms_for_planning"]) == (2, 2)
+    assert score(record(hot, [early, elsewhere]))["warned_in_time"] == 0
 
 
 def test_an_empty_run_divides_by_nothing() -> None:

@@ -14,7 +14,7 @@ from meterwatch.alarms import Priority
 from meterwatch.config import load_config
 from meterwatch.episodes import Severity
 from meterwatch.errors import ConfigError
-from meterwatch.one_call import LOAD_AND_HEAT
+from meterwatch.one_call import FORETOLD, LOAD_AND_HEAT
 from meterwatch.profile_file import known_profiles
 from rules.ladder import Level
 from rules.plates import SHIPPED_TYPES, ThermalType
@@ -122,6 +122,16 @@ def test_the_types_that_call_once_are_those_given_and_must_be_types(directory: P
     [problem] = problems(directory, "alarm_profiles:\n  a:\n    one_call: [OVERLOAD, HOT_SPOTS]\n")
     assert problem.startswith("3: ")
     assert "'HOT_SPOTS'" in problem
+
+
+def test_the_types_to_plan_with_are_those_given_and_must_be_types(directory: Path) -> None:
+    path = directory / "profiles.yaml"
+    path.write_text("alarm_profiles:\n  a: {for_planning: [USER/trend]}\n  b: {for_planning: []}\n  c: {}\n")
+    found = known_profiles(path).alarms
+    assert [found[name].for_planning for name in "abc"] == [("USER/trend",), (), FORETOLD]
+    [problem] = problems(directory, "alarm_profiles:\n  a:\n    for_planning: [FORECAST]\n")
+    assert problem.startswith("3: ")
+    assert "'FORECAST'" in problem
 
 
 def test_every_problem_of_a_file_is_told_at_once_with_its_line(directory: Path) -> None:

@@ -247,3 +247,19 @@ async def test_what_begins_to_page_in_the_call_of_another_is_counted_apart(store
     found = await store.pages(0, NOW_US, window_us=WINDOW_US, chatter_count=3, top=10, most=10)
     assert (found.windows, found.under) == ({0: 2}, 2)
     assert [times for _, times in found.top] == [4]
+
+
+async def test_what_is_for_planning_pages_nobody_and_is_listed_as_active_if_it_is_named(store: AlarmStore) -> None:
+    foretold = alarm("F", rule="FORECAST_OVERLOAD", for_planning=True)
+    shelved = alarm("S", rule="FORECAST_OVERLOAD", for_planning=True, shelved_until_us=NOW_US)
+    alarms_ = [alarm("A"), foretold, shelved]
+    await store.commit([Draft(RAISED, one) for one in alarms_], [], now_us=NOW_US)
+    found = await store.pages(0, NOW_US + 1, window_us=WINDOW_US, chatter_count=3, top=10, most=10)
+    assert (sum(found.windows.values()), found.under) == (1, 0)
+    for rules in (frozenset[str](), frozenset({"FORECAST_OVERLOAD"}), frozenset({"OUTAGE"})):
+        wanted = AlarmFilter(rules, paging_only=True)
+        expected = {one.alarm_id for one in alarms_ if wanted.matches(one)}
+        for asked, active in ((wanted, False), (AlarmFilter(rules), True)):
+            listed = await store.list_page(asked, active_only=active, limit=10)
+            assert {one.alarm_id for one in listed} == expected
+    assert {one.alarm_id for one in await store.list_page(AlarmFilter(), active_only=False, limit=10)} == set("AFS")
