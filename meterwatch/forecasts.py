@@ -162,7 +162,7 @@ class Forecasts:
 
     def _around(self, topology: Topology, transformers: Ints, stop: int, now_us: int) -> _Around:
         profile, window_us = self._hot_spot, self._overload.window_s * US
-        parameters = Plates.of(profile.thermal, profile.types, topology).take(transformers).on(now_us // DAY_US)
+        parameters = Plates.of(profile.thermal, profile.types, topology, transformers).on(now_us // DAY_US)
         warm_up = round(profile.thermal.warm_up_of(parameters) / self._overload.window_s)
         district = [topology.transformer_district[one] for one in transformers.tolist()]
         areas = sorted(set(district))

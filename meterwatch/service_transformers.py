@@ -245,7 +245,7 @@ class TransformersService(transformers_pb2_grpc.TransformersServicer):
     def _plates(self, topology: Topology, number: int) -> Plates:
         """Its thermal numbers by day."""
         thermal, types = self._hot_spot.thermal, self._hot_spot.types
-        return Plates.of(thermal, types, topology).take(np.array([number]))
+        return Plates.of(thermal, types, topology, np.array([number]))
 
     def _as_now(self, past_pu: Floats, name: str) -> Floats:
         recent = past_pu[-(NEWEST_S // self._overload.window_s) :]

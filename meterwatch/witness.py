@@ -87,8 +87,7 @@ def plate_of(alarm: Alarm, profile: HotSpotProfile, topology: Topology, day: int
     """The thermal numbers of a transformer on a UTC day, days since 1970."""
     if not 0 <= alarm.asset_id < len(topology.rated_kva):
         return {}
-    plates = Plates.of(profile.thermal, profile.types, topology)
-    return plates.take(np.array([alarm.asset_id])).shown(0, day)
+    return Plates.of(profile.thermal, profile.types, topology, np.array([alarm.asset_id])).shown(0, day)
 
 
 def ladder_of(alarm: Alarm, profile: OverloadProfile) -> OverloadProfile:

@@ -103,10 +103,12 @@ class Plates:
         self._parameters: ThermalParameters | None = None
 
     @classmethod
-    def of(cls, thermal: ThermalProfile, types: tuple[ThermalType, ...], of: Registered) -> Plates:
-        """Of all transformers that are registered."""
-        sheet = _Sheet(thermal, types, of, _borders(types, of.thermal_types))
-        return cls(sheet, np.arange(len(of.rated_kva)))
+    def of(
+        cls, thermal: ThermalProfile, types: tuple[ThermalType, ...], of: Registered, index: Ints | None = None
+    ) -> Plates:
+        """Of these transformers; None: of all that are registered. Cost of some: that of their own rows."""
+        sheet = _Sheet(thermal, types, of, _borders(types, of.thermal_types, index))
+        return cls(sheet, np.arange(len(of.rated_kva)) if index is None else index)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -197,11 +199,15 @@ def _holding(types: tuple[ThermalType, ...], day: date) -> list[ThermalType]:
     return list(found.values())
 
 
-def _borders(types: tuple[ThermalType, ...], named: Dated | None) -> Ints:
-    """Days with which something changes, ascending."""
+def _borders(types: tuple[ThermalType, ...], named: Dated | None, index: Ints | None) -> Ints:
+    """Days with which something changes for these transformers, ascending; None: for any."""
     since = [(date.fromisoformat(one.since) - EPOCH).days for one in types if one.since]
     if named is None:
         return np.array(sorted(since), np.int64)
-    moments = np.concatenate((named.from_us, named.to_us))
+    rows = np.arange(len(named.slot))
+    if index is not None:
+        first, stop = (np.searchsorted(named.slot, index, side).tolist() for side in ("left", "right"))
+        rows = np.concatenate([rows[:0], *(rows[a:b] for a, b in zip(first, stop, strict=True))])
+    moments = np.concatenate((named.from_us[rows], named.to_us[rows]))
     noon = -(-(moments - DAY_US // 2 + 1) // DAY_US)  # the first whose noon is after it
     return np.unique(np.concatenate((np.array(since, np.int64), noon)))

@@ -97,10 +97,10 @@ def test_each_transformer_has_the_numbers_that_hold_for_it_that_day(
     plates = Plates.of(profile, types, registry)
     if data.draw(st.booleans()):
         plates.on(3)
-    taken = plates.take(np.array([2, 0]))
+    taken, own_only = plates.take(np.array([2, 0])), Plates.of(profile, types, registry, np.array([2, 0]))
     ties = len({one.up_to_kva for one in types if one.up_to_kva}) < sum(one.up_to_kva > 0 for one in types)
     for day in data.draw(st.lists(st.integers(0, 20), min_size=1, max_size=6)):
-        for some, index in ((plates, [0, 1, 2, 3]), (taken, [2, 0])):
+        for some, index in ((plates, [0, 1, 2, 3]), (taken, [2, 0]), (own_only, [2, 0])):
             found = some.on(day)
             for row, at in enumerate(index):
                 mine = chosen(types, named[at] if at < len(named) else [], rated[at], day)
