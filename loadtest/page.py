@@ -51,6 +51,7 @@ MEANING: Final = {
     "cleared_early": "alarms cleared while their fault went on",
     "clear_s_p50": "end of a fault to the clear, median",
     "clear_s_p95": "the same, 95 of 100",
+    "hot_faults": "true faults that pass 140 C",
     "warned_in_time": "true 140 C exceedances warned of no later than by the two-hour rule",
     "warned_before_hot": "the same, warned of no later than the 140 C",
     "two_hour_rule_before_hot": "the same, by the two-hour rule",
@@ -130,6 +131,8 @@ def _tiles(record: Record, judged: Mapping[str, Any]) -> str:
         ("precision", _share(judged.get("precision"))),
         ("onset to outage alarm, median", "-" if seconds is None else span(seconds)),
         ("pages per true fault", _number(judged.get("pages_per_fault"))),
+        ("140 C warned of in time", _share(judged.get("warned_in_time"))),
+        ("alarms over the two-hour rule's", _number(judged.get("alarms_over_two_hour_rule"))),
     ]
     shown = "".join(f"<div><dt>{name}</dt><dd>{text(value)}</dd></div>" for name, value in tiles if value != "-")
     return f'<dl class="tiles">{shown}</dl>' if shown else ""

@@ -17,6 +17,11 @@ from meterwatch.client.secure import in_plain_text
 if TYPE_CHECKING:
     from loadtest.record import Record
 
+SHOWN: Final = (
+    "recall", "precision", "pages_per_fault", "time_to_root_s_p50", "false_roots", "warned_in_time", "lead_min_p50",
+    "alarms_over_two_hour_rule", "alarms_in_book_over_two_hour_rule",
+)  # fmt: skip
+"""Figures of the score told on the screen, those of heat where the scenario has them."""
 LISTED: Final = 10
 
 
@@ -107,9 +112,11 @@ def _told_together(records: list[Record], json: Path | None) -> None:
     from loadtest.seeds import report_of, write
 
     report = report_of(records)
-    print(f"\n{len(records)} seeds{'':<19} {'over all':>10} {'median':>10} {'worst':>10}")
+    width = max(26, *map(len, report["over_seeds"]))
+    seeds = f"{len(records)} seeds"
+    print(f"\n{seeds:<{width}} {'over all':>10} {'median':>10} {'worst':>10}")
     for name, values in report["over_seeds"].items():
-        print(f"{name:<26} {report['score'][name]:>10g} {values['median']:>10g} {values['worst']:>10g}")
+        print(f"{name:<{width}} {report['score'][name]:>10g} {values['median']:>10g} {values['worst']:>10g}")
     if json is not None:
         write(report, json)
     for problem in report["problems"]:
@@ -135,11 +142,12 @@ def show(record: Record) -> None:
             rows.append((name, "  ".join(f"{key} {value:,.1f} ms" for key, value in values.items())))
     if record.cpu_s:
         rows.append(("CPU", "  ".join(f"{name} {value:,.1f} s" for name, value in sorted(record.cpu_s.items()))))
-    for name in ("recall", "precision", "pages_per_fault", "time_to_root_s_p50", "false_roots"):
+    for name in SHOWN:
         if score.get(name) is not None:
             rows.append((name, f"{score[name]:g}"))
+    width = max(19, *(len(name) for name, _ in rows))
     for name, text in rows:
-        print(f"{name:<19} {text}")
+        print(f"{name:<{width}} {text}")
     for name, sign in (("missed", "missed"), ("false", "false alarm"), ("late_clears", "cleared late")):
         listed = score.get(name, [])
         for row in listed[:LISTED]:

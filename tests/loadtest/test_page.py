@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.match import match
-from loadtest.page import page, reasons
+from loadtest.page import MEANING, page, reasons
 from loadtest.record import Fault, Record, Second, Told
 from loadtest.score import score
 from loadtest.timeline import ROWS_MAX, rows, span, timeline
+from meterwatch.cli.loadtest import show
 from meterwatch.plot import POINTS_MAX, Line, lines, log_ticks, short, squeeze, text, ticks
 
 START = 1_767_571_200_000_000
@@ -186,6 +187,20 @@ def test_what_was_run_and_found_is_on_the_page() -> None:
                  "Ack latency by percentile", "CPU by process", "100 batches", "pages_per_fault"):  # fmt: skip
         assert said in words, said
     assert "warned_in_time" not in words
+
+
+def test_the_figures_of_a_heatwave_stand_in_front_and_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    totals = dict.fromkeys(("sent", "acked", "accepted", "duplicates", "rejected", "events_sent", "events_acked"), 0)
+    rates = {"acked_reads_per_s": 1.0, "generator_ceiling_reads_per_s": 0.0}
+    heat = {"hot_faults": 8, "warned_in_time": 0.875, "alarms_over_two_hour_rule": 0.75}
+    record = run(totals=totals, rates=rates, score={"recall": 1.0, "alarms_in_book_over_two_hour_rule": 1.5} | heat)
+    words = Seen(page(record)).words
+    for said in ("140 C warned of in time 87.5 %", "alarms over the two-hour rule's 0.75", MEANING["hot_faults"]):
+        assert said in " ".join(words.split()), said
+    show(record)
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name in ("warned_in_time", "alarms_over_two_hour_rule", "alarms_in_book_over_two_hour_rule"):
+        assert [name, f"{record.score[name]:g}"] in told
 
 
 def test_a_score_that_the_record_holds_is_shown_as_it_is() -> None:
