@@ -49,9 +49,10 @@ from meterwatch.parts import Parts, put_together
 from meterwatch.pipeline import Pipeline
 from meterwatch.reliability_figures import ReliabilityFigures
 from meterwatch.server import bind, make_server, rotation_of
+from meterwatch.standing_aside import remark
 from meterwatch.status_pages import EVERYWHERE, LOOPBACK, StatusPages
 from meterwatch.transport.rotation import Rotation
-from meterwatch.wired_rules import HEARD_US, hear, rebuild
+from meterwatch.wired_rules import HEARD_US, rebuild
 from storage.audit_log import AuditStore
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.layout import Layout, open_table
@@ -183,14 +184,14 @@ async def _serving(
     watch_disk(metrics, disk)
     await server.start()
     core: asyncio.Task[None] | None = None
-    pages = StatusPages(metrics.registry, not_ready)
+    pages = StatusPages(metrics.registry, not_ready, lambda: remark(parts.in_force.suspended))
     try:
         pages.start(config.metrics.port, EVERYWHERE if config.metrics.insecure_listen else LOOPBACK)
         owed = await _recall(parts, clock)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=layout is Layout.COLUMNSTORE)
         jobs = [gate.run(), *_jobs(config, clock, parts), *([] if rotation is None else [rotation.run()])]
         jobs += [] if disk is None else [disk.run()]
-        jobs.append(OwnAlarms(desk, clock, conditions(parts, disk, rotation, gate)).run())
+        jobs.append(OwnAlarms(desk, clock, conditions(parts, disk, rotation, gate, lambda: parts.in_force.suspended)).run())
         core = asyncio.create_task(run_core(pipeline, desk, lease, upkeep, cluster, *jobs))
         await asyncio.to_thread(give_back)
         pipeline.ready()
@@ -239,7 +240,7 @@ def _jobs(config: Config, clock: Clock, parts: Parts) -> list[Coroutine[Any, Any
     """What runs beside the pipeline as long as the service does."""
     heard_since_us = clock.now_us() - HEARD_US
     jobs = [
-        hear(lambda: parts.in_force.rules, parts.recipe.history, parts.topology.slots, heard_since_us),
+        parts.in_force.hear(heard_since_us),
         parts.days.run(),
         parts.interruptions.run(),
         parts.gaps.run(),

@@ -18,6 +18,7 @@ from meterwatch.access.service_audit import AuditService
 from meterwatch.clock import Clock
 from meterwatch.parts import Parts
 from meterwatch.service_gaps import GapsService
+from meterwatch.service_rules import RulesService
 from meterwatch.service_thermal import ThermalService
 from meterwatch.service_transformers import TransformersService
 from meterwatch.service_user_rules import UserRulesService
@@ -27,6 +28,7 @@ from meterwatch.v1.gaps_pb2_grpc import add_GapsServicer_to_server
 from meterwatch.v1.reads_pb2_grpc import add_ReadsServicer_to_server
 from meterwatch.v1.receipts_pb2_grpc import add_ReceiptsServicer_to_server
 from meterwatch.v1.reliability_pb2_grpc import add_ReliabilityServicer_to_server
+from meterwatch.v1.rules_pb2_grpc import add_RulesServicer_to_server
 from meterwatch.v1.thermal_pb2_grpc import add_ThermalServicer_to_server
 from meterwatch.v1.transformers_pb2_grpc import add_TransformersServicer_to_server
 from meterwatch.v1.user_rules_pb2_grpc import add_UserRulesServicer_to_server
@@ -99,8 +101,9 @@ def add_services(
         server,
     )  # fmt: skip
     add_ThermalServicer_to_server(
-        ThermalService(recipe.ambient, pipeline, lambda: in_force.rules.engine.hot_spot, in_force.reweather), server
+        ThermalService(recipe.ambient, pipeline, lambda: in_force.hot_spot, in_force.reweather), server
     )
     add_GapsServicer_to_server(GapsService(parts.gaps, parts.estimation, pipeline), server)
     add_UserRulesServicer_to_server(UserRulesService(recipe.user, in_force.reread_user_rules), server)
+    add_RulesServicer_to_server(RulesService(in_force, parts.desk.book), server)
     add_AuditServicer_to_server(AuditService(AuditStore(pool)), server)

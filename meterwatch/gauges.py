@@ -11,6 +11,8 @@ from meterwatch.disk_watch import DiskWatch
 from meterwatch.metrics import Metrics
 from meterwatch.parts import Parts
 from meterwatch.transport.rotation import Rotation
+from rules.engine import HOT_SPOT
+from rules.hot_spot import HotSpot
 
 
 def watch(parts: Parts, streams: Streams, not_ready: Callable[[], str]) -> None:
@@ -24,6 +26,9 @@ def watch(parts: Parts, streams: Streams, not_ready: Callable[[], str]) -> None:
                 "Transformers, and feeders, with changed loads of some time ago that wait to be judged.",
                 lambda: parts.in_force.rules.past_owed,
             ),
+            "rules_suspended": (
+                "Rules that have raised and stand aside; /readyz names them.", lambda: len(parts.in_force.suspended),
+            ),
             "subscribers": ("Subscribers to alarms.", lambda: parts.desk.hub.subscribers),
             "interruptions_behind_groups": (
                 "Feeders (transformers, meters) whose interruptions are to be written.",
@@ -31,11 +36,11 @@ def watch(parts: Parts, streams: Streams, not_ready: Callable[[], str]) -> None:
             ),
             "hot_transformers": (
                 "Transformers with an alarm of their hot spot, of any level.",
-                lambda: parts.in_force.rules.engine.hot_spot.hot,
+                lambda: _of_hot_spot(parts, lambda rule: rule.hot),
             ),
             "hottest_transformer_celsius": (
                 "Hot spot of the hottest transformer with a rating; NaN: no load is known.",
-                lambda: parts.in_force.rules.engine.hot_spot.hottest_c,
+                lambda: _of_hot_spot(parts, lambda rule: rule.hottest_c),
             ),
             "judged_days_behind_seconds": (
                 "How long ago the oldest local day ended that is not yet judged for all its meters; 0: none is owed.",
@@ -47,6 +52,9 @@ def watch(parts: Parts, streams: Streams, not_ready: Callable[[], str]) -> None:
             ),
         },
         counters={
+            "rules_raised": (
+                "Times a rule raised an error of ours and was put aside.", lambda: parts.recipe.aside.raised,
+            ),
             "receipts_forgotten": (
                 "Messages to named subscribers that were not confirmed before there were too many.",
                 lambda: parts.receipts.forgotten,
@@ -64,7 +72,13 @@ def watch(parts: Parts, streams: Streams, not_ready: Callable[[], str]) -> None:
                 lambda: sum(writer.retried for writer in parts.writers),
             ),
         },
-    )
+    )  # fmt: skip
+
+
+def _of_hot_spot(parts: Parts, value: Callable[[HotSpot], float]) -> float:
+    """NaN while the rule stands aside."""
+    engine = parts.in_force.rules.engine
+    return math.nan if HOT_SPOT in engine.apart.suspended else value(engine.hot_spot)
 
 
 def watch_certificates(metrics: Metrics, rotation: Rotation | None) -> None:

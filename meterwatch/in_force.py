@@ -15,16 +15,20 @@ from alarm.desk import AlarmDesk
 from meterwatch.clock import Clock
 from meterwatch.day_marks import DayMarks
 from meterwatch.delivery import Learnt
+from meterwatch.errors import Missing
 from meterwatch.interruptions import Interruptions
 from meterwatch.judged_days import JudgedDays
 from meterwatch.memory import give_back
 from meterwatch.pipeline import Pipeline
 from meterwatch.planned import Works
+from meterwatch.standing_aside import StandingAside, SuspendedRule
 from meterwatch.topology import Topology
 from meterwatch.weather import Weather
-from meterwatch.wired_rules import WiredRules, rebuild
+from meterwatch.wired_rules import HEARD_US, WiredRules, hear, rebuild
 from meterwatch.wired_user_rules import UserRules
-from rules.engine import Engine
+from rules.apart import Apart
+from rules.engine import COMM_LOSS, CONTRACT, HOT_SPOT, Engine
+from rules.hot_spot import HotSpot
 from rules.plates import unknown_types
 from rules.profile import RuleProfile
 from storage.ambient import AmbientStore
@@ -56,17 +60,20 @@ class Recipe:
     ambient: AmbientStore
     arrived: Arrived
     user: UserRules
+    aside: StandingAside
 
     async def rules(self, topology: Topology) -> WiredRules:
         """Rules over these meters that know all but the reads."""
-        engine = Engine(topology, self.profile)
+        engine = Engine(topology, self.profile, Apart())
         if unknown := unknown_types(self.profile.hot_spot.types, topology):
             _log.warning("thermal types the profile has not", types=unknown[:20], count=len(unknown))
         engine.replan(await self.works())
         engine.learn(await self.delivery.learnt())
-        engine.hot_spot.reweather(await self.weather())
+        engine.reweather(await self.weather())
         engine.judged = self.interruptions.judged
-        return WiredRules(engine, self.history, self.clock, self.marks, self.version, self.arrived, self.user)
+        return WiredRules(
+            engine, self.history, self.clock, self.marks, self.version, self.arrived, self.user, self.aside
+        )  # fmt: skip
 
     async def works(self) -> Works:
         """Planned work that can still explain something."""
@@ -88,6 +95,8 @@ class InForce:
         self._pipeline = pipeline
         self._desk = desk
         self._days = days
+        self._unheard = asyncio.Event()
+        """When each meter was heard last is to be looked up."""
 
     @property
     def rules(self) -> WiredRules:
@@ -95,6 +104,33 @@ class InForce:
         rules = self._pipeline.rules
         assert isinstance(rules, WiredRules)
         return rules
+
+    @property
+    def suspended(self) -> tuple[SuspendedRule, ...]:
+        """Rules of ours that have raised and stand aside."""
+        return self.rules.suspended
+
+    @property
+    def hot_spot(self) -> HotSpot:
+        """The rule, as it knows temperatures. Missing RULE_SUSPENDED."""
+        if HOT_SPOT in self.rules.engine.apart.suspended:
+            text = "temperatures are not followed: HOT_SPOT has raised and stands aside; `rules list` says since when"
+            raise Missing("RULE_SUSPENDED", text)
+        return self.rules.engine.hot_spot
+
+    async def resume(self) -> tuple[SuspendedRule, ...]:
+        """Have all rules work that stand aside; those that have raised again. They are owed what they missed."""
+        if self.suspended:
+            await self.reregister()
+        return self.suspended
+
+    async def hear(self, from_us: int) -> None:
+        """Tell the rules when each meter was heard last: after a start, and when COMM_LOSS comes back. A job."""
+        while True:
+            self._unheard.clear()
+            await hear(lambda: self.rules, self._recipe.history, self._pipeline.topology().slots, from_us)
+            await self._unheard.wait()
+            from_us = self._recipe.clock.now_us() - HEARD_US
 
     async def learn(self, learnt: list[Learnt]) -> None:
         """How often last gasps arrive by each mode was learnt anew."""
@@ -110,7 +146,7 @@ class InForce:
         """Temperatures of the air came in."""
         weather = await self._recipe.weather()
         async with self._pipeline.paused():
-            self.rules.engine.hot_spot.reweather(weather)
+            self.rules.engine.reweather(weather)
 
     async def reregister(self) -> None:
         """Meters, transformers or their places changed: new rules, which know what the old ones had heard."""
@@ -119,10 +155,15 @@ class InForce:
         rebuilt = await recipe.rules(fresh)
         async with self._pipeline.paused():
             rebuilt.engine.replan(await recipe.works())
-            rebuilt.engine.hot_spot.reweather(await recipe.weather())
-            rebuilt.engine.contract.replaces(self.rules.engine.contract)
+            rebuilt.engine.reweather(await recipe.weather())
+            before = self.rules.engine
+            rebuilt.engine.apart.ask(CONTRACT, None, rebuilt.engine.contract.replaces, before.contract)
+            await self.rules.owe_missed()
             verdicts, _ = await rebuild(rebuilt, fresh, recipe.history, self._desk, recipe.clock)
-            rebuilt.engine.silence.heard(*self.rules.engine.silence.last_heard())
+            if COMM_LOSS in before.apart.suspended:
+                self._unheard.set()
+            else:
+                rebuilt.engine.heard(*before.silence.last_heard())
             await self._days.replace(fresh)
             self._pipeline.replace(fresh, rebuilt, verdicts)
             self._desk.book.names = fresh

@@ -14,6 +14,7 @@ import numpy as np
 
 from meterwatch.episodes import Verdict
 from meterwatch.known_loads import KnownLoads
+from rules.apart import Apart, Rule
 from rules.ladder import Ints
 from rules.late import Fold, JudgesPast
 from rules.overload import Overload
@@ -47,7 +48,21 @@ async def judged(
     for learn in learnt:
         learn()
     said, tail = judge(), overload.tail
-    return with_ring(past, said, tail, overload.window_us) if past else said
+    return with_ring(_of_those_at_work(past, overload.apart), said, tail, overload.window_us) if past else said
+
+
+def _of_those_at_work(past: list[Verdict], apart: Apart) -> list[Verdict]:
+    """Without the verdicts whose end a rule is to say that has raised since; it has missed them."""
+    if not apart.suspended:
+        return past
+    found = []
+    for one in past:
+        missed = None if one.until_us is not None else apart.missed(Rule(one.rule, one.asset_kind))
+        if missed is None:
+            found.append(one)
+        else:
+            missed.note(np.array([one.asset_id]), np.array([one.from_us - 1]))
+    return found
 
 
 async def _folded(rule: JudgesPast, assets: Ints, loads: KnownLoads, tail: int) -> Fold:

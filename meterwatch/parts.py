@@ -35,6 +35,7 @@ from meterwatch.learning import Learning
 from meterwatch.metrics import Metrics
 from meterwatch.pipeline import Pipeline
 from meterwatch.profile_file import known_profiles
+from meterwatch.standing_aside import StandingAside
 from meterwatch.storm_watch import StormWatch
 from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2
@@ -59,6 +60,7 @@ from storage.receipts import ReceiptStore
 from storage.registry import RegistryStore
 from storage.service_reliability import Indices
 from storage.storms import StormStore
+from storage.suspended import SuspendedStore
 from storage.writer import Writer
 
 
@@ -138,11 +140,13 @@ async def put_together(
     recipe = Recipe(
         profile, rules_version(profile, version("meterwatch")), clock, marks, interruptions, history,
         PlannedStore(pool), DeliveryStore(pool), AmbientStore(pool), arrived, user,
+        StandingAside(SuspendedStore(pool), clock.now_us),
     )  # fmt: skip
 
     async def record(verdicts: list[Verdict], batch_ids: list[int]) -> None:
-        await asyncio.gather(marks.save(DayStore(pool).owe), interruptions.owe())
+        await asyncio.gather(marks.save(DayStore(pool).owe), interruptions.owe(), in_force.rules.owe_missed())
         await in_force.rules.record(desk, verdicts, batch_ids)
+        await in_force.rules.pay_missed()
 
     reasons = {int(number): name.removeprefix("ROW_REASON_") for name, number in ingest_pb2.RowReason.items()}
     doubts = Doubts()

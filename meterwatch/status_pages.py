@@ -29,7 +29,11 @@ STUCK_S: Final = 15.0
 class StatusPages:
     """Answers from `start` to `stop`. not_ready: why no reads are taken, empty if they are; asked in another thread."""
 
-    def __init__(self, registry: CollectorRegistry, not_ready: Callable[[], str]) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, not_ready: Callable[[], str], remark: Callable[[], str] = lambda: ""
+    ) -> None:
+        """remark: what is to be said of a service that is ready."""
+        self._remark = remark
         self._metrics = make_wsgi_app(registry)
         self._not_ready = not_ready
         self._beat_s = time.monotonic()
@@ -70,7 +74,7 @@ class StatusPages:
             case "/healthz":
                 return _said(start_response, self._stuck())
             case "/readyz":
-                return _said(start_response, self._stuck() or self._not_ready())
+                return _said(start_response, self._stuck() or self._not_ready(), self._remark())
         start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
         return [b"/metrics, /healthz and /readyz are served here\n"]
 
@@ -79,10 +83,10 @@ class StatusPages:
         return f"the event loop has not turned for {since_s:.0f} s" if since_s > STUCK_S else ""
 
 
-def _said(start_response: Callable[..., Any], trouble: str) -> list[bytes]:
+def _said(start_response: Callable[..., Any], trouble: str, remark: str = "") -> list[bytes]:
     status = "503 Service Unavailable" if trouble else "200 OK"
     start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-    return [(trouble or "ok").encode() + b"\n"]
+    return ["; ".join(part for part in (trouble or "ok", remark) if part).encode() + b"\n"]
 
 
 class _Silent(WSGIRequestHandler):

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 from typing import Final
 
@@ -30,11 +31,12 @@ from meterwatch.known_loads import KnownLoads
 from meterwatch.late_loads import judged, judged_turn, waiting
 from meterwatch.quality import METHOD_MASK
 from meterwatch.registers import RegisterChange
-from meterwatch.stored_loads import Told, restore
+from meterwatch.standing_aside import StandingAside, SuspendedRule, listed
+from meterwatch.stored_loads import RING_US, Told, restore
 from meterwatch.time_share import TimeShare
 from meterwatch.topology import Topology
 from meterwatch.wired_user_rules import UserRules
-from rules.engine import LOOKBACK_S, MARGIN_S, Engine, Wanted
+from rules.engine import COMM_LOSS, CONTRACT, HOT_SPOT, LOOKBACK_S, MARGIN_S, Engine, Wanted
 from rules.hot_words import RULE as HOT
 from rules.overload import Overload
 from storage.arrived import Arrived
@@ -78,8 +80,12 @@ class WiredRules:
         version: str = "",
         arrived: Arrived | None = None,
         user: UserRules | None = None,
+        aside: StandingAside | None = None,
     ) -> None:
+        """aside: told of rules that raise; None: the engine suspends none."""
+        assert aside is not None or engine.apart.raising
         self.engine = engine
+        self._aside = aside
         self._version = version
         self._marks = marks
         self._arrived = arrived
@@ -125,14 +131,42 @@ class WiredRules:
             await self._give(together, now_us + AHEAD_US)
         if self.user is not None:
             await self.user.judge()
-        await judge_touched(self.engine.contract, self._history)
+        await self.engine.apart.wait_for(CONTRACT, lambda: judge_touched(self.engine.contract, self._history))
         whole = whole or len(self._owing) >= OWED_MAX
         self._past.start()
         found = await judged(
             self.engine.past, self.engine.overload, known_loads(self._history, self.engine.overload), now_us,
             lambda: self._charged(now_us), lambda: self._past.goes_on() or whole,
         )  # fmt: skip
+        self._notice()
         return signed(found + (self.user.taken() if self.user is not None else []), self._version)
+
+    @property
+    def suspended(self) -> tuple[SuspendedRule, ...]:
+        """Rules of ours that have raised and stand aside."""
+        return listed(self.engine.apart.suspended)
+
+    def _notice(self) -> None:
+        if self._aside is not None:
+            self._aside.notice(self.engine.apart)
+
+    async def owe_missed(self) -> None:
+        """Commit who stands aside and what it missed, before what was judged without it. Raises StorageUnavailable."""
+        if self._aside is not None and self.engine.apart.suspended:
+            self._notice()
+            overload = self.engine.overload
+            newest_us = (overload.head + 1) * overload.window_us if overload.head >= 0 else self._clock.now_us()
+            await self._aside.write(self.engine.apart, newest_us - RING_US)
+
+    async def be_owed(self) -> None:
+        """Have the rules judge what those before missed. Once they know what is stored. Raises StorageUnavailable."""
+        if self._aside is not None:
+            await self._aside.owed(self.engine)
+
+    async def pay_missed(self) -> None:
+        """What rules that stood aside found when they were owed it is recorded. Raises StorageUnavailable."""
+        if self._aside is not None:
+            await self._aside.paid(self.engine.apart)
 
     def _charged(self, now_us: int) -> list[Verdict]:
         """What the rules say now; what the past took is charged before, and this is not."""
@@ -208,7 +242,11 @@ class WiredRules:
 
     @property
     def due(self) -> bool:
-        """Record, even if there is nothing else: loads were put off for long enough, or batches owe nothing more."""
+        """Record, even if there is nothing else: a rule has raised, loads were put off for long enough, or batches owe
+        nothing more.
+        """
+        if self._aside is not None and self._aside.unwritten(self.engine.apart):
+            return True
         if self.puts_off:
             return self._loads_due
         return bool(self._owing) and self._owing[0][0] <= self._judged_turn
@@ -228,15 +266,13 @@ class WiredRules:
 
     def deaf_to(self, head_ends: frozenset[int], now_us: int) -> None:
         """These head-ends could not be heard up to now, for reasons of ours."""
-        self.engine.silence.deaf_to(head_ends, now_us)
+        self.engine.apart.ask(COMM_LOSS, None, self.engine.silence.deaf_to, head_ends, now_us)
 
     def head_end(self, head_end_id: int, connected: bool) -> None:
         """A head-end opened its first stream, or lost its last."""
-        silence, now_us = self.engine.silence, self._clock.now_us()
-        if connected:
-            silence.head_end_connected(head_end_id, now_us)
-        else:
-            silence.head_end_gone(head_end_id, now_us)
+        silence = self.engine.silence
+        told = silence.head_end_connected if connected else silence.head_end_gone
+        self.engine.apart.ask(COMM_LOSS, None, told, head_end_id, self._clock.now_us())
 
 
 def known_loads(history: History, overload: Overload) -> KnownLoads:
@@ -305,25 +341,27 @@ async def rebuild(
     for rule in LOADED[1:]:
         engine.overload.recall(rule, np.unique(np.array([a.asset_id for a in loaded if a.rule == rule], np.int64)))
     rules.counted = frozenset(owed.batch_id for owed in owed_batches)
-    engine.hot_spot.restore_told(
-        [a.asset_id for a in desk.book if a.rule == HOT and a.state is not AlarmState.RETRACTED]
-    )
+    hot = [a.asset_id for a in desk.book if a.rule == HOT and a.state is not AlarmState.RETRACTED]
+    engine.apart.ask(HOT_SPOT, None, engine.hot_spot.restore_told, hot)
     for alarm in open_alarms:
         if alarm.rule == "COMM_LOSS":
-            engine.silence.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us, alarm.raised_us)
+            open_ = alarm.asset_kind, alarm.asset_id, alarm.onset_us, alarm.raised_us
+            engine.apart.ask(COMM_LOSS, None, engine.silence.restore_open, *open_)
         if alarm.rule == "OUTAGE":
             reach = now_us if alarm.finished else None  # what only an old file tells may be too long to follow
             engine.restore_open(alarm.asset_kind, alarm.asset_id, alarm.onset_us - MARGIN_S * US, reach)
-    silent = engine.silence.told_slots()
+    silent = engine.apart.ask(COMM_LOSS, np.zeros(0, np.int32), engine.silence.told_slots)
     for at in range(0, len(silent), HEARD_TOGETHER):
-        engine.silence.heard(*await history.last_heard(silent[at : at + HEARD_TOGETHER], now_us - HEARD_US))
+        engine.heard(*await history.last_heard(silent[at : at + HEARD_TOGETHER], now_us - HEARD_US))
     owed, owed_us = await history.owed_off()
     for day in np.unique(owed_us // DAY_US):
         mine = owed_us // DAY_US == day
         engine.activate(owed[mine], int(owed_us[mine].min()) - MARGIN_S * US, now_us)
     slots = await history.supply_off_slots(first_us)
     engine.activate(slots[slots < topology.slots], first_us, now_us)
-    await begin_contract(engine.contract, history, topology, list(desk.book))
+    begin = partial(begin_contract, engine.contract, history, topology, list(desk.book))
+    await engine.apart.wait_for(CONTRACT, begin)
+    await rules.be_owed()
     if rules.user is not None:
         await rules.user.begin(topology, engine.overload, list(desk.book))
     return await rules.evaluate(now_us, whole=True), [owed.batch_id for owed in owed_batches if not owed.evaluated]
@@ -355,6 +393,6 @@ async def hear(rules: Callable[[], WiredRules], history: History, meters: int, f
         except (StorageUnavailable, Overloaded):
             await asyncio.sleep(HEAR_RETRY_S)
             continue
-        rules().engine.silence.heard(slot, last_us)
+        rules().engine.heard(slot, last_us)
         at += HEARD_TOGETHER
         await asyncio.sleep(HEAR_PAUSE_S)

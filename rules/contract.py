@@ -24,6 +24,7 @@ from meterwatch.batch import ReadChange
 from meterwatch.dated import first_changes
 from meterwatch.episodes import Episode, Verdict
 from meterwatch.topology import Topology
+from rules.apart import Owing
 from rules.contract_demand import demand
 from rules.contract_levels import ContractProfile
 from rules.contract_state import Looked, Restless, Rows, Slots, calm_rows, quiet_rows, walk
@@ -35,6 +36,9 @@ RULE = "CONTRACT"
 US = 1_000_000
 HOUR_S = 3600
 """What lasts is said when its level changes, and on the hour: the book then knows how far it was seen. (ours)"""
+OWED_US = 2 * HOUR_S * US
+"""Of a rule that raises all reads are owed that end so long before the newest or later, and of each meter what is older
+and came since: most reads come in this time, so few meters are noted one by one. (ours)"""
 NOBODY = np.iinfo(np.int32).max
 """Limit of a meter without a contract."""
 
@@ -267,6 +271,24 @@ class Contract:
             **self.profile.thresholds(level.name),
         }
         return Episode(onset_us, raised_us, cleared_us, level.severity, level.name, summary, evidence, seen_us=seen_us)
+
+    # While it is suspended
+
+    def owing(self) -> Owing:
+        """What is not told of, but for reads that `observe` was given since it was `taken` last."""
+        said = [(one.asset_id, one.from_us) for one in self._ready.values()]
+        ready = np.array(said, np.int64).reshape(-1, 2).T
+        asset = np.concatenate([*(span.asset for span in self._touched), ready[0]]).astype(np.int64)
+        first_us = np.concatenate([*(span.first_us for span in self._touched), ready[1]])
+        return Owing(max(self.newest_us - OWED_US, 0) if self.newest_us else NEVER, asset, first_us - 1)
+
+    def owe(self, from_us: int, asset: Ints, start_us: Ints) -> None:
+        """It missed this while it was suspended (rules.apart.Missed). After `begin`."""
+        slots = self._topology.slots
+        first, known = np.full(slots, from_us), asset < slots
+        np.minimum.at(first, asset[known], start_us[known])
+        mine = np.flatnonzero(self.concerns(np.arange(slots, dtype=np.int32)) & (first < self.newest_us))
+        self.touch(mine.astype(np.int32), first[mine] + 1, np.full(len(mine), self.newest_us))
 
     # What was touched
 

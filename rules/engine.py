@@ -20,25 +20,36 @@ from meterwatch.batch import Events, ReadChange
 from meterwatch.clock import US
 from meterwatch.delivery import Learnt
 from meterwatch.episodes import Verdict
+from meterwatch.loads import Loads
 from meterwatch.planned import Works
 from meterwatch.topology import Topology
+from meterwatch.weather import Weather
 from rules import outage
+from rules.apart import Apart, Owing, Rule
 from rules.by_design import Plans
+from rules.contract import RULE as CONTRACT_RULE
 from rules.contract import Contract
 from rules.groups import Members, Tree, groups_of
 from rules.heat_past import PastHeat
 from rules.hot_spot import HotSpot
+from rules.hot_words import RULE as HOT_RULE
 from rules.interruptions import Heard
+from rules.ladder import Ints
 from rules.late import JudgesPast
 from rules.overdue import SPOKE_BEFORE_US, Paths
 from rules.overload import Overload
+from rules.past_apart import PastApart
 from rules.phase_votes import begins, heard_of, lost_runs, returns
 from rules.profile import RuleProfile
+from rules.silence import RULE as SILENCE_RULE
 from rules.silence import Silence
 from rules.supply import HEARD, NEVER, ON, Evidence, Runs, evidence_of_reads, join, off_runs, telling, votes_off
 from rules.witness import Witnesses
 
 Group = tuple[str, int]
+HOT_SPOT = Rule(HOT_RULE, "transformer")
+CONTRACT = Rule(CONTRACT_RULE, "meter")
+COMM_LOSS = Rule(SILENCE_RULE)
 
 LOOKBACK_S = 86_400
 """Votes this old are forgotten, except since when meters are off that still are. Late last gasps arrive within a day.
@@ -53,6 +64,7 @@ PRUNE_ROWS = 20_000
 ONSET_METERS_MAX = 200_000
 """Who was heard about the beginnings of OFF runs older than LOOKBACK_S is kept of all of them while these times the
 meters of the group are no more; else of those that last."""
+NOBODY = np.zeros(0, np.int64)
 
 
 def reach_s(members: int) -> int:
@@ -120,17 +132,28 @@ class _Active:
 class Engine:
     """Rule state of one topology. Feed it changes in any order; it forgets nothing it needs."""
 
-    def __init__(self, topology: Topology, profile: RuleProfile | None = None) -> None:
+    def __init__(self, topology: Topology, profile: RuleProfile | None = None, apart: Apart | None = None) -> None:
+        """apart: where the rules are run that may be suspended: all but outages, and the loads the others rest on."""
         self._topology = topology
         self.profile = profile or RuleProfile()
-        self.overload = Overload(topology, self.profile.overload)
+        self.apart = apart or Apart(raising=True)
+        self.overload = Overload(topology, self.profile.overload, self.apart)
         self.hot_spot = HotSpot(topology, self.profile.hot_spot, self.overload)
         self.contract = Contract(topology, self.profile.contract)
-        self.past: tuple[JudgesPast, ...] = (*self.overload.past, PastHeat(self.hot_spot))
+        self.past: tuple[JudgesPast, ...] = (
+            *self.overload.past,
+            PastApart(PastHeat(self.hot_spot), HOT_SPOT, self.apart),
+        )
         """All that judges windows anew which had been judged for good: OVERLOAD, REVERSE, PHASE and UNBALANCE of
         transformers, OVERLOAD of feeders, HOT_SPOT. Outages ask for their votes by `wanted`, however old; silence is of
         now."""
         self.silence = Silence(topology, self.profile.silence)
+        self.apart.add(HOT_SPOT, len(topology.transformer), self.hot_spot.owing)
+        self.apart.add(CONTRACT, topology.slots, self.contract.owing)
+        self.apart.add(COMM_LOSS, 0, lambda: Owing(0, NOBODY, NOBODY))
+        self.overload.heard = self._loads_heard
+        self._round: list[ReadChange] = []
+        """Reads that CONTRACT was given and has not judged: owed, should it raise."""
         self._tree = Tree(topology)
         self._plans = Plans(topology, self.profile.outage)
         self._witnesses = Witnesses.of(topology, self.profile.outage)
@@ -163,12 +186,12 @@ class Engine:
         """Take committed reads. counted: their loads are counted already, by Overload.recount."""
         if not counted:
             self.overload.observe(change, now_us)
-        self.contract.observe(change)
+        self._observe_contract(change)
         new = change.sign > 0
         if new.all():
-            self.silence.heard(change.slot, change.end_us)
+            self.heard(change.slot, change.end_us)
         else:
-            self.silence.heard(change.slot[new], change.end_us[new])
+            self.heard(change.slot[new], change.end_us[new])
         if self._active or votes_off(change):
             self._votes(evidence_of_reads(change), now_us)
             if not new.all():
@@ -176,7 +199,7 @@ class Engine:
 
     def observe_events(self, events: Events, now_us: int) -> None:
         """Take committed events."""
-        self.silence.heard(events.slot, events.at_us)
+        self.heard(events.slot, events.at_us)
         self._votes(heard_of(events, self._topology.phases), now_us)
 
     def activate(self, slots: NDArray[np.int32], from_us: int, now_us: int) -> None:
@@ -216,16 +239,58 @@ class Engine:
 
     def evaluate(self, now_us: int) -> list[Verdict]:
         """What the rules know at now_us, for every asset whose answer may have changed."""
-        verdicts = self.overload.judge(now_us) + self.hot_spot.judge(now_us) + self.contract.taken()
+        verdicts, nothing = self.overload.judge(now_us), list[Verdict]()
+        verdicts += self.apart.ask(HOT_SPOT, nothing, self.hot_spot.judge, now_us)
+        verdicts += self.apart.ask(CONTRACT, nothing, self.contract.taken)
+        self._settle_contract()
         for group, state in list(self._active.items()):
             if state.loaded and (state.touched or (state.due_us is not None and state.due_us <= now_us)):
                 verdicts += self._judge(group, state, now_us)
-        return verdicts + self.silence.judge(now_us, self._explained(now_us))
+        return verdicts + self.apart.ask(COMM_LOSS, nothing, self.silence.judge, now_us, self._explained(now_us))
 
     @property
     def due_us(self) -> int:
         """When an answer on outages changes by itself, if nothing new is heard; NEVER."""
         return min((state.due_us for state in self._active.values() if state.due_us is not None), default=NEVER)
+
+    # Rules that are run apart
+
+    def heard(self, slot: NDArray[np.int32], at_us: Ints) -> None:
+        """Something of these meters was stored, as COMM_LOSS is to know."""
+        self.apart.ask(COMM_LOSS, None, self.silence.heard, slot, at_us)
+
+    def reweather(self, weather: Weather) -> None:
+        """Take all the readings of the air there are."""
+        self.apart.ask(HOT_SPOT, None, self.hot_spot.reweather, weather)
+
+    def _loads_heard(self, cells: Loads) -> None:
+        self.apart.ask(HOT_SPOT, None, self.hot_spot.heard, cells)
+        missed = self.apart.missed(HOT_SPOT)
+        if missed is not None:
+            missed.note(cells.transformer, cells.window * self.overload.window_us)
+
+    def _observe_contract(self, change: ReadChange) -> None:
+        self.apart.ask(CONTRACT, None, self.contract.observe, change)
+        if self.contract.watches and not self.apart.raising:
+            self._round.append(change)
+
+    def _settle_contract(self) -> None:
+        """What it was given is judged, or missed."""
+        missed = self.apart.missed(CONTRACT)
+        if missed is not None:
+            for change in self._round:
+                mine = np.flatnonzero(self.contract.concerns(change.slot))
+                start_us = change.end_us[mine] - change.interval_s[mine].astype(np.int64) * US
+                missed.note(change.slot[mine], start_us)
+        self._round = []
+
+    def owe(self, rule: Rule, from_us: int, asset: Ints, start_us: Ints) -> None:
+        """A rule missed this while it was suspended, in another life: judge it. Once the stored loads are known."""
+        of_others = {HOT_SPOT: self.hot_spot.owe, CONTRACT: self.contract.owe}
+        if rule in of_others:
+            self.apart.ask(rule, None, of_others[rule], from_us, asset, start_us)
+        else:
+            self.overload.owe(rule, from_us, asset, start_us)
 
     def _members(self, group: Group) -> Members:
         state = self._active.get(group)

@@ -226,8 +226,8 @@ class Lookback:
         in_near = {row: ended[i] for row, i in enumerate(lasts.tolist()) if i in ended}
 
         def taken() -> None:
-            rule.late.judged(everybody)
             rule.looked_back(index, twin, heat, since, in_near)
+            rule.late.judged(everybody)  # at the end: what waits is owed by a rule that raises in between
 
         return [*(self._cool or []), *said], taken
 

@@ -27,6 +27,7 @@ from meterwatch.loads import Loads
 from meterwatch.topology import Topology
 from meterwatch.weather import Weather
 from rules.air import air_was
+from rules.apart import Owing
 from rules.heat import Heat, HeatState, step
 from rules.hot_words import RULE, Figures, episode
 from rules.late import NEXT_TURN, Late
@@ -272,15 +273,15 @@ class HotSpot:
         if stop - self.profile.near_windows - self._at > self.days.reach:
             self._advance(stop - self.profile.near_windows)
         self._passed()
-        old = np.flatnonzero(self._before.last >= 0)
+        everybody = old = np.flatnonzero(self._before.last >= 0)
         if not len(old):
             return
         tail, before = self.overload.tail, self._before
         first, last, turn = before.first[old], before.last[old], before.turn[old]
-        before.judged(old)
         oldest = self._at - LATE_DAYS * self.days.windows
         old, first, last, turn = (column[last >= oldest] for column in (old, np.maximum(first, oldest), last, turn))
         if not len(old):
+            before.judged(everybody)
             return
         self._stale[old[last + self.days.reach >= self._at]] = True
         behind, shown = first < tail, np.maximum(first, tail)
@@ -292,6 +293,7 @@ class HotSpot:
         turn = np.where(behind, turn, NEXT_TURN)  # what is still in the ring is of today
         for window in (first, last):
             self.late.note(old[may], window[may], turn[may])
+        before.judged(everybody)
 
     def _passed(self) -> None:
         """What changed and was not judged before _at passed it."""
@@ -301,6 +303,21 @@ class HotSpot:
             self._before.note(index, window, self.overload.turn)
         self._touched_from[index] = np.where(last >= self._at, self._at, NEVER)
         self._touched_to[index[last < self._at]] = -1
+
+    def owing(self) -> Owing:
+        """What is not told of: all of the ring, and what was changed before it or looked back at."""
+        head, tail = self.overload.head, max(self.overload.tail, 0)
+        waiting = [(late.first, late.last >= 0) for late in (self.late, self._before)]
+        waiting.append((self._touched_from, self._touched_from < tail))
+        parts = [(np.flatnonzero(mine), first[mine]) for first, mine in waiting]
+        since = np.array(list(self._since.items()), np.int64).reshape(-1, 2)
+        asset, window = (np.concatenate(column) for column in zip(*parts, since.T, strict=True))
+        return Owing(tail * self.window_us if head >= 0 else NEVER, asset, window * self.window_us)
+
+    def owe(self, from_us: int, asset: Ints, start_us: Ints) -> None:
+        """It missed this while it was suspended (rules.apart.Missed). Of the ring all is judged anyway."""
+        window_us, tail = self.window_us, self.overload.tail
+        self._before.owe(from_us // window_us, asset, start_us // window_us, tail, self.overload.turn)
 
     def _waits(self, index: Ints) -> Bools:
         """True where what is late changes the temperatures of the near windows: nothing is said of those."""
@@ -352,11 +369,13 @@ class HotSpot:
             heats = self._ended.pop(transformer, []) + ended.get(i, [])
             if heat.level[i]:
                 heats.append(heat.heat(i))
-            since = self._since.pop(transformer, None)
+            since = self._since.get(transformer)
             if heats or self._told[transformer] or since is not None:  # looked back: what was told of then may be over
                 since = self._at if since is None else since
                 verdicts.append(self.verdict(transformer, since, self.dressed(transformer, heats, figures, i)))
             self._told[transformer] = bool(heats)
+        for transformer in index.tolist():
+            self._since.pop(transformer, None)
         return verdicts
 
     def dressed(

@@ -40,6 +40,15 @@ class Late:
         np.maximum.at(self.last, asset, window)
         np.minimum.at(self.turn, asset, turn if isinstance(turn, int) else turn[rated])
 
+    def owe(self, from_window: int, asset: Ints, window: Ints, stop: int, turn: int) -> None:
+        """The windows before `stop` wait: of everybody those from from_window on, of these assets from their own on."""
+        first = np.full(len(self._rated), from_window)
+        known = asset < len(first)
+        np.minimum.at(first, asset[known], window[known])
+        mine = np.flatnonzero(first < stop)
+        for each in (first[mine], np.full(len(mine), stop - 1)):
+            self.note(mine, each, turn)
+
     def judged(self, asset: Ints) -> None:
         """Nothing of these waits any more."""
         self.first[asset], self.last[asset], self.turn[asset] = NEVER, -1, NEVER

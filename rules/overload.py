@@ -15,6 +15,7 @@ of the one Topology given; a registry change means a new Overload and a rebuild.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -22,8 +23,9 @@ from meterwatch.batch import ReadChange
 from meterwatch.episodes import Verdict
 from meterwatch.loads import LoadChange, Loads
 from meterwatch.topology import Topology
+from rules.apart import Apart, Owing, Rule
 from rules.feeders import Feeders
-from rules.ladder import Floats, Ints, Ladder, OverloadProfile
+from rules.ladder import NEVER, Floats, Ints, Ladder, OverloadProfile
 from rules.load import Members, Sums, joined, share_of
 from rules.past import Measured, PastLadders
 from rules.phase_ladders import PhaseLadders
@@ -53,7 +55,9 @@ class Overload:
     began before the cells given is dated to the first of them.
     """
 
-    def __init__(self, topology: Topology, profile: OverloadProfile | None = None) -> None:
+    def __init__(self, topology: Topology, profile: OverloadProfile | None = None, apart: Apart | None = None) -> None:
+        """apart: where the ladders are run; nothing but verdicts rests on one of them."""
+        self.apart = apart or Apart(raising=True)
         self._profile = self.profile = profile or OverloadProfile()
         n, windows = len(topology.transformer), self._profile.ring_windows
         self._n = n
@@ -72,7 +76,7 @@ class Overload:
         self._reverse = Rungs(REVERSE, "transformer", n, reverse, self._windows, self._upwards, rated.reverse)
         self._phases: PhaseLadders | None = None
         if self.members.phase is not None:
-            self._phases = PhaseLadders(topology, self.members, profile, self._windows, self.sums)
+            self._phases = PhaseLadders(topology, self.members, profile, self._windows, self.sums, self.apart)
         self._feeders = Feeders(topology, self._profile.of_feeders, self._windows)
         self._calm_vah = rated.vah * Ladder(self._profile).calm_pu
         self._ladders = [self._rungs, self._reverse, self._feeders.rungs]
@@ -80,6 +84,8 @@ class Overload:
             self._ladders += self._phases.rungs
         self.past = self._of_the_past()
         """Who judges windows that changed after they had left the ring: of transformers, of feeders."""
+        for one in self._ladders:
+            self.apart.add(one.named, one.assets, partial(self._owing, one))
         self.turn = 0
         """So often reads were observed."""
         self._added: list[Loads] = []
@@ -146,25 +152,22 @@ class Overload:
 
     def _expect(self, window: int) -> None:
         expected = self._expected[window % self._profile.ring_windows] = self.members.expected(window)
-        self._feeders.expect(window, expected)
+        self.apart.ask(self._feeders.rungs.named, None, self._feeders.expect, window, expected)
 
     def _advance(self, head: int) -> None:
         """Make `head` the newest window; what drops out of the ring is folded into the base states."""
-        count, ladders = self._windows.count, self._ladders
+        count = self._windows.count
         if self._head >= 0:
-            for one in ladders:
-                one.settle()
+            self._each(Rungs.settle)
             for _ in range(min(head - self._head, 2 * count)):  # then the ring is empty and the states are at rest
-                for one in ladders:
-                    one.leave()
+                self._each(Rungs.leave)
                 self._windows.head += 1
                 for ring in (self._wh, self._varh, self._covered):
                     ring[self._head % count] = 0
                 if self._phases is not None:
                     self._phases.single[self._head % count] = 0
                 self._expect(self._head)
-            for one in ladders:
-                one.left()
+            self._each(Rungs.left)
             if self._head == head:
                 return
         self._windows.head = head
@@ -236,8 +239,7 @@ class Overload:
         if self._phases is not None and cells.phase_wh is not None:
             self._phases.flat[at] = cells.phase_wh
         self._tell(at, cells, news)
-        for one in self._ladders:
-            one.nothing_before(self.tail)  # what was stored before is no news
+        self._each(partial(Rungs.nothing_before, tail=self.tail))  # what was stored before is no news
 
     def restless(self, cells: Loads) -> Ints:
         """Transformers that may have a level latched or held before these cells, of one window, or whose feeder may."""
@@ -250,7 +252,8 @@ class Overload:
             return own
         if self._phases is not None:
             own = np.union1d(own, self._phases.restless(cells))
-        return np.union1d(own, self._feeders.restless(cells, self.members.expected(int(cells.window[0]))))
+        expected, feeders = self.members.expected(int(cells.window[0])), self._feeders
+        return np.union1d(own, self.apart.ask(feeders.rungs.named, own[:0], feeders.restless, cells, expected))
 
     def recount(self, cells: Loads, transformers: Ints, owed: Loads | None = None, marks: Ints | None = None) -> None:
         """Set cells to what was counted anew in the stored reads; the next commit stores them so. Once, after a start.
@@ -276,7 +279,7 @@ class Overload:
         ]
         of_feeders, feeder_of = self._feeders.past
         return [
-            PastLadders(rules, self.members, self._windows, self.window_us, of)
+            PastLadders(rules, self.members, self._windows, self.window_us, of, self.apart)
             for rules, of in ((of_transformers, np.arange(self._n)), (of_feeders, feeder_of))
             if rules
         ]
@@ -328,7 +331,7 @@ class Overload:
             cells = cells.take(cells.window >= self.tail)
             if not len(cells):
                 return cells.window, cells
-        self._rungs.touch(cells.transformer, cells.window)
+        self.apart.ask(self._rungs.named, None, self._rungs.touch, cells.transformer, cells.window)
         return (cells.window % self._profile.ring_windows) * self._n + cells.transformer, cells
 
     def _tell(self, at: Ints, cells: Loads, news: Loads) -> None:
@@ -336,15 +339,18 @@ class Overload:
         if not len(cells):
             return
         wh, varh = self._wh.reshape(-1)[at], self._varh.reshape(-1)
+        self.apart.ask(self._reverse.named, None, self._tell_reverse, at, cells, wh, varh)
+        self.apart.ask(self._feeders.rungs.named, None, self._feeders.add, news)
+        if self._phases is not None:
+            self._phases.touch(cells, at, wh, varh[at])
+
+    def _tell_reverse(self, at: Ints, cells: Loads, wh: Ints, varh: Ints) -> None:
         reached = wh < 0
         up = np.flatnonzero(reached)
         if len(up):
             b = self.rated.ratio(cells.transformer[up], wh[up], varh[at[up]])
             reached[up] = b >= self._reverse.lowest_pu
         self._reverse.touch_where(reached, cells.transformer, cells.window)
-        self._feeders.add(news)
-        if self._phases is not None:
-            self._phases.touch(cells, at, wh, varh[at])
 
     # Verdicts out
 
@@ -352,7 +358,7 @@ class Overload:
         """This was told of these before a restart: say again what is known of them."""
         for one in self._ladders:
             if (one.rule, one.asset_kind) == (rule, "transformer"):
-                one.recall(transformers)
+                self.apart.ask(one.named, None, one.recall, transformers)
 
     def supplied_by(self, feeder: int) -> Ints:
         """Transformers that feeder supplies."""
@@ -360,4 +366,29 @@ class Overload:
 
     def judge(self, now_us: int) -> list[Verdict]:
         """Verdicts on the transformers, their reverse flow, the feeders, and the phases; see Rungs.judge."""
-        return [verdict for one in self._ladders for verdict in one.judge(now_us)]
+        verdicts: list[Verdict] = []
+        for one in self._ladders:
+            verdicts += self.apart.ask(one.named, [], one.judge, now_us)
+        return verdicts
+
+    # Ladders that are suspended
+
+    def _each(self, step: Callable[[Rungs], None]) -> None:
+        for one in self._ladders:
+            self.apart.ask(one.named, None, step, one)
+
+    def _owing(self, one: Rungs) -> Owing:
+        """What a ladder that has raised has not told of: all of the ring, and what was changed before it."""
+        begin, changed = max(self.tail, 0), np.flatnonzero(one.touched_from < self.tail)
+        asset, window = changed, one.touched_from[changed]
+        for past in self.past:
+            if one in (measured.rungs for measured in past.ladders()):
+                late = np.flatnonzero(past.late.last >= 0)
+                asset, window = np.concatenate([asset, late]), np.concatenate([window, past.late.first[late]])
+        return Owing(begin * self.window_us if self._head >= 0 else NEVER, asset, window * self.window_us)
+
+    def owe(self, rule: Rule, from_us: int, asset: Ints, start_us: Ints) -> None:
+        """A ladder missed this while it was suspended (rules.apart.Missed). Of the ring all is judged anyway."""
+        for past in self.past:
+            if rule in (measured.rungs.named for measured in past.ladders()):
+                past.late.owe(from_us // self.window_us, asset, start_us // self.window_us, self.tail, self.turn)

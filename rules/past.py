@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 
 from meterwatch.episodes import Episode, Verdict
 from meterwatch.loads import Loads
+from rules.apart import Apart
 from rules.ladder import NEVER, Bools, Floats, Ints, Ladder, LadderState, Span, at_most
 from rules.late import Late
 from rules.load import Members, Sums
@@ -35,6 +36,7 @@ FOLD_WINDOWS: Final = 96
 """Folded together: who is at rest in a day of them is not stepped through it."""
 KEPT_WINDOWS: Final = 96
 """Of the piece before, for the evidence of an episode that ends early in the next."""
+_T = TypeVar("_T")
 
 
 class Measured(NamedTuple):
@@ -50,8 +52,11 @@ class Measured(NamedTuple):
 class PastLadders:
     """The rules over the assets of one kind, as rules.late.JudgesPast."""
 
-    def __init__(self, rules: Sequence[Measured], members: Members, windows: Windows, window_us: int, of: Ints) -> None:
-        """of: the asset to whose load each transformer adds; -1: none."""
+    def __init__(
+        self, rules: Sequence[Measured], members: Members, windows: Windows, window_us: int, of: Ints, apart: Apart
+    ) -> None:
+        """of: the asset to whose load each transformer adds; -1: none. apart: where the rules are run."""
+        self.apart = apart
         self._rules, self._members, self._windows, self._of = list(rules), members, windows, of
         self.window_us = window_us
         self.asset_kind = rules[0].rungs.asset_kind
@@ -69,6 +74,10 @@ class PastLadders:
         asset = self._of[cells.transformer]
         mine = asset >= 0
         self.late.note(asset[mine], cells.window[mine], turn)
+        for one in self._rules:
+            missed = self.apart.missed(one.rungs.named)
+            if missed is not None:
+                missed.note(asset[mine], cells.window[mine] * self.window_us)
 
     def waiting(self, now_us: int) -> Ints:
         return self.late.waiting()
@@ -110,46 +119,60 @@ class LaddersFold:
         self._ladders, self._assets = ladders, assets
         self.transformers = ladders.made_of(assets)
         cells = max(len(self.transformers), 1)
-        self._folds: list[LadderFold] = []
-        self._columns: list[Ints] = []
+        self._all: list[tuple[LadderFold, Ints]] = []
+        self._wanted = 0, 0
         for one in ladders.ladders():
             columns = np.flatnonzero(one.rated[assets])
             if len(columns):
-                spans = ladders.spans(one, assets[columns])
-                fold = LadderFold(one, assets[columns], *spans, oldest, ladders.tail, PIECE_CELLS // cells)
-                self._folds.append(fold)
-                self._columns.append(columns)
+                ask, named = ladders.apart.ask, one.rungs.named
+                made = ask(named, None, self._fold_of, one, columns, oldest, PIECE_CELLS // cells)
+                self._all += [] if made is None else [(made, columns)]
+
+    def _fold_of(self, one: Measured, columns: Ints, oldest: int, windows_max: int) -> LadderFold | None:
+        assets = self._assets[columns]
+        spans = self._ladders.spans(one, assets)
+        return LadderFold(one, assets, *spans, oldest, self._ladders.tail, windows_max)
+
+    @property
+    def _folds(self) -> list[tuple[LadderFold, Ints]]:
+        """Those of rules at work, and their columns."""
+        suspended = self._ladders.apart.suspended
+        return [(fold, columns) for fold, columns in self._all if fold.named not in suspended]
 
     def wanted(self) -> tuple[int, int] | None:
-        wants = sorted(span for fold in self._folds if (span := fold.wanted()) is not None)
+        wants = sorted(span for fold, _ in self._folds if (span := self._ask(fold, None, fold.wanted)) is not None)
         if not wants:
             return None
         first, stop = wants[0]
         for begin, end in wants[1:]:
             if begin <= stop:
                 stop = max(stop, end)
+        self._wanted = first, stop
         return first, stop
 
     def given(self, cells: Loads) -> None:
-        wanted = self.wanted()
-        assert wanted is not None
-        first, stop = wanted
+        first, stop = self._wanted  # not asked again: a rule that raises at the second time would want no more
         sums = self._ladders.sums(cells, self._assets, first, stop)
-        for fold, columns in zip(self._folds, self._columns, strict=True):
-            span = fold.wanted()
+        for fold, columns in self._folds:
+            span = self._ask(fold, None, fold.wanted)
             if span is not None and span[1] <= stop:
-                fold.given(sums.take(slice(span[0] - first, span[1] - first), columns))
+                self._ask(fold, None, fold.given, sums.take(slice(span[0] - first, span[1] - first), columns))
 
     def result(self) -> tuple[list[Verdict], Callable[[], None]]:
-        lasting = [(fold.measured.rungs, *fold.before_ring()) for fold in self._folds]
         late, assets = self._ladders.late, self._assets
 
         def taken() -> None:
-            late.judged(assets)
-            for rungs, index, state in lasting:
-                rungs.rebase(index, state)
+            for fold, _ in self._folds:
+                self._ask(fold, None, fold.taken)
+            late.judged(assets)  # at the end: what waits is owed by a rule that raises in between
 
-        return [verdict for fold in self._folds for verdict in fold.verdicts()], taken
+        verdicts: list[Verdict] = []
+        for fold, _ in self._folds:
+            verdicts += self._ask(fold, [], fold.verdicts)
+        return verdicts, taken
+
+    def _ask(self, fold: LadderFold, otherwise: _T, call: Callable[..., _T], *arguments: Sums) -> _T:
+        return self._ladders.apart.ask(fold.named, otherwise, call, *arguments)
 
 
 class LadderFold:
@@ -159,7 +182,7 @@ class LadderFold:
         self, measured: Measured, index: Ints, first: Ints, last: Ints, oldest: int, tail: int, windows_max: int
     ) -> None:
         """oldest: no window before it has a load. windows_max: of a piece, as far as a calm fits into it."""
-        self.measured, self.index = measured, index
+        self.measured, self.index, self.named = measured, index, measured.rungs.named
         rungs = measured.rungs
         self._ladder = Ladder(rungs.profile)
         self._coverage_min, self._window_us = rungs.profile.coverage_min, rungs.profile.window_s * 1_000_000
@@ -265,10 +288,10 @@ class LadderFold:
             )
         ]
 
-    def before_ring(self) -> tuple[Ints, LadderState]:
-        """Assets whose verdict the ring ends, and their states before its tail."""
+    def taken(self) -> None:
+        """Of assets whose verdict the ring ends it is to know their states before its tail."""
         rows = np.flatnonzero(self._end == NEVER)
-        return self.index[rows], self._state.take(rows)
+        self.measured.rungs.rebase(self.index[rows], self._state.take(rows))
 
 
 def with_ring(past: list[Verdict], ring: list[Verdict], tail: int, window_us: int) -> list[Verdict]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from meterwatch.loads import Loads
 from meterwatch.topology import Topology
+from rules.apart import Apart
 from rules.ladder import Bools, Floats, Ints, Ladder, OverloadProfile
 from rules.load import Members, Sums, share_of
 from rules.past import Measured
@@ -34,8 +35,10 @@ class PhaseLadders:
         profile: OverloadProfile,
         windows: Windows,
         sums: Callable[[Ints, int, int], Sums],
+        apart: Apart,
     ) -> None:
-        """sums(index, first, stop): of the ring, without the phases."""
+        """sums(index, first, stop): of the ring, without the phases. apart: where the ladders are run."""
+        self._apart = apart
         assert members.phase is not None
         n = members.transformers
         self._windows, self._sums, self._members = windows, sums, members
@@ -85,9 +88,14 @@ class PhaseLadders:
         if not len(mine):
             return
         transformer, window, single = cells.transformer[mine], cells.window[mine], self.flat[at[mine]]
+        wh, varh = wh[mine], varh[mine]
         for rungs, meaning in zip(self.rungs, self._meanings, strict=True):
-            reached: Bools = meaning(transformer, wh[mine], varh[mine], single) >= rungs.lowest_pu
-            rungs.touch_where(reached, transformer, window)
+
+            def touch(rungs: Rungs = rungs, meaning: Meaning = meaning) -> None:
+                reached: Bools = meaning(transformer, wh, varh, single) >= rungs.lowest_pu
+                rungs.touch_where(reached, transformer, window)
+
+            self._apart.ask(rungs.named, None, touch)
 
     def restless(self, cells: Loads) -> Ints:
         """Transformers that may have a level latched or held before these cells, of one window."""
@@ -97,9 +105,10 @@ class PhaseLadders:
         expected = self._members.expected_of(cells)
         calm = cells.covered >= expected * self._coverage_min
         share = share_of(cells.covered, expected)
+        columns, nothing = (cells.transformer, cells.wh, cells.varh, cells.phase_wh), np.zeros(len(cells))
         for rungs, meaning, calm_pu in zip(self.rungs, self._meanings, self._calm_pu, strict=True):
             least = calm_pu * share if rungs.adds_up else calm_pu
-            calm &= ~(meaning(cells.transformer, cells.wh, cells.varh, cells.phase_wh) >= least)
+            calm &= ~(self._apart.ask(rungs.named, nothing, meaning, *columns) >= least)
         return cells.transformer[judged & ~calm]
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from meterwatch.episodes import Episode, Verdict
+from rules.apart import Rule
 from rules.ladder import NEVER, Bools, Floats, Ints, Ladder, LadderState, OverloadProfile, Span, span_of, top_level
 
 US = 1_000_000
@@ -65,6 +66,7 @@ class Rungs:
         """
         self.adds_up = adds_up
         self.rule, self.asset_kind, self.profile = rule, asset_kind, profile
+        self.named, self.assets = Rule(rule, asset_kind), assets
         self._windows, self._load, self.dress = windows, load, dress
         self._ladder = Ladder(profile)
         levels = len(profile.levels)
@@ -177,10 +179,6 @@ class Rungs:
         if not len(index):
             return []
         since = np.minimum(self.touched_from[index], tail)
-        waiting = self._touched_to[index] >= stop
-        self.touched_from[index] = np.where(waiting, stop, NEVER)
-        self._touched_to[index[~waiting]] = -1
-
         restless = ~self._calm(index, stop)
         spans = self._spans(index[restless], since[restless], stop)
         load, coverage = self._load(np.array(list(spans), np.int64), tail, max(stop, tail + 1))
@@ -192,6 +190,9 @@ class Rungs:
         told[np.searchsorted(index, np.array(list(spans), np.int64))] = True
         self._told[index] = False
         self._told[list(spans)] = True
+        waiting = self._touched_to[index] >= stop  # from here on they count as told of
+        self.touched_from[index] = np.where(waiting, stop, NEVER)
+        self._touched_to[index[~waiting]] = -1
         return [
             Verdict(self.rule, self.asset_kind, asset, first * window_us + 1, episodes.get(asset, ()))
             for asset, first in zip(index[told].tolist(), since[told].tolist(), strict=True)

@@ -110,6 +110,8 @@ _OURS: Final[Mapping[str, Rule]] = {
     "Transformers/ImportFlexibility": _changes(ENGINEER, Reach.GRID, "name", "dry_run"),
     "UserRules/ListUserRules": _reads(Reach.ANY),
     "UserRules/ReloadUserRules": _changes(ENGINEER, Reach.GRID),
+    "Rules/ListSuspended": _reads(Reach.ANY),
+    "Rules/Resume": _changes(ENGINEER, Reach.GRID),
     "Audit/ListAudit": Rule(ADMIN, Reach.GRID),
 }
 

@@ -1,4 +1,6 @@
-"""meterwatch rules: check, test, list, reload. Rules that engineers write, before and while they are in force."""
+"""meterwatch rules: check, test, list, reload, resume. Rules that engineers write, before and while they are in force;
+and rules of the service that have raised and stand aside.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import typer
 from meterwatch.cli import rules as over_history
 from meterwatch.cli.calls import calling
 from meterwatch.cli.failures import EX_FAILED, fail
-from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, listing
+from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, listing, utc
+from meterwatch.v1 import rules_pb2
 from meterwatch.v1 import user_rules_pb2 as pb
 
 app = over_history.app
@@ -63,10 +66,15 @@ def try_(
 
 @app.command(name="list")
 def list_(context: typer.Context, address: AddressOption = None, output: OutputOption = Output.table) -> None:
-    """List the rules in force and how they fare; leave with 1 if their files were refused at the last reload."""
+    """List user rules in force and how they fare, after rules of the service that have raised and stand aside.
+
+    Leaves with 1 if the files of user rules were refused at the last reload, or a rule stands aside.
+    """
     with calling(address_of(context, address)) as call:
         found = call("UserRules/ListUserRules", pb.ListUserRulesRequest(), pb.ListUserRulesResponse)
-    rows: list[dict[str, Any]] = [
+        aside = call("Rules/ListSuspended", rules_pb2.ListSuspendedRequest(), rules_pb2.ListSuspendedResponse)
+    rows: list[dict[str, Any]] = [_suspended(one) for one in aside.rule]
+    rows += [
         {
             "alert": rule.name,
             "on": rule.on,
@@ -86,8 +94,8 @@ def list_(context: typer.Context, address: AddressOption = None, output: OutputO
         for rule in found.rule
     ]
     listing(rows, LISTED, output)
-    if found.problem:
-        fail(list(found.problem), EX_FAILED)
+    if problems := [*(_stands_aside(one) for one in aside.rule), *found.problem]:
+        fail(problems, EX_FAILED)
 
 
 @app.command()
@@ -98,6 +106,35 @@ def reload(context: typer.Context, address: AddressOption = None) -> None:
     if found.problem:
         fail(list(found.problem), EX_FAILED)
     print("in force")
+
+
+@app.command()
+def resume(context: typer.Context, address: AddressOption = None) -> None:
+    """Have rules of the service work again that have raised and stand aside; they judge what they missed.
+
+    Leaves with 1 if one of them raises again.
+    """
+    with calling(address_of(context, address)) as call:
+        found = call("Rules/Resume", rules_pb2.ResumeRequest(), rules_pb2.ResumeResponse)
+    if found.rule:
+        fail([_stands_aside(one) for one in found.rule], EX_FAILED)
+    print("all rules work")
+
+
+def _suspended(one: rules_pb2.SuspendedRule) -> dict[str, Any]:
+    """As a row of the list."""
+    return {
+        "alert": one.rule,
+        "on": one.asset_kind,
+        "severity": "",
+        "state": f"stands aside since {utc(one.since_us)}: {one.error}",
+        "alarms": one.alarms,
+    }
+
+
+def _stands_aside(one: rules_pb2.SuspendedRule) -> str:
+    name = f"{one.rule} {one.asset_kind}".strip()
+    return f"{name} has raised and stands aside since {utc(one.since_us)}: {one.error}; {one.alarms} alarms of it last"
 
 
 def _configured(context: typer.Context) -> list[str]:

@@ -1,4 +1,4 @@
-"""A rule of ours raises: nothing unjudged is acknowledged, the service ends and says why, and a start makes it good."""
+"""What other rules rest on raises: nothing unjudged is acknowledged, the service ends, and a start makes it good."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ may_raise("judge")
 """
 
 
-def test_a_rule_that_raises_ends_the_service_and_nothing_stored_stays_unjudged(
+def test_what_others_rest_on_ends_the_service_and_nothing_stored_stays_unjudged(
     cluster: Databases, tmp_path: Path
 ) -> None:
     observe, judge = tmp_path / "observe", tmp_path / "judge"

@@ -17,6 +17,7 @@ from meterwatch import wired_rules
 from meterwatch.batch import Events, ReadChange
 from meterwatch.clock import ReplayClock
 from meterwatch.wired_rules import WiredRules
+from rules.apart import Apart
 from rules.engine import Wanted
 
 METERS = 24
@@ -52,6 +53,7 @@ class Asking:
 
     overload = SimpleNamespace(members=SimpleNamespace(window_s=900, phase=None), tail=0)
     past = ()
+    apart = Apart(raising=True)
     contract = SimpleNamespace(wanted=lambda: None)
 
     def __init__(self, wanted: list[Wanted]) -> None:
