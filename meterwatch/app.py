@@ -191,7 +191,8 @@ async def _serving(
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=layout is Layout.COLUMNSTORE)
         jobs = [gate.run(), *_jobs(config, clock, parts), *([] if rotation is None else [rotation.run()])]
         jobs += [] if disk is None else [disk.run()]
-        jobs.append(OwnAlarms(desk, clock, conditions(parts, disk, rotation, gate, lambda: parts.in_force.suspended)).run())
+        own = conditions(parts, disk, rotation, gate, lambda: parts.in_force.suspended)
+        jobs.append(OwnAlarms(desk, clock, own).run())
         core = asyncio.create_task(run_core(pipeline, desk, lease, upkeep, cluster, *jobs))
         await asyncio.to_thread(give_back)
         pipeline.ready()

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from meterwatch.app import running
 from meterwatch.batch import EventCode
 from meterwatch.cli import app
+from meterwatch.own_parts import part_of_rule
 from meterwatch.v1 import rules_pb2, rules_pb2_grpc
 from meterwatch.wired_rules import WiredRules
 from rules.silence import Silence
@@ -38,7 +39,8 @@ SUSPENDED = {
 """PHASE and UNBALANCE are not in the profile."""
 ALARMS = """
 SELECT rule, asset_kind, asset, level, onset_at, raised_at, cleared_at FROM alarms
-WHERE state <> 'RETRACTED' AND rule <> 'COMM_LOSS' ORDER BY 1, 2, 3, 5"""
+WHERE state <> 'RETRACTED' AND rule NOT IN ('COMM_LOSS', 'SYSTEM') ORDER BY 1, 2, 3, 5"""
+TOLD_OF = "SELECT asset FROM alarms WHERE rule = 'SYSTEM' AND level = 'RULE_SUSPENDED' AND cleared_at IS NULL"
 
 
 def raising(file: Path) -> str:
@@ -86,6 +88,11 @@ def named(rules: Any) -> set[tuple[str, str]]:
     return {(one.rule, one.asset_kind) for one in rules}
 
 
+def told_of(world: World) -> set[str]:
+    """Who operators know to stand aside."""
+    return {asset for (asset,) in world.connection.execute(TOLD_OF)}
+
+
 def alarms(world: World) -> list[Any]:
     """Those that stand when nothing of the past waits to be judged."""
     owed = "SELECT count(*) FROM transformer_loads_owed"
@@ -127,6 +134,8 @@ def test_rules_that_raise_stand_aside_and_mended_the_alarms_are_the_same(cluster
         broken.touch()
         story(world, names)  # acknowledged, and the outage is told
         until(lambda: named(suspended()) == SUSPENDED, "all that raise are known to stand aside")
+        of_each = {part_of_rule(rule).asset for rule, _ in SUSPENDED}
+        until(lambda: told_of(world) == of_each, "operators are told of each")
         assert not world.alarms("OVERLOAD", names[0])
         assert world.alarms("OVERLOAD", names[2]) == before, "what was told stays as it was"
         [one] = [one for one in suspended() if (one.rule, one.asset_kind) == ("OVERLOAD", "transformer")]
@@ -151,6 +160,7 @@ def test_rules_that_raise_stand_aside_and_mended_the_alarms_are_the_same(cluster
         broken.unlink()
         assert not rules.Resume(rules_pb2.ResumeRequest(), timeout=ENOUGH_S).rule
         assert not suspended()
+        until(lambda: not told_of(world), "the alarms of those that stood aside are over")
         assert alarms(world) == told(sound, tmp_path / "sound")
 
         broken.touch()
