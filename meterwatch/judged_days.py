@@ -189,7 +189,8 @@ class JudgedDays:
         await step.store_registers(day, slots, [slots[advanced.of], *_figures(advanced)])
         if self._estimates:
             await step.owe_estimates(slots, days_resting_on(day))
-        guessed = np.isin(found[3].astype(np.int32) & ORIGIN_MASK, GUESSED)
+        origin = found[3] & ORIGIN_MASK
+        guessed = (origin == GUESSED[0]) | (origin == GUESSED[1])
         estimated = slots[np.unique(found[0][guessed].astype(np.intp))]
         span = int(from_us.min()), int(to_us.max())
         await self._estimated_loads.count(step.connection, topology, slots, estimated, *span)
@@ -214,8 +215,7 @@ class JudgedDays:
     ) -> NDArray[np.int32]:
         """V10: store the clocks of these meters; bits of their reads, also put into the findings of the day."""
         topology = self._topology()
-        usable = reads.measured & (columns[4] == 1)
-        lag_s, samples = lags(reads.of[usable], reads.end_us[usable], columns[9][usable], len(slots))
+        lag_s, samples = lags(*_usable(reads, columns), len(slots))
         known = np.flatnonzero(samples >= days.limit("drift_samples"))
         way = _ways(topology, slots)
         if self._mode_lags is None:
@@ -233,7 +233,9 @@ class JudgedDays:
         figures = (lag_s[known], usual_s[known], drift_s[known])
         await step.store_clocks(day, slots[known], figures, samples[known])
         sums.findings[found] |= np.int32(Quality.DRIFTING)
-        return (found[reads.of] & reads.last) * np.int32(Quality.DRIFTING)
+        bits = np.zeros(len(reads.of), np.int32)
+        bits[reads.ends] = found[reads.of[reads.ends]] * np.int32(Quality.DRIFTING)
+        return bits
 
     async def _balance(self, step: DayStep, day: int, slots: Slots, judged_below: int) -> None:
         """V18 of the transformers of these meters, if all their meters have a slot below: the others come later."""
@@ -292,6 +294,7 @@ class JudgedDays:
         )
 
     def _count(self, fresh: NDArray[np.int32]) -> None:
+        fresh = fresh[fresh != 0]
         for bit, check in CHECK_OF.items():
             if bit & DAY_BITS:
                 self._metrics.check_findings.labels(check).inc(int(np.count_nonzero(fresh & bit)))
@@ -305,16 +308,23 @@ def _ways(topology: Topology, slots: Slots) -> Ints:
 
 def _sent(columns: list[NDArray[Any]]) -> list[NDArray[Any]]:
     """Without estimates of the service: a day is judged by what was sent."""
-    sent = columns[3].astype(np.int32) & METHOD_MASK == 0
-    return [column[sent] for column in columns]
+    sent = columns[3] & METHOD_MASK == 0
+    return columns if sent.all() else [column[sent] for column in columns]
+
+
+def _usable(reads: DayReads, columns: list[NDArray[Any]]) -> tuple[NDArray[np.intp], Ints, Ints]:
+    """Meter-day, end and arrival of the reads that tell of a clock: measured, and never replaced."""
+    found = reads.of, reads.end_us, columns[9]
+    usable = reads.measured & (columns[4] == 1)
+    return found if usable.all() else (found[0][usable], found[1][usable], found[2][usable])
 
 
 def _judged(
     columns: list[NDArray[Any]], events: list[NDArray[Any]], registers: DayRegisters, days: MeterDays
 ) -> tuple[NDArray[np.int32], DaySums, DayReads, RegisterSums]:
     of, end_us, interval_s, quality, _, import_wh, export_wh, current_a, powered_down, _ = columns
-    of, end_us, interval_s = of.astype(np.intp), end_us.astype(np.int64), interval_s.astype(np.int64)
-    quality = quality.astype(np.int32)
+    of, interval_s = of.astype(np.intp, copy=False), interval_s.astype(np.int64)
+    quality = quality.astype(np.int32, copy=False)
     found = Events(events[0].astype(np.intp), events[1].astype(np.int64), events[2].astype(np.int16))
     off = powerless(of, end_us - interval_s * US, end_us, quality, days.start_us, found) | powered_down.astype(np.bool_)
     reads = DayReads(

@@ -9,14 +9,16 @@ A read belongs to the day in which it ends. V numbers as in docs/schema.md, thre
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.check_profile import CheckProfile
 from meterwatch.quality import DAY_BITS, ORIGIN_MASK, ORIGIN_SHIFT, Origin, Quality
+from rules.side_by_side import side_by_side
 
 US: Final = 1_000_000
 DAY_US: Final = 86_400 * US
@@ -74,9 +76,9 @@ class MeterDays:
         return by_class[self.meter_class]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DayReads:
-    """Their stored reads, by meter-day and end. Arrays of length n."""
+    """Their stored reads, by meter-day and end. Arrays of length n; what follows from them is worked out once."""
 
     of: NDArray[np.intp]
     """Index of the meter-day."""
@@ -91,30 +93,58 @@ class DayReads:
     off: Mask
     """A sign of an outage in it: `powerless`."""
 
-    @property
+    @cached_property
     def start_us(self) -> Ints:
         return self.end_us - self.interval_s * US
 
-    @property
-    def first(self) -> Mask:
-        """First read of its meter-day."""
-        return np.concatenate(([True], self.of[1:] != self.of[:-1])) if len(self.of) else np.zeros(0, np.bool_)
+    @cached_property
+    def starts(self) -> NDArray[np.intp]:
+        """Row of the first read of each meter-day that has one."""
+        begins = np.ones(len(self.of), np.bool_)
+        begins[1:] = self.of[1:] != self.of[:-1]
+        return np.flatnonzero(begins)
 
-    @property
-    def last(self) -> Mask:
-        """Last read of its meter-day."""
-        return np.concatenate((self.first[1:], [True]))[: len(self.of)]
+    @cached_property
+    def ends(self) -> NDArray[np.intp]:
+        """Row of the last read of each of these."""
+        return np.append(self.starts[1:], len(self.of))[: len(self.starts)] - 1
 
-    @property
-    def measured(self) -> Mask:
-        """Import is there and is no estimate."""
-        origin = (self.quality & ORIGIN_MASK) >> ORIGIN_SHIFT
-        found: Mask = (self.import_wh >= 0) & (origin != Origin.ESTIMATED) & (origin != Origin.SUBSTITUTED)
+    @cached_property
+    def guessed(self) -> Mask:
+        """An estimate, the sender's or the service's."""
+        origin = self.quality & ORIGIN_MASK
+        found: Mask = (origin == Origin.ESTIMATED << ORIGIN_SHIFT) | (origin == Origin.SUBSTITUTED << ORIGIN_SHIFT)
         return found
 
-    @property
+    @cached_property
+    def measured(self) -> Mask:
+        """Import is there and is no estimate."""
+        found: Mask = (self.import_wh >= 0) & ~self.guessed
+        return found
+
+    @cached_property
     def zero(self) -> Mask:
         found: Mask = (self.import_wh == 0) & (self.export_wh <= 0)
+        return found
+
+    @cached_property
+    def joined(self) -> Mask:
+        """It begins where the read before it, of the same meter-day, ended."""
+        found = np.zeros(len(self.of), np.bool_)
+        found[1:] = self.start_us[1:] == self.end_us[:-1]
+        found[self.starts] = False
+        return found
+
+    @cached_property
+    def power_w(self) -> NDArray[np.float64]:
+        """Mean import power of the interval; -1: no import."""
+        return np.where(self.import_wh >= 0, self.import_wh * 3600.0 / self.interval_s, -1.0)
+
+    def per_day(self, values: NDArray[Any], rows: int, by: np.ufunc = np.add) -> Ints:
+        """Values of the reads of each meter-day put together, of `rows` meter-days; 0: it has none."""
+        found = np.zeros(rows, np.int64)
+        if len(self.starts):
+            found[self.of[self.starts]] = by.reduceat(values, self.starts, dtype=np.int64)
         return found
 
 
@@ -148,22 +178,21 @@ class DaySums:
 
 
 def judge(reads: DayReads, days: MeterDays) -> tuple[NDArray[np.int32], DaySums]:
-    """DAY_BITS of each read, and the sums of each meter-day."""
-    sums = _sums(reads, days)
-    same_s = run_s(reads, days.tail)
-    loaded = loaded_run(reads, days)
+    """DAY_BITS of each read, and the sums of each meter-day. Cost: some 50 ns a read, where little is found."""
+    alike, loaded = alike_run(reads, days.tail), loaded_run(reads, days)
+    sums = _sums(reads, days, alike, loaded)
     bits = np.zeros(len(reads.of), np.int32)
     for mask, bit in (
         (after_gap(reads, days), Quality.AFTER_GAP),
         (spike(reads, days), Quality.SPIKE),
         (unusual_use(reads, days, sums.import_wh, sums.covered_s), Quality.UNUSUAL_USE),
-        (stuck(reads, days, same_s), Quality.STUCK),
-        (zero_under_load(reads, days, loaded), Quality.ZERO_UNDER_LOAD),
+        (stuck(reads, days, alike.length), Quality.STUCK),
+        (zero_under_load(reads, days, loaded.length), Quality.ZERO_UNDER_LOAD),
     ):
-        bits |= mask * np.int32(bit)
-    at = np.flatnonzero(reads.first)
-    if len(at):
-        sums.findings[reads.of[at]] |= np.bitwise_or.reduceat(bits, at)
+        if mask.any():
+            bits |= mask * np.int32(bit)
+    if len(reads.starts):
+        sums.findings[reads.of[reads.starts]] |= np.bitwise_or.reduceat(bits, reads.starts)
     return bits, sums
 
 
@@ -178,6 +207,10 @@ def powerless(
     off: Mask = (quality & Quality.SUPPLY_OFF) != 0
     if len(events.of) == 0:
         return off
+    told = np.zeros(len(day_us), np.bool_)
+    told[events.of] = True
+    rows = np.flatnonzero(told[of])  # few meters tell anything
+    of, start_us, end_us, quality = of[rows], start_us[rows], end_us[rows], quality[rows]
     order = np.lexsort((events.code, events.at_us, events.of))
     event_key = _key(events.of, events.at_us, day_us)[order]
     fails = events.code[order] == POWER_FAIL
@@ -186,8 +219,8 @@ def powerless(
     failed = np.concatenate(([0], np.cumsum(fails)))
     last = np.maximum(before - 1, 0)
     still_off = (before > 0) & (events.of[order][last] == of) & fails[last] & ((quality & Quality.SUPPLY_ON) == 0)
-    found: Mask = off | still_off | (failed[until] > failed[before])
-    return found
+    off[rows] |= still_off | (failed[until] > failed[before])
+    return off
 
 
 def _key(of: NDArray[np.intp], at_us: Ints, day_us: Ints) -> Ints:
@@ -198,23 +231,30 @@ def _key(of: NDArray[np.intp], at_us: Ints, day_us: Ints) -> Ints:
 
 def after_gap(reads: DayReads, days: MeterDays) -> Mask:
     """V12: the read does not begin where the one before it ended, or the day (the installation) began."""
-    since = np.where(reads.first, days.start_us[reads.of], np.concatenate(([0], reads.end_us[:-1]))[: len(reads.of)])
+    since = np.empty(len(reads.of), np.int64)
+    since[1:] = reads.end_us[:-1]
+    since[reads.starts] = days.start_us[reads.of[reads.starts]]
     found: Mask = reads.start_us > since
     return found
 
 
 def spike(reads: DayReads, days: MeterDays) -> Mask:
     """V13: (P - P3) / P3 above 1.8, P3 the third highest import power of the day, and P above the floors."""
-    power_kw = _power_w(reads) / 1000
-    order = np.lexsort((power_kw, reads.of))
-    last = np.cumsum(np.bincount(reads.of, minlength=len(days.start_us)))
-    third = last - 3
-    enough = (third >= 0) & (np.bincount(reads.of, reads.import_wh >= 0, minlength=len(last)) >= 3)
-    third_kw = np.full(len(last), np.inf)
-    third_kw[enough] = power_kw[order[third[enough]]]
+    power_kw = reads.power_w / 1000
     floor_kw = np.maximum(days.limit("spike_floor_kw"), days.limit("spike_floor_share") * days.capacity_kw)
-    limit_kw = np.maximum((1 + days.limit("spike_ratio")) * third_kw, floor_kw)
-    found: Mask = power_kw > limit_kw[reads.of]
+    found: Mask = power_kw > floor_kw[reads.of]
+    high = np.zeros(len(days.start_us), np.bool_)
+    high[reads.of[found]] = True
+    rows = np.flatnonzero(high[reads.of])
+    number = np.cumsum(high) - 1
+    table = side_by_side(number[reads.of[rows]], power_kw[rows], int(np.count_nonzero(high)), -1.0)
+    if table.shape[1] < 3:
+        return np.zeros(len(found), np.bool_)
+    third_kw = np.full(len(high), np.inf)
+    third_kw[high] = np.partition(table, -3, axis=1)[:, -3]
+    third_kw[third_kw < 0] = np.inf  # fewer than three are known
+    limit_kw = (1 + days.limit("spike_ratio")) * third_kw
+    found &= power_kw > limit_kw[reads.of]
     return found
 
 
@@ -223,59 +263,35 @@ def unusual_use(reads: DayReads, days: MeterDays, import_wh: Ints, covered_s: In
 
     Those must be complete; the day itself only to be called low, because what is missing can but add to it.
     """
+    found = np.zeros(len(reads.of), np.bool_)
+    known = (days.weekday_wh >= 0).all(axis=1)
+    if not known.any():  # a service of less than four weeks
+        return found
     complete = days.whole & (covered_s * US == days.end_us - days.start_us)
     usual = np.median(days.weekday_wh, axis=1)
     odd = (import_wh < days.limit("use_low") * usual) & complete | (import_wh > days.limit("use_high") * usual)
-    odd &= (days.weekday_wh >= 0).all(axis=1) & (np.maximum(import_wh, usual) > days.limit("use_floor_wh"))
-    found: Mask = reads.last & odd[reads.of] & (reads.import_wh >= 0)
+    odd &= known & (np.maximum(import_wh, usual) > days.limit("use_floor_wh"))
+    found[reads.ends] = odd[reads.of[reads.ends]] & (reads.import_wh[reads.ends] >= 0)
     return found
 
 
-def run_s(reads: DayReads, tail: Tail) -> Ints:
-    """How long measured reads up to each one were like it without a gap or a sign of an outage, s; 0: it is none."""
-    good = reads.measured & ~reads.off
-    start_us = reads.start_us
-    alike = _continues(reads) & good & np.concatenate(([False], good[:-1]))[: len(good)]
-    for values in (reads.import_wh, reads.export_wh, reads.interval_s):
-        alike[1:] &= values[1:] == values[:-1]
-    began = _began(alike)
-    before = tail.end_us[reads.of] == start_us
-    for values, last in ((reads.import_wh, tail.import_wh), (reads.export_wh, tail.export_wh)):
-        before &= values == last[reads.of]
-    before &= reads.first & (reads.interval_s == tail.interval_s[reads.of])
-    run: Ints = (reads.end_us - start_us[began]) // US + (before * tail.same_s[reads.of])[began]
-    return np.where(good, run, 0)
+class Run(NamedTuple):
+    """How long what goes on at each read has gone on, it included; 0: it does not."""
+
+    length: Ints
+    own: Ints
+    """Within its day."""
 
 
-def stuck(reads: DayReads, days: MeterDays, same_s: Ints) -> Mask:
-    """V16: with it 24 h of identical reads that are not zero, or 4 h of zero."""
-    enough_s = np.where(reads.zero, days.limit("zero_s")[reads.of], days.limit("stuck_s")[reads.of])
-    found: Mask = (same_s >= enough_s) & (reads.interval_s <= days.limit("stuck_interval_s_max")[reads.of])
-    return found
-
-
-def loaded_run(reads: DayReads, days: MeterDays) -> Ints:
-    """How many reads up to each one, without a gap, had no energy while a current flowed."""
-    load = reads.measured & reads.zero
-    load &= reads.current_a > (days.limit("idle_current_share") * days.rated_a)[reads.of]
-    alike = _continues(reads) & load & np.concatenate(([False], load[:-1]))[: len(load)]
-    began = _began(alike)
-    before = reads.first & load & (days.tail.end_us[reads.of] == reads.start_us)
-    count: Ints = np.arange(len(load)) - began + 1 + (before * days.tail.loaded[reads.of])[began]
-    return np.where(load, count, 0)
-
-
-def zero_under_load(reads: DayReads, days: MeterDays, loaded: Ints) -> Mask:
-    """V17: with it 4 intervals of no energy while a current flowed."""
-    found: Mask = loaded >= days.limit("loaded_intervals")[reads.of]
-    return found
-
-
-def _continues(reads: DayReads) -> Mask:
-    """It begins where the read before it, of the same meter-day, ended."""
-    found = ~reads.first
-    found[1:] &= reads.start_us[1:] == reads.end_us[:-1]
-    return found
+def _run(reads: DayReads, good: Mask, began: NDArray[np.intp], own: Ints, before: Ints) -> Run:
+    """own: length of each run up to here, from the row in which it began; before: what the first read of each
+    meter-day, if a run begins with it, had behind it."""
+    own = np.where(good, own, 0)
+    if not before.any():
+        return Run(own, own)
+    behind = np.zeros(len(good), np.int64)
+    behind[reads.starts] = before
+    return Run(np.where(good, own + behind[began], 0), own)
 
 
 def _began(alike: Mask) -> NDArray[np.intp]:
@@ -284,60 +300,89 @@ def _began(alike: Mask) -> NDArray[np.intp]:
     return np.maximum.accumulate(np.where(alike, 0, rows)) if len(rows) else rows
 
 
-def _power_w(reads: DayReads) -> NDArray[np.float64]:
-    return np.where(reads.import_wh >= 0, reads.import_wh * 3600.0 / reads.interval_s, -1.0)
+def alike_run(reads: DayReads, tail: Tail) -> Run:
+    """How long measured reads up to each one were like it without a gap or a sign of an outage, s; 0: it is none."""
+    good = reads.measured & ~reads.off
+    alike = reads.joined & good
+    alike[1:] &= good[:-1]
+    for values in (reads.import_wh, reads.export_wh, reads.interval_s):
+        alike[1:] &= values[1:] == values[:-1]
+    first, day = reads.starts, reads.of[reads.starts]
+    goes_on = tail.end_us[day] == reads.start_us[first]
+    for values, last in (
+        (reads.import_wh, tail.import_wh), (reads.export_wh, tail.export_wh), (reads.interval_s, tail.interval_s),
+    ):  # fmt: skip
+        goes_on &= values[first] == last[day]
+    began = _began(alike)
+    return _run(reads, good, began, (reads.end_us - reads.start_us[began]) // US, goes_on * tail.same_s[day])
 
 
-def _sums(reads: DayReads, days: MeterDays) -> DaySums:
-    rows = len(days.start_us)
+def stuck(reads: DayReads, days: MeterDays, same_s: Ints) -> Mask:
+    """V16: with it 24 h of identical reads that are not zero, or 4 h of zero."""
+    zero_s, stuck_s = days.limit("zero_s"), days.limit("stuck_s")
+    found: Mask = same_s >= np.minimum(zero_s, stuck_s)[reads.of]
+    rows = np.flatnonzero(found)
+    day = reads.of[rows]
+    enough = same_s[rows] >= np.where(reads.zero[rows], zero_s[day], stuck_s[day])
+    found[rows] = enough & (reads.interval_s[rows] <= days.limit("stuck_interval_s_max")[day])
+    return found
 
-    def per_day(values: NDArray[Any]) -> Ints:
-        return np.bincount(reads.of, values, rows).astype(np.int64)
 
-    at = np.flatnonzero(reads.first)
-    here = reads.of[at]
+def loaded_run(reads: DayReads, days: MeterDays) -> Run:
+    """How many reads up to each one, without a gap, had no energy while a current flowed."""
+    load = reads.measured & reads.zero
+    load &= reads.current_a > (days.limit("idle_current_share") * days.rated_a)[reads.of]
+    if not load.any():
+        none = np.zeros(len(load), np.int64)
+        return Run(none, none)
+    alike = reads.joined & load
+    alike[1:] &= load[:-1]
+    first, day = reads.starts, reads.of[reads.starts]
+    goes_on = load[first] & (days.tail.end_us[day] == reads.start_us[first])
+    began = _began(alike)
+    return _run(reads, load, began, np.arange(len(load)) - began + 1, goes_on * days.tail.loaded[day])
+
+
+def zero_under_load(reads: DayReads, days: MeterDays, loaded: Ints) -> Mask:
+    """V17: with it 4 intervals of no energy while a current flowed."""
+    found: Mask = loaded >= days.limit("loaded_intervals")[reads.of]
+    return found
+
+
+def _sums(reads: DayReads, days: MeterDays, alike: Run, loaded: Run) -> DaySums:
+    rows, at, here = len(days.start_us), reads.starts, reads.of[reads.starts]
+
+    def at_end(values: Ints) -> Ints:
+        placed = np.zeros(rows, np.int64)
+        placed[here] = values[reads.ends]
+        return placed
+
     peak_w, peak_end_us = np.full(rows, -1, np.int64), np.zeros(rows, np.int64)
     findings = np.zeros(rows, np.int32)
     if len(at):
-        power_w = _power_w(reads)
+        power_w = reads.power_w
         peak = np.maximum.reduceat(power_w, at)
         peak_w[here] = np.rint(peak)
-        top = np.flatnonzero((power_w >= 0) & (power_w == np.repeat(peak, np.diff([*at, len(power_w)]))))[::-1]
-        peak_end_us[reads.of[top]] = reads.end_us[top]
+        top = np.flatnonzero(power_w == np.repeat(peak, reads.ends - at + 1))[::-1]
+        top = top[power_w[top] >= 0]
+        peak_end_us[reads.of[top]] = reads.end_us[top]  # the first of equals is written last
         findings[here] = np.bitwise_or.reduceat(reads.quality & ~np.int32(ORIGIN_MASK | DAY_BITS), at)
-    origin = (reads.quality & ORIGIN_MASK) >> ORIGIN_SHIFT
-    covered_s = per_day((reads.end_us - np.maximum(reads.start_us, days.start_us[reads.of])) // US)
-    present = np.bincount(reads.of, minlength=rows).astype(np.int64)
+    covered_s = reads.per_day((reads.end_us - np.maximum(reads.start_us, days.start_us[reads.of])) // US, rows)
+    present = np.zeros(rows, np.int64)
+    present[here] = reads.ends - at + 1
     missing_s = np.maximum((days.end_us - days.start_us) // US - covered_s, 0)
+    tail = Tail(*(at_end(values) for values in (
+        reads.end_us, reads.interval_s, reads.import_wh, reads.export_wh, alike.own, loaded.own,
+    )))  # fmt: skip
     return DaySums(
-        import_wh=per_day(np.maximum(reads.import_wh, 0)),
-        export_wh=per_day(np.maximum(reads.export_wh, 0)),
+        import_wh=reads.per_day(np.maximum(reads.import_wh, 0), rows),
+        export_wh=reads.per_day(np.maximum(reads.export_wh, 0), rows),
         peak_w=peak_w,
         peak_end_us=peak_end_us,
         present=present,
         expected=present + -(-missing_s // days.interval_s),
-        estimated=per_day((origin == Origin.ESTIMATED) | (origin == Origin.SUBSTITUTED)),
+        estimated=reads.per_day(reads.guessed, rows),
         covered_s=covered_s,
         findings=findings,
-        tail=_tail(reads, days, rows),
-    )
-
-
-def _tail(reads: DayReads, days: MeterDays, rows: int) -> Tail:
-    """How these days end, out of their own reads alone."""
-    none = Tail.none(rows)
-    last = np.flatnonzero(reads.last)
-
-    def at_end(values: Ints) -> Ints:
-        placed = np.zeros(rows, np.int64)
-        placed[reads.of[last]] = values[last]
-        return placed
-
-    return Tail(
-        end_us=at_end(reads.end_us),
-        interval_s=at_end(reads.interval_s),
-        import_wh=at_end(reads.import_wh),
-        export_wh=at_end(reads.export_wh),
-        same_s=at_end(run_s(reads, none)),
-        loaded=at_end(loaded_run(reads, replace(days, tail=none))),
+        tail=tail,
     )

@@ -18,6 +18,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from rules.side_by_side import side_by_side
+
 US = 1_000_000
 PEERS_KEPT = 2_000
 """Lags remembered of each way of being reached: the newest, 16 kB."""
@@ -36,17 +38,17 @@ def lags(of: NDArray[np.intp], end_us: Ints, received_us: Ints, rows: int) -> tu
         of, end_us, received_us = of[order], end_us[order], received_us[order]
     newest = np.ones(len(of), np.bool_)
     newest[:-1] = (of[1:] != of[:-1]) | (received_us[1:] != received_us[:-1])
-    of, end_us, received_us = of[newest], end_us[newest], received_us[newest]
+    if not newest.all():
+        of, end_us, received_us = of[newest], end_us[newest], received_us[newest]
     came, ended = np.diff(received_us), np.diff(end_us)
     in_step = (of[1:] == of[:-1]) & (ended > 0) & (2 * came >= ended) & (came <= 2 * ended)
     of, lag_us = of[1:][in_step], (received_us - end_us)[1:][in_step]
     samples = np.bincount(of, minlength=rows).astype(np.int64)
-    sorted_us = lag_us[np.lexsort((lag_us, of))]
-    first = np.cumsum(samples) - samples
+    table_us = np.sort(side_by_side(of, lag_us, rows, np.iinfo(np.int64).max), axis=1)
     lag_s = np.full(rows, np.nan)
-    some = samples > 0
-    low, high = (first + (samples - 1) // 2)[some], (first + samples // 2)[some]
-    lag_s[some] = (sorted_us[low] + sorted_us[high]) / (2 * US)
+    some = np.flatnonzero(samples)
+    low_us, high_us = table_us[some, (samples[some] - 1) // 2], table_us[some, samples[some] // 2]
+    lag_s[some] = (low_us + high_us) / (2 * US)
     return lag_s, samples
 
 

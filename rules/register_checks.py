@@ -9,15 +9,16 @@ with the intervals between them, and says nothing where one of these is missing,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meterwatch.quality import ORIGIN_MASK, ORIGIN_SHIFT, Origin, Quality
+from meterwatch.quality import Quality
 from meterwatch.registers import SNAP_US, Register
 from rules.day_checks import DAY_US, US, DayReads, MeterDays
 
+NEVER: Final = np.iinfo(np.int64).max
 Mask = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
@@ -122,35 +123,25 @@ def interval_sums(
     first_us, last_us = registers.at_us[first], registers.at_us[last]
 
     interval_wh, covered_s, usable = (np.zeros(len(of), np.int64) for _ in range(3))
-    last_read = np.zeros(len(of), np.intp)
-    origin = (reads.quality & ORIGIN_MASK) >> ORIGIN_SHIFT
-    guessed = (origin == Origin.ESTIMATED) | (origin == Origin.SUBSTITUTED)
+    last_read, meters = np.zeros(len(of), np.intp), len(days.start_us)
     for one, energy_wh in ((Register.IMPORT, reads.import_wh), (Register.EXPORT, reads.export_wh)):
         here = np.flatnonzero(register == one)
-        place = np.full(len(days.start_us), -1, np.intp)
-        place[of[here]] = here
-        span = place[reads.of]
-        at = np.maximum(span, 0)
-        inside = span >= 0
-        if not inside.any():
+        if not len(here):
             continue
-        inside &= (reads.start_us >= first_us[at] - SNAP_US) & (reads.end_us <= last_us[at] + SNAP_US)
-        inside &= (energy_wh >= 0) & ~guessed
-        mine = np.flatnonzero(inside)
-        interval_wh += _per(at[mine], energy_wh[mine], len(of))
-        covered_s += _per(at[mine], reads.interval_s[mine], len(of))
-        usable += _per(at[mine], np.ones(len(mine)), len(of))
-        last_read[at[mine]] = mine
+        after_us, until_us = np.full(meters, NEVER), np.zeros(meters, np.int64)
+        after_us[of[here]], until_us[of[here]] = first_us[here] - SNAP_US, last_us[here] + SNAP_US
+        inside = (reads.start_us >= after_us[reads.of]) & (reads.end_us <= until_us[reads.of])
+        inside &= (energy_wh >= 0) & ~reads.guessed
+        interval_wh[here] = reads.per_day(energy_wh * inside, meters)[of[here]]
+        covered_s[here] = reads.per_day(reads.interval_s * inside, meters)[of[here]]
+        usable[here] = reads.per_day(inside, meters)[of[here]]
+        last_read[here] = reads.per_day(np.arange(len(inside)) * inside, meters, np.maximum)[of[here]]
     judged = (usable > 0) & (np.abs(covered_s * US - (last_us - first_us)) <= 2 * SNAP_US)
     steps_wh = days.limit("register_sum_lsb")[of] * registers.lsb_wh[last]
     share_wh = days.limit("register_sum_share")[of] * np.abs(register_wh)
     mismatch = np.abs(interval_wh - register_wh) > np.maximum(steps_wh, share_wh)
     columns = (of, register, first_us, last_us, register_wh, interval_wh, mismatch)
     return RegisterSums(*(column[judged] for column in columns)), last_read[judged]
-
-
-def _per(at: NDArray[np.intp], values: NDArray[Any], rows: int) -> Ints:
-    return np.bincount(at, values, rows).astype(np.int64)
 
 
 def _read_at(registers: DayRegisters, chosen: Mask, reads: DayReads, days: MeterDays) -> NDArray[np.intp]:
