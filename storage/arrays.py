@@ -7,6 +7,7 @@ Promises: an array_agg over no rows is an empty array. Refuses NULL elements: th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, LiteralString
@@ -60,12 +61,22 @@ def decode(raw: bytes | memoryview | None) -> NDArray[Any]:
     return native
 
 
+def halves(values: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Two integers each that a query put into a bigint, the first << 32 | the second & 4294967295. Views."""
+    both = values.view(np.int32).reshape(-1, 2)
+    return (both[:, 1], both[:, 0]) if sys.byteorder == "little" else (both[:, 0], both[:, 1])
+
+
 class IntegerArray(bytes):
     """integer[] in binary form, as a query parameter."""
 
 
 class BigintArray(bytes):
     """bigint[] in binary form, as a query parameter."""
+
+
+class RealArray(bytes):
+    """real[] in binary form, as a query parameter."""
 
 
 class TimestamptzArray(bytes):
@@ -91,6 +102,10 @@ class _BigintArrayDumper(_AsIs):
     oid = 1016
 
 
+class _RealArrayDumper(_AsIs):
+    oid = 1021
+
+
 class _TimestamptzArrayDumper(_AsIs):
     oid = 1185
 
@@ -105,6 +120,7 @@ class _RawJsonDumper(_AsIs):
 psycopg.adapters.register_dumper(RawJson, _RawJsonDumper)
 psycopg.adapters.register_dumper(IntegerArray, _IntegerArrayDumper)
 psycopg.adapters.register_dumper(BigintArray, _BigintArrayDumper)
+psycopg.adapters.register_dumper(RealArray, _RealArrayDumper)
 psycopg.adapters.register_dumper(TimestamptzArray, _TimestamptzArrayDumper)
 
 
@@ -116,6 +132,11 @@ def integers(values: NDArray[np.int32]) -> IntegerArray:
 def bigints(values: NDArray[np.int64]) -> BigintArray:
     """A column of bigints as a query parameter."""
     return BigintArray(_encoded(values, 20, ">i8"))
+
+
+def reals(values: NDArray[np.floating[Any]]) -> RealArray:
+    """A column of reals as a query parameter, rounded to single precision."""
+    return RealArray(_encoded(values, 700, ">f4"))
 
 
 def moments(values_us: NDArray[np.int64]) -> TimestamptzArray:

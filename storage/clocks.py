@@ -9,7 +9,7 @@ import psycopg
 from numpy.typing import NDArray
 
 from meterwatch.local_days import as_date
-from storage.arrays import fetch_columns, integers
+from storage.arrays import fetch_columns, integers, reals
 
 Floats = NDArray[np.float64]
 _STORE: Final = """
@@ -43,5 +43,5 @@ async def store_clocks(
 ) -> None:
     """Write the clocks of these meters, unless a later day is written already. NaN: not known."""
     if len(slots):
-        parameters = (lag_s.tolist(), usual_s.tolist(), drift_s.tolist(), integers(samples.astype(np.int32)))
-        await connection.execute(_STORE, (as_date(day), integers(slots), *parameters))
+        figures = (reals(lag_s), reals(usual_s), reals(drift_s), integers(samples.astype(np.int32)))
+        await connection.execute(_STORE, (as_date(day), integers(slots), *figures))

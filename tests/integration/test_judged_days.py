@@ -352,7 +352,8 @@ async def test_a_read_replaced_while_it_was_judged_keeps_no_old_finding(
         ]
 
 
-async def test_meter_days_are_looked_up_by_index_before_any_statistics(dsn: str) -> None:
+@pytest.mark.parametrize("statement", [meter_days._OF_SLOTS, meter_days._OF_SPAN])
+async def test_meter_days_are_looked_up_by_index_before_any_statistics(dsn: str, statement: str) -> None:
     async with plant(dsn, "2026-01-10T23:01") as world:
         world.sql(
             "INSERT INTO reads (end_at, received_at, slot, interval_s, quality, version)"
@@ -361,9 +362,16 @@ async def test_meter_days_are_looked_up_by_index_before_any_statistics(dsn: str)
         )
         start_us = us("2026-01-10T23:00")
         slots = np.arange(100, dtype=np.int32)
-        asked = {"slots": integers(slots), "after": moment(start_us + 1), "until": moment(start_us + 24 * HOUR_US + 1)}
+        until_us = start_us + 24 * HOUR_US + 1
+        asked = {
+            "slots": integers(slots),
+            "low": 0,
+            "high": 99,
+            "after": moment(start_us + 1),
+            "until": moment(until_us),
+        }
         async with DayStore(world.pool).step() as step:
-            cursor = await step._connection.execute("EXPLAIN " + meter_days._READS, asked)
+            cursor = await step._connection.execute(f"EXPLAIN {statement}", asked)
             plan = "\n".join(row[0] for row in await cursor.fetchall())
         assert "Index Scan" in plan
         assert "Seq Scan" not in plan
