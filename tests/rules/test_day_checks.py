@@ -228,6 +228,9 @@ def test_v13_the_floor_of_a_transformer_rated_meter_is_a_fifth_of_its_capacity(w
 
 def test_v13_two_reads_are_no_day():
     assert words(Read(0, 9000), Read(900, 10)) == [0, 0]
+    assert words(Read(0, 9000), Read(900, 10), Read(1800, -1), Read(2700, -1)) == [0, 0, 0, 0]
+    whole = [Read(0, 9000), Read(900, 10), Read(1800, 10)]
+    assert judged([Day(whole[:2]), Day(whole), Day([])])[0] == [[0, 0], [Quality.SPIKE, 0, 0], []]
 
 
 @pytest.mark.parametrize(
@@ -311,6 +314,38 @@ def test_supply_ends_an_outage_whose_end_was_not_told():
 
 def test_a_vote_is_a_sign_without_any_event():
     assert off([Read(0), Read(900, quality=Quality.SUPPLY_OFF)], []) == [False, True]
+
+
+told_by = st.lists(
+    st.tuples(st.sampled_from([-80_000, -1, 0, 1, 450, 900, 901, 2700]), st.sampled_from([1, 2])), max_size=4
+)
+word = st.sampled_from([0, 0, 0, int(Quality.SUPPLY_OFF), int(Quality.SUPPLY_ON)])
+
+
+@given(st.lists(st.tuples(st.lists(word, max_size=4), told_by), min_size=1, max_size=4))
+def test_powerless_is_what_a_scalar_oracle_calls_so(meters: list[tuple[list[int], list[tuple[int, int]]]]) -> None:
+    days = [[Read(n * 900, quality=one) for n, one in enumerate(quality)] for quality, _ in meters]
+    told = [(n, at_s, code) for n, (_, events) in enumerate(meters) for at_s, code in events]
+    found = columns(days)
+    events = Events(
+        np.array([n for n, *_ in told], np.intp),
+        START_US + np.array([at_s for _, at_s, _ in told], np.int64) * US,
+        np.array([code for *_, code in told], np.int16),
+    )
+    day_us = np.full(len(meters), START_US)
+    vector = powerless(found.of, found.start_us, found.end_us, found.quality, day_us, events).tolist()
+    assert vector == [
+        _powerless(read, events) for reads, (_, events) in zip(days, meters, strict=True) for read in reads
+    ]
+
+
+def _powerless(read: Read, events: list[tuple[int, int]]) -> bool:
+    before = max((event for event in events if event[0] <= read.at_s), default=(0, 2))
+    return (
+        bool(read.quality & Quality.SUPPLY_OFF)
+        or any(read.at_s < at_s <= read.end_s and code == 1 for at_s, code in events)
+        or (before[1] == 1 and not read.quality & Quality.SUPPLY_ON)
+    )
 
 
 def test_findings_keep_what_ingest_found_and_forget_old_words_of_the_day():
