@@ -49,8 +49,11 @@ sums AS (
            coalesce(bool_or(moved), false) AS moved
     FROM days GROUP BY transformer_id HAVING max(slot) < %(judged_below)s)
 SELECT array_agg(sums.transformer_id), array_agg(sums.supply_wh), array_agg(sums.sales_wh), array_agg(sums.members),
-       array_agg(supplied), array_agg(sold), array_agg(moved), array_agg(coalesce(t.imbalance, false))
-FROM sums LEFT JOIN transformer_days t ON t.transformer_id = sums.transformer_id AND t.day = %(day)s"""
+       array_agg(supplied), array_agg(sold), array_agg(moved), array_agg(coalesce((
+           SELECT imbalance FROM transformer_days t WHERE t.transformer_id = sums.transformer_id AND t.day = %(day)s
+       ), false))
+FROM sums"""
+"""What was found before is looked up by each; joined, each was compared with all of a young day."""
 _STORE: Final = """
 INSERT INTO transformer_days AS t (day, transformer_id, supply_wh, sales_wh, members, supply_coverage, sales_coverage,
                                    loss_share, imbalance)
@@ -61,11 +64,15 @@ ON CONFLICT (transformer_id, day) DO UPDATE SET supply_wh = EXCLUDED.supply_wh, 
   members = EXCLUDED.members, supply_coverage = EXCLUDED.supply_coverage, sales_coverage = EXCLUDED.sales_coverage,
   loss_share = EXCLUDED.loss_share, imbalance = EXCLUDED.imbalance"""
 _MARK: Final = f"""
-UPDATE meter_days d SET findings = d.findings # {int(Quality.IMBALANCE)}
-FROM unnest(%(transformers)s::integer[], %(imbalance)s::boolean[]) AS n (transformer_id, imbalance)
-JOIN check_meters c USING (transformer_id)
-WHERE d.slot = c.slot AND d.day = %(day)s AND (d.findings & {int(Quality.IMBALANCE)} <> 0) <> n.imbalance
-  AND c.valid_from < d.start_at + make_interval(secs => d.day_s) AND c.valid_to > d.start_at"""
+UPDATE meter_days SET findings = findings # {int(Quality.IMBALANCE)} WHERE day = %(day)s AND slot = ANY(ARRAY(
+    SELECT c.slot FROM unnest(%(transformers)s::integer[], %(imbalance)s::boolean[]) AS n (transformer_id, imbalance)
+    CROSS JOIN LATERAL (
+        SELECT slot, valid_from, valid_to FROM check_meters WHERE transformer_id = n.transformer_id OFFSET 0) AS c
+    CROSS JOIN LATERAL (
+        SELECT start_at, day_s, findings FROM meter_days WHERE slot = c.slot AND day = %(day)s OFFSET 0) AS d
+    WHERE (d.findings & {int(Quality.IMBALANCE)} <> 0) <> n.imbalance
+      AND c.valid_from < d.start_at + make_interval(secs => d.day_s) AND c.valid_to > d.start_at))"""
+"""The days are found first, each looked up; joined to the UPDATE, those of all check meters were compared with each."""
 
 
 async def energy_of_day(

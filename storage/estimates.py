@@ -12,10 +12,13 @@ from psycopg_pool import AsyncConnectionPool
 from meterwatch.local_days import as_date, as_number
 from storage.arrays import bigints, fetch_columns
 from storage.faults import storage_faults
+from storage.marks import pay
 
 _TAKE: Final = """
 SELECT array_agg(mark_id), array_agg(slot) FROM (
     SELECT mark_id, slot FROM estimates_owed WHERE day = %s ORDER BY mark_id LIMIT %s) AS marks"""
+
+_PAID: Final = pay("estimates_owed")
 
 
 class EstimateStore:
@@ -45,4 +48,4 @@ class EstimateStore:
         """Delete marks."""
         with storage_faults():
             async with self._pool.connection() as connection:
-                await connection.execute("DELETE FROM estimates_owed WHERE mark_id = ANY(%s)", (bigints(marks),))
+                await connection.execute(_PAID, (bigints(marks),))

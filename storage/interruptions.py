@@ -15,17 +15,26 @@ from psycopg_pool import AsyncConnectionPool
 
 from storage.arrays import bigints, integers, micros, moment, moments
 from storage.faults import storage_faults
+from storage.marks import pay
 
 _WRITE: Final = """
 WITH told AS MATERIALIZED (
     SELECT slot, from_at, CASE WHEN lasts = 0 THEN to_at END AS to_at
     FROM unnest(%(slot)s, %(from)s, %(to)s, %(lasts)s) AS t (slot, from_at, to_at, lasts)
 ), gone AS (
-    DELETE FROM interruptions i WHERE i.slot = ANY(%(slots)s) AND i.from_at >= %(since)s
-      AND NOT EXISTS (SELECT FROM told t WHERE t.slot = i.slot AND t.from_at = i.from_at)
+    DELETE FROM interruptions WHERE ctid = ANY(ARRAY(
+        SELECT i.ctid FROM unnest(%(slots)s) AS w (slot) CROSS JOIN LATERAL (
+            SELECT ctid, slot, from_at FROM interruptions i
+            WHERE (i.slot, i.from_at) >= (w.slot, %(since)s) AND (i.slot, i.from_at) <= (w.slot, 'infinity')
+            OFFSET 0) AS i
+        WHERE (i.slot, i.from_at) NOT IN (SELECT slot, from_at FROM told)))
 )
-INSERT INTO interruptions AS i (slot, from_at, to_at) SELECT slot, from_at, to_at FROM told
+INSERT INTO interruptions AS i (slot, from_at, to_at)
+SELECT slot, from_at, to_at FROM told
 ON CONFLICT (slot, from_at) DO UPDATE SET to_at = EXCLUDED.to_at WHERE i.to_at IS DISTINCT FROM EXCLUDED.to_at"""
+"""Said as pairs, what is known of a meter is looked up by it; by its time alone every writing may read all of a storm.
+NOT IN is a hash table, whatever its size is thought to be, and NOT EXISTS is not."""
+_PAID: Final = pay("interruptions_owed")
 
 Slots = NDArray[np.int32]
 Stamps = NDArray[np.int64]
@@ -91,6 +100,4 @@ class InterruptionStore:
                         "since": moment(one.from_us),
                     }
                     await connection.execute(_WRITE, values)
-                await connection.execute(
-                    "DELETE FROM interruptions_owed WHERE mark_id = ANY(%s)", (bigints(np.array(marks, np.int64)),)
-                )
+                await connection.execute(_PAID, (bigints(np.array(marks, np.int64)),))

@@ -23,6 +23,7 @@ from meterwatch.loads import LoadChange, Loads
 from storage.arrays import bigints, fetch_columns, integers, micros, moment, moments
 from storage.faults import storage_faults
 from storage.history import change_of_columns, pages, spans
+from storage.marks import pay
 from storage.snapshot import Connections, snapshot
 from storage.stamps import AMONG
 
@@ -66,7 +67,7 @@ _MEMBERS: Final = """
 INSERT INTO transformer_members (transformer_id, digest) SELECT * FROM unnest(%s, %s)
 ON CONFLICT (transformer_id) DO UPDATE SET digest = EXCLUDED.digest"""
 
-_PAID: Final = "DELETE FROM transformer_loads_dirty WHERE mark_id = ANY(%s)"
+_PAID: Final = pay("transformer_loads_dirty")
 _DIRTY: Final = "SELECT mark_id, transformer_id, from_at FROM transformer_loads_dirty ORDER BY mark_id"
 
 _MARK: Final = "UPDATE batches SET evaluated = true WHERE batch_id = ANY(%s) AND NOT evaluated"
@@ -79,7 +80,7 @@ _COUNT: Final = "UPDATE transformer_loads_owed SET counted = true WHERE NOT coun
 _SETTLE: Final = """
 WITH settled AS (DELETE FROM transformer_loads_owed RETURNING counted)
 SELECT count(*) FILTER (WHERE NOT counted) FROM settled"""
-_JUDGED: Final = "DELETE FROM transformer_loads_owed WHERE batch_id = ANY(%s) AND counted"
+_JUDGED: Final = pay("transformer_loads_owed", "batch_id", only="counted")
 
 _LOADS: Final = """
 SELECT array_agg(transformer_id), array_agg(window_end), array_agg(wh), array_agg(varh), array_agg(covered_weight_s)

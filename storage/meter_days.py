@@ -24,6 +24,7 @@ from storage.arrays import bigints, fetch_columns, halves, integers, moment, mom
 from storage.balance import energy_of_day, store_balances
 from storage.clocks import store_clocks
 from storage.faults import storage_faults
+from storage.marks import pay
 from storage.registers import registers_of_days, store_register_days
 from storage.stamps import AMONG
 
@@ -101,6 +102,7 @@ WHERE slot = ANY(%s) AND day = ANY(%s) AND day >= %s AND day <= %s AND covered_s
 _TAKE: Final = """
 SELECT array_agg(mark_id), array_agg(slot) FROM (
     SELECT mark_id, slot FROM meter_days_owed WHERE day = %s ORDER BY mark_id LIMIT %s) AS marks"""
+_PAID: Final = pay("meter_days_owed")
 _UNJUDGED: Final = """
 SELECT array_agg(slot), array_agg(at) FROM (
     SELECT r.slot, r.end_at AS at FROM batches b JOIN reads r ON r.end_at BETWEEN b.first_end AND b.last_end
@@ -246,7 +248,7 @@ class DayStep:
 
     async def paid(self, marks: NDArray[np.int64]) -> None:
         """Delete marks."""
-        await self._connection.execute("DELETE FROM meter_days_owed WHERE mark_id = ANY(%s)", (bigints(marks),))
+        await self._connection.execute(_PAID, (bigints(marks),))
 
 
 class DayStore:

@@ -23,7 +23,7 @@ from meterwatch.registry_csv import KINDS, Parsed, Problem
 from meterwatch.topology import Topology
 from storage.arrays import moment
 from storage.faults import storage_faults
-from storage.registry_sql import ASSET_QUERIES, ASSETS_OF, MEMBERSHIPS, MERGES, Membership
+from storage.registry_sql import ASSET_QUERIES, ASSETS_OF, MEMBERSHIPS, MERGES, Membership, tables_of
 from storage.snapshot import snapshot
 from storage.topology import load_topology
 
@@ -82,6 +82,8 @@ class RegistryStore:
                     return Imported(problems=refused.problems)
                 if not dry_run:
                     await _advance_identities(connection, parsed)
+                    if any(count.added or count.changed for count in outcome.counts.values()):
+                        await _take_statistics(connection, parsed)
         return outcome
 
     async def load_topology(self, now_us: int) -> Topology:
@@ -358,6 +360,12 @@ async def _advance_identities(connection: psycopg.AsyncConnection[Any], parsed: 
             table=sql.Identifier(merge.table),
         )
         await connection.execute(query)
+
+
+async def _take_statistics(connection: psycopg.AsyncConnection[Any], parsed: Parsed) -> None:
+    """Let PostgreSQL know what is there now, not in a minute: until then every question is planned for what was."""
+    tables = map(sql.Identifier, tables_of(parsed.kinds))
+    await connection.execute(sql.SQL("ANALYZE {}").format(sql.SQL(", ").join(tables)))
 
 
 def _block(parsed: Parsed, kind: str, first: int) -> bytes:

@@ -6,6 +6,7 @@ Refuses to know when and in which transaction it is said (storage.registry).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final, LiteralString, NamedTuple
 
 
@@ -162,6 +163,13 @@ MEMBERSHIPS: Final[dict[str, tuple[Membership, ...]]] = {
         ),
     ),
 }
+
+
+def tables_of(kinds: Collection[str]) -> list[LiteralString]:
+    """Tables that files of these kinds write."""
+    memberships = (one for kind in kinds for one in MEMBERSHIPS.get(kind, ()))
+    return sorted({MERGES[kind].table for kind in kinds} | {one.table for one in memberships})
+
 
 ASSET_QUERIES: Final[dict[str, LiteralString]] = {
     "feeder": "SELECT f.feeder AS name, '' AS parent, f.substation, f.district, f.ampacity_a FROM feeders f",

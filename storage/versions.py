@@ -35,17 +35,17 @@ _WITHIN: Final = "r.end_at BETWEEN %(first)s AND %(last)s"
 
 
 class _Statements(NamedTuple):
-    plans: tuple[str, str] | None
-    """Settings under which stored reads are found, and changed; None: the statements leave one plan."""
+    plan: str | None
+    """Settings under which stored reads are found and changed; None: the statements leave one plan."""
     current: str
     keep_old: str
     set_new: str
 
 
-def _statements(plans: tuple[str, str] | None, found: str, lock: str, order: str, target: str) -> _Statements:
-    """found: staged rows `s` with the stored read `r` of each; target: the same for an update of `reads r`."""
+def _statements(plan: str | None, found: str, lock: str, order: str, set_new: str) -> _Statements:
+    """found: staged rows `s` with the stored read `r` of each; set_new: puts the staged ones in their place."""
     return _Statements(
-        plans,
+        plan,
         f"""
 SELECT s.row_no,
        {_SAME} OR (%(again)s AND EXISTS (SELECT FROM read_versions r WHERE r.slot = s.slot AND r.end_at = s.end_at
@@ -57,11 +57,7 @@ FROM {found.format(lock=lock)} {order}
 INSERT INTO read_versions (superseded_at, {", ".join(COLUMNS)})
 SELECT s.received_at, {", ".join(f"r.{name}" for name in COLUMNS)} FROM {found.format(lock="LIMIT 1")}
 """,
-        f"""
-UPDATE reads r SET received_at = s.received_at, interval_s = s.interval_s, quality = s.quality, version = r.version + 1,
-    {", ".join(f"{name} = s.{name}" for name in CHANNEL_NAMES)}
-FROM {target} AND {_WITHIN}
-""",
+        set_new,
     )
 
 
@@ -69,25 +65,31 @@ _STAGED: Final = "(SELECT * FROM staging WHERE row_no = ANY(%(rows)s) ORDER BY s
 """In the order in which all writers lock."""
 _ONE: Final = LOOKED_UP.format(slot="s.slot", at="s.end_at", first="%(first)s", last="%(last)s")
 _BY_KEY: Final = f"{_STAGED} CROSS JOIN LATERAL ({_ONE} {{lock}}) AS r"
-_PLACES: Final = _ONE.replace("SELECT *", "SELECT r.ctid AS tid, r.tableoid AS chunk")
+_NEW: Final = (
+    "SET received_at = {s}.received_at, interval_s = {s}.interval_s, quality = {s}.quality, version = r.version + 1, "
+    + ", ".join(f"{name} = {{s}}.{name}" for name in CHANNEL_NAMES)
+)
 BY_KEY: Final = _statements(
     None,
     _BY_KEY,
     lock="FOR UPDATE",
     order="",
-    target=f"(SELECT * FROM {_STAGED} CROSS JOIN LATERAL ({_PLACES} LIMIT 1) AS place) AS s"
-    " WHERE r.ctid = s.tid AND r.tableoid = s.chunk",
+    set_new=f"""
+INSERT INTO reads AS r ({", ".join(COLUMNS)}) SELECT {", ".join(COLUMNS)} FROM {_STAGED}
+ON CONFLICT (end_at, slot) DO UPDATE {_NEW.format(s="excluded")}
+""",
 )
+"""All of them are stored and locked; said as an INSERT each is looked up. As an UPDATE joined to them, by whatever key,
+each read between the first and the last end was compared with each of them where statistics say that there are few."""
 _JOINED: Final = "r.slot = s.slot AND r.end_at = s.end_at AND s.row_no = ANY(%(rows)s)"
 _BOX: Final = "r.slot BETWEEN %(low)s AND %(high)s"
-_LOOKED_UP: Final = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_nestloop = on"
 _SCANNED: Final = "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = off; SET LOCAL enable_nestloop = off"
 BY_BOX: Final = _statements(
-    (_SCANNED, _LOOKED_UP),
+    _SCANNED,
     f"staging s JOIN reads r ON {_JOINED} AND {_WITHIN} AND {_BOX}",
     lock="",
     order="ORDER BY s.slot, s.end_at",
-    target=f"staging s WHERE {_JOINED} AND {_BOX}",
+    set_new=f"UPDATE reads r {_NEW.format(s='s')} FROM staging s WHERE {_JOINED} AND {_BOX} AND {_WITHIN}",
 )
 _KEEP_LOSER: Final = f"""
 INSERT INTO read_versions (superseded_at, {", ".join(COLUMNS)})
@@ -158,8 +160,8 @@ def _settle(
         "high": int(slot.max()),
         "again": not insist,
     }
-    if statements.plans:
-        cursor.execute(statements.plans[0])
+    if statements.plan:
+        cursor.execute(statements.plan)
     current = cursor.execute(statements.current, {**box, "rows": part.tolist()}, prepare=False).fetchall()
     if len(current) != len(part):
         raise Race
@@ -169,8 +171,6 @@ def _settle(
     if winners:
         rows = {**box, "rows": [row[0] for row in winners]}
         cursor.execute(statements.keep_old, rows, prepare=False)
-        if statements.plans:
-            cursor.execute(statements.plans[1])
         cursor.execute(statements.set_new, rows, prepare=False)
         if cursor.rowcount != len(winners):
             raise Race

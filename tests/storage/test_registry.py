@@ -106,6 +106,16 @@ async def test_the_topology_of_the_demo_grid_has_every_meter_below_a_feeder(pool
     assert topology.late_window_us[1:].tolist() == [45 * DAY_US]
 
 
+async def test_postgresql_knows_what_an_import_brought(pool: Any) -> None:
+    async def known(table: str) -> int:
+        async with pool.connection() as connection:
+            cursor = await connection.execute("SELECT reltuples FROM pg_class WHERE oid = %s::regclass", (table,))
+            return int((await cursor.fetchone())[0])
+
+    await RegistryStore(pool).import_files(parse(demo_files()), NOW_US)
+    assert [await known(table) for table in TABLES] == [1203, 35, 1203, 1203, 35]
+
+
 async def test_an_empty_registry_has_an_empty_topology(pool: Any) -> None:
     topology = await RegistryStore(pool).load_topology(NOW_US)
     assert topology.slots == 0
