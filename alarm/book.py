@@ -19,9 +19,18 @@ from heapq import nsmallest
 from typing import Final
 
 from alarm.actions import acted, announced_again, expired, lapsed, shelf_after, under
+from alarm.differences import (
+    HISTORY_US,
+    OPEN_HISTORY_US,
+    attribute_change,
+    held_us,
+    inputs_of,
+    overlap_us,
+    seen_us,
+)
 from alarm.lifecycle import KIND, NEXT, Input
 from alarm.profile import AlarmProfile
-from alarm.shaping import HELD_S, REPEATS, Key
+from alarm.shaping import Key
 from meterwatch.alarms import Action, Alarm, AlarmState, AssetShelf, Draft, TransitionKind, type_of
 from meterwatch.episodes import Episode, Verdict
 from meterwatch.errors import Missing, Stale
@@ -30,25 +39,14 @@ from meterwatch.topology import Topology
 
 KEEP_US: Final = 72 * 3600 * 1_000_000
 """Finished alarms stay this long after their end: the span of the longest verdict (outage duration, domain rule 2)."""
-HISTORY_US: Final = 24 * 3600 * 1_000_000
-"""An episode that ended this long before it is first told is history: it is kept and pages nobody. (lateness class)"""
-OPEN_HISTORY_US: Final = 45 * 86_400 * 1_000_000
-"""One that lasts, was not seen for so long and is first told now comes out of an old file: it is kept and pages nobody
-until HISTORY_US of now are reached. Its end is what was measured, in any order of telling. (the late window)"""
 PRUNE_STEP_US: Final = 3600 * 1_000_000
 UNACKNOWLEDGED_MAX: Final = 10_000
 """Alarms that are over and that nobody has acknowledged; of more those that ended first lapse. So many are no list that
 people work off, each new subscriber is sent all of them, and each is some 3 kB. (ours)"""
 LAPSED_TOGETHER: Final = 1000
 """In one transaction."""
-GROWTH_PERCENT: Final = 10
-"""Evidence alone makes a transition only when the affected count grows by this much; else a storm floods the log."""
-AFFECTED: Final = "affected"
-"""Key of the affected count in an episode's evidence."""
 ANNOUNCED: Final = frozenset({Input.REOPEN, Input.RELEASE, Input.ESCALATE})
 """Inputs with which an alarm that is active afterwards calls for somebody anew."""
-STAGE: Final = "stage"
-"""Key of how far an episode has come, where its rule says so: each step is told."""
 RETRACTED_BECAUSE: Final = "retracted_because"
 """Key of the reason in the evidence of a retracted alarm."""
 UNSAID: Final = "what is known now does not show it any more"
@@ -256,7 +254,7 @@ class Book:
         alarms = [
             a
             for a in known
-            if (a.cleared_us is None or a.cleared_us - _held_us(a) >= verdict.from_us)
+            if (a.cleared_us is None or a.cleared_us - held_us(a) >= verdict.from_us)
             and (until_us is None or a.onset_us < until_us)
         ]
         if not alarms and not verdict.episodes:  # nearly all verdicts of a storm
@@ -265,7 +263,7 @@ class Book:
             (
                 a.state is AlarmState.RETRACTED,
                 a.onset_us != e.onset_us,
-                -overlap_us,
+                -shared_us,
                 a.onset_us,
                 e.onset_us,
                 a.alarm_id,
@@ -273,7 +271,7 @@ class Book:
             )
             for a in alarms
             for i, e in enumerate(verdict.episodes)
-            if (overlap_us := _overlap_us(a, e, now_us)) >= 0
+            if (shared_us := overlap_us(a, e, now_us)) >= 0
         )
         alarm_of: dict[int, str] = {}
         used: set[str] = set()
@@ -299,7 +297,7 @@ class Book:
         if episode.cleared_us is not None:
             old = episode.cleared_us < now_us - HISTORY_US
             state = AlarmState.NORMAL if old else NEXT[state, Input.CLOSE]
-        elif _seen_us(episode) < now_us - OPEN_HISTORY_US:
+        elif seen_us(episode) < now_us - OPEN_HISTORY_US:
             state = AlarmState.NORMAL
         alarm = Alarm(
             alarm_id=alarm_id,
@@ -329,7 +327,7 @@ class Book:
 
     def _follow(self, alarm: Alarm, episode: Episode, parent_id: str | None, now_us: int) -> Draft | None:
         """What a matched episode changes, or None."""
-        inputs = _inputs(alarm, episode, parent_id, now_us)
+        inputs = inputs_of(alarm, episode, parent_id, now_us)
         state, kind = alarm.state, None
         for given in inputs:
             after = NEXT[state, given]
@@ -337,7 +335,7 @@ class Book:
                 kind = KIND[given]
             state = after
         if kind is None:
-            kind = _attribute_change(alarm, episode)
+            kind = attribute_change(alarm, episode)
         if kind is None:
             return None
         announced = state is AlarmState.UNACK_ACTIVE and ANNOUNCED.intersection(inputs)
@@ -399,68 +397,6 @@ def _retracted(alarm: Alarm, because: str) -> Draft:
         evidence={**alarm.evidence, RETRACTED_BECAUSE: because},
         **shelf_after(alarm, [Input.RETRACT]),
     )
-
-
-def _seen_us(episode: Episode) -> int:
-    """Until when it is known to have lasted, at least."""
-    return max(episode.raised_us, episode.seen_us or episode.raised_us)
-
-
-def _inputs(alarm: Alarm, episode: Episode, parent_id: str | None, now_us: int) -> list[Input]:
-    """The inputs of the state machine, in the order in which they happen.
-
-    What is over is folded too, and comes out again: a root may be known, or be known not to have been, after its end.
-    """
-    inputs = []
-    retracted = alarm.state is AlarmState.RETRACTED
-    closed = episode.cleared_us is not None
-    was_open = alarm.cleared_us is None
-    caught_up = alarm.finished and was_open and _seen_us(episode) >= now_us - HISTORY_US
-    if retracted or (not closed and (caught_up or not was_open)):
-        inputs.append(Input.REOPEN)
-    if inputs and not closed and alarm.finished and _seen_us(episode) < now_us - OPEN_HISTORY_US:
-        inputs.append(Input.AGE)
-    lasts = bool(inputs) or alarm.state is not AlarmState.NORMAL
-    folded = alarm.state is AlarmState.SUPPRESSED or (not inputs and alarm.parent_id is not None)
-    hidden = episode.parent is not None or bool(episode.by_design)
-    if hidden and not folded and (lasts or parent_id is not None):
-        inputs.append(Input.SUPPRESS)
-    if not hidden and folded:
-        inputs.append(Input.RELEASE)
-    if closed and (was_open or retracted):
-        inputs.append(Input.CLOSE)
-    elif episode.severity > alarm.severity:
-        inputs.append(Input.ESCALATE)
-    return inputs
-
-
-def _attribute_change(alarm: Alarm, episode: Episode) -> TransitionKind | None:
-    if (episode.severity, episode.level) != (alarm.severity, alarm.level):
-        return TransitionKind.SEVERITY
-    times = (episode.onset_us, episode.raised_us, episode.cleared_us)
-    if times != (alarm.onset_us, alarm.raised_us, alarm.cleared_us):
-        return TransitionKind.AMENDED
-    if episode.evidence.get(STAGE) != alarm.evidence.get(STAGE):
-        return TransitionKind.AMENDED
-    before, after = alarm.evidence.get(AFFECTED, 0), episode.evidence.get(AFFECTED, 0)
-    if after > before and (after - before) * 100 >= before * GROWTH_PERCENT:
-        return TransitionKind.AMENDED
-    if alarm.evidence.get(REPEATS, 0) != episode.evidence.get(REPEATS, 0):
-        return TransitionKind.AMENDED
-    return None
-
-
-def _held_us(alarm: Alarm) -> int:
-    """How much later the alarm is over than its rule says."""
-    return int(alarm.evidence.get(HELD_S, 0)) * 1_000_000
-
-
-def _overlap_us(alarm: Alarm, episode: Episode, now_us: int) -> int:
-    """How long both lasted; negative: they are different faults. A retracted alarm only comes back as it began."""
-    if alarm.state is AlarmState.RETRACTED and (episode.onset_us != alarm.onset_us or episode.parent is not None):
-        return -1
-    ends = [max(now_us, x.onset_us) if x.cleared_us is None else x.cleared_us for x in (alarm, episode)]
-    return min(ends) - max(alarm.onset_us, episode.onset_us)
 
 
 def _draft(alarm: Alarm, kind: TransitionKind, **changes: object) -> Draft:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from overload_world import FULL_WH, QUICK, Row, change, now_after, oracle, rows_of, spoken, tree
 from test_past import Table, judged
 
-from alarm.book import OPEN_HISTORY_US, Book
+from alarm.book import Book
+from alarm.differences import OPEN_HISTORY_US
 from meterwatch.alarms import AlarmState
 from meterwatch.episodes import Episode, Severity
 from rules.overload import Overload
