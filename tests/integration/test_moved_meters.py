@@ -8,7 +8,7 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-from test_loads import START_US, VARH_PER_WH, Cells, Plant, W, plant
+from loads_plant import START_US, VARH_PER_WH, Cells, Plant, W, plant
 
 from meterwatch import stored_loads
 from meterwatch.registry_csv import KINDS, RegistryCsv, parse

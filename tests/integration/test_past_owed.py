@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from databases import both_layouts
-from test_loads import START_US, Plant, Row, plant
+from loads_plant import START_US, Plant, Row, plant
 from test_phase_loads import place
 
 from meterwatch import wired_rules

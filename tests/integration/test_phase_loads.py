@@ -11,7 +11,7 @@ import pytest
 from databases import both_layouts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_loads import ROWS, Plant, W, as_put_off, plant
+from loads_plant import ROWS, Plant, W, as_put_off, plant
 
 from meterwatch.quality import ORIGIN_MASK, ORIGIN_SHIFT, Origin
 from rules.profile import PHASES

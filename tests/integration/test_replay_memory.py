@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 from databases import table_of
+from loads_plant import SETUP, START_US, batch
 from psycopg_pool import AsyncConnectionPool
-from test_loads import SETUP, START_US, batch
 
 import storage.history
 from meterwatch.batch import ReadChange
