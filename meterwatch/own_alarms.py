@@ -21,8 +21,8 @@ from typing import Any, Final
 
 import structlog
 
-from alarm.book import STAGE
 from alarm.desk import AlarmDesk
+from alarm.differences import STAGE
 from meterwatch.alarms import Alarm, AlarmType
 from meterwatch.clock import US, Clock
 from meterwatch.episodes import Episode, Severity, Verdict
