@@ -101,6 +101,16 @@ async def audit_rows_written(ask: Asked) -> int:
 
 
 @lookup
+async def changes_begun_whose_outcome_is_there(ask: Asked) -> int:
+    """Of those since it was done last, and of all the first time."""
+    store = AuditStore(ask.pool)
+    begun = [AuditRow("op", "LOCAL", "m", "o", "BEGUN", "", START_US, 1, 1 + n) for n in range(ask.keys)]
+    await store.write(begun)
+    assert await store.settle() == 0
+    return ALARMS
+
+
+@lookup
 async def planned_work_of_some_districts(ask: Asked) -> int:
     await PlannedStore(ask.pool).listed(START_US - 20 * 3_600_000_000, 100, ["D1", "D2"])
     return 42 + TRANSFORMERS  # those of the districts are listed first
