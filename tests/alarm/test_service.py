@@ -196,6 +196,9 @@ async def test_bookmarks_go_on_while_nothing_happens(dsn: str) -> None:
 
 async def test_a_subscriber_that_leaves_between_two_messages_is_no_incident(dsn: str) -> None:
     class Gone:
+        async def send_initial_metadata(self, metadata: tuple[()]) -> None:
+            pass
+
         async def write(self, message: bytes) -> None:
             raise grpc.aio.InternalError("the call is over")
 

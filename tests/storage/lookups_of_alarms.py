@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import psycopg
 from asked import NEXT, Asked, lookup
 from young_world import (
@@ -31,6 +32,7 @@ from storage.registry import RegistryStore
 from storage.service_reliability import Indices
 from storage.sound import inspected
 from storage.sound_alarms import alarms_are_their_last_transition, pages_follow_from_the_log, receipts_are_of_the_log
+from storage.suspended import Kept, SuspendedStore
 from storage.upkeep import Retention, Upkeep
 
 
@@ -46,6 +48,14 @@ async def alarms_that_verdicts_are_about(ask: Asked) -> int:
     verdicts = [Verdict("OUTAGE", "transformer", int(one), *span) for one in ask.transformers]
     found = await AlarmStore(ask.pool).within(verdicts)
     return ask.keys + ALARMS // TRANSFORMERS * ask.keys + len(found)
+
+
+@lookup
+async def what_a_rule_has_missed(ask: Asked) -> int:
+    since_us = np.full(ask.keys, START_US - DAY_US)
+    one = Kept("OVERLOAD", "transformer", START_US, START_US, "raised", ask.transformers, since_us)
+    await SuspendedStore(ask.pool).keep(one)
+    return ask.keys
 
 
 @lookup
