@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import grpc
 import grpc.aio
@@ -26,12 +28,14 @@ from ingest.decode import parse
 from ingest.ports import Pipeline
 from ingest.session import CREDITS_MAX, Session, StreamLimits
 from meterwatch import failpoints
-from meterwatch.access.identity import caller, check_head_end
+from meterwatch.access.identity import Identity, caller, check_head_end
 from meterwatch.check_profile import DEFAULT, CheckProfile
 from meterwatch.errors import Draining, Overloaded, Rejected
 from meterwatch.status import abort, abort_in_time, status_of
 from meterwatch.v1 import ingest_pb2 as pb
 
+MUTE_MAX: Final = 16
+"""Streams of one caller that have not said hello: of none of them is it known whose share it is. (ours)"""
 _log = structlog.get_logger(__name__)
 
 
@@ -131,6 +135,8 @@ class Streams:
         self._drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.open = 0
         """How many there are."""
+        self._mute = Counter[str]()
+        """Of them by caller, where callers are known, those that have not said hello."""
 
     @property
     def draining(self) -> bool:
@@ -177,7 +183,8 @@ class Streams:
     async def _run(self, requests: AsyncIterator[bytes], context: Any) -> None:
         self.check_ready()
         try:
-            first = parse(await self._first(requests))
+            with self._not_yet_known(caller(context)):
+                first = parse(await self._first(requests))
         except StopAsyncIteration:
             raise Rejected(
                 "NO_HELLO", "the stream ended before its first message; expected hello; send Hello first"
@@ -224,6 +231,23 @@ class Streams:
                 del self._live[key]
             self._pipeline.gone(session.head_end_id)
             _log.info("stream end", head_end=first.hello.head_end, batches=session.batches, acked=session.acked)
+
+    @contextmanager
+    def _not_yet_known(self, identity: Identity) -> Iterator[None]:
+        """Before hello. Overloaded if the caller has too many such streams: they would take those of all others."""
+        if self._mute[identity.name] >= MUTE_MAX and not identity.local:
+            raise Overloaded(
+                "HEAD_END_STREAMS_MAX",
+                f"{MUTE_MAX} streams of {identity.name!r} have not said hello; expected at most that; say it, or wait",
+                1.0,
+            )
+        self._mute[identity.name] += 1
+        try:
+            yield
+        finally:
+            self._mute[identity.name] -= 1
+            if not self._mute[identity.name]:
+                del self._mute[identity.name]
 
     def _others_bytes(self, key: tuple[int, int]) -> int:
         """What the dictionaries of the other streams of its head-end take."""

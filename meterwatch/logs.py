@@ -16,6 +16,7 @@ import select
 import stat
 import sys
 import threading
+from collections.abc import MutableMapping
 from contextlib import suppress
 from logging.handlers import QueueHandler
 from queue import Full, Queue
@@ -25,6 +26,7 @@ import orjson
 import structlog
 
 from meterwatch.config import Log
+from meterwatch.texts import visible
 
 LINES_MAX: Final = 2_000
 """Lines that wait to be written; what is said while there are more is dropped. Some 500 kB. (ours)"""
@@ -113,6 +115,7 @@ def configure(log: Log) -> None:
         render += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json)]
     else:
         plain = structlog.dev.plain_traceback
+        render.append(_shown)
         render.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain))
     _unblock(STDERR)
     lines = Lines()
@@ -179,6 +182,14 @@ def _of_thread(error: threading.ExceptHookArgs) -> None:
     if error.exc_value is not None:
         name = error.thread.name if error.thread else ""
         structlog.get_logger(__name__).error("a thread ended with an error", thread=name, exc_info=error.exc_value)
+
+
+def _shown(_logger: Any, _method: str, row: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The line as a terminal may show it: some of its texts come from who calls."""
+    for name, value in row.items():
+        if isinstance(value, str):
+            row[name] = visible(value)
+    return row
 
 
 def _json(row: Any, default: Any = None, **_: Any) -> str:

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from meterwatch.access.methods import METHODS, PACKAGE
 from meterwatch.config import Server
 from meterwatch.errors import ConfigError
 from meterwatch.transport.certificates import TlsFiles
 from meterwatch.transport.rotation import Rotation
 from meterwatch.transport.settings import Tls
-from meterwatch.v1 import (
-    alarms_pb2,
-    audit_pb2,
-    gaps_pb2,
-    ingest_pb2,
-    reads_pb2,
-    receipts_pb2,
-    registry_pb2,
-    reliability_pb2,
-    routes_pb2,
-)
 
 _log = structlog.get_logger(__name__)
 
@@ -122,8 +112,5 @@ def _ages(tls: Tls) -> list[tuple[str, int]]:
 
 
 def _names() -> Iterable[str]:
-    modules: tuple[Any, ...] = (
-        *(ingest_pb2, alarms_pb2, registry_pb2, reads_pb2),
-        *(gaps_pb2, receipts_pb2, reliability_pb2, routes_pb2, audit_pb2),
-    )
-    return [service.full_name for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
+    """Every service of ours: what the table of methods names."""
+    return dict.fromkeys(method.partition("/")[0] for method in METHODS if method.startswith(PACKAGE))

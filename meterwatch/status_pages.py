@@ -2,7 +2,8 @@
 
 Healthy: the event loop still turns; whoever supervises the service starts it anew if not. Ready: reads are taken,
 stored and judged now; a load balancer sends head-ends elsewhere if not, and the answer says why. On the loopback
-address, unless whoever runs it says otherwise: nobody is asked who he is. Refuses to know what is measured.
+address, unless whoever runs it says otherwise: nobody is asked who he is. Connections that say nothing cost at most
+CONNECTIONS_MAX threads and files. Refuses to know what is measured.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from threading import Thread
+from contextlib import suppress
+from socket import SHUT_RDWR
+from threading import Lock, Thread
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -24,6 +27,11 @@ EVERYWHERE: Final = "0.0.0.0"
 BEAT_S: Final = 1.0
 STUCK_S: Final = 15.0
 """An event loop that has not turned for so long is stuck. The longest work on it is some seconds. (ours)"""
+
+CONNECTIONS_MAX: Final = 64
+"""Of more, the oldest is closed: who asks is answered within milliseconds, and who is older only holds on. (ours)"""
+PATIENCE_S: Final = 10.0
+"""So long a connection may say nothing."""
 
 
 class StatusPages:
@@ -46,7 +54,7 @@ class StatusPages:
         if port == 0:
             return
         try:
-            self._server = make_server(address, port, self._answer, ThreadingWSGIServer, _Silent)
+            self._server = make_server(address, port, self._answer, _Server, _Silent)
         except OSError as error:
             text = f"metrics.port {port} on {address} cannot be bound ({error.strerror}); set another, or 0 for none"
             raise ConfigError([text]) from None
@@ -89,8 +97,37 @@ def _said(start_response: Callable[..., Any], trouble: str, remark: str = "") ->
     return ["; ".join(part for part in (trouble or "ok", remark) if part).encode() + b"\n"]
 
 
+class _Server(ThreadingWSGIServer):
+    """A thread for each connection, and no more of them than CONNECTIONS_MAX."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._open: dict[Any, None] = {}
+        self._turn = Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._turn:
+            self._open[request] = None
+            oldest = next(iter(self._open)) if len(self._open) > CONNECTIONS_MAX else None
+            self._open.pop(oldest, None)
+        if oldest is not None:
+            with suppress(OSError):  # it has ended meanwhile
+                oldest.shutdown(SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._turn:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Somebody left in the middle, or said nothing: no traceback on stderr."""
+
+
 class _Silent(WSGIRequestHandler):
     """Each answer is no line in the log."""
+
+    timeout = PATIENCE_S
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -73,7 +73,9 @@ def test_reflection_is_for_those_who_are_known(world: World) -> None:
         return stub.ServerReflectionInfo(iter([asked]), timeout=ENOUGH_S, metadata=caller.metadata)
 
     assert refused(lambda: services(world.bearer("")))[0] == "UNAUTHENTICATED"
-    assert next(services(world.person("viewer"))).list_services_response.service
+    listed = next(services(world.person("viewer"))).list_services_response.service
+    ours = {method.partition("/")[0] for method in METHODS}
+    assert {one.name for one in listed} == ours
 
 
 def test_a_token_says_who_calls_and_what_he_may(world: World) -> None:

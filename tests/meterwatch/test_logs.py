@@ -18,7 +18,7 @@ import structlog
 from meterwatch.config import Log
 from meterwatch.logs import configure
 configure(Log(level="{level}", format="{form}"))
-structlog.get_logger("ours").info("stream open", head_end="H", odd=object)
+structlog.get_logger("ours").info("stream open", head_end="H", odd=object, agent="\x1b[2J\u202e")
 structlog.get_logger("ours").debug("detail")
 logging.getLogger("grpc._cython.cygrpc").error("from %s", "grpc")
 def fall():
@@ -54,6 +54,7 @@ def test_the_level_is_the_one_configured() -> None:
 def test_console_lines_have_no_colour_when_piped() -> None:
     text = "\n".join(lines("info", "console"))
     assert "\x1b" not in text
+    assert r"agent=\x1b[2J\u202e" in text, "what callers say of themselves writes on no screen"
     assert "ValueError: lost?" in text
 
 
