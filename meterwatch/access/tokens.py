@@ -85,7 +85,11 @@ def identity_of(claims: Mapping[str, Any]) -> Identity:
         _refuse("roles is no list of texts")
     if districts is not None and not (_texts(districts) and 0 < len(districts) <= DISTRICTS_MAX and all(districts)):
         _refuse(f"districts is no list of 1 to {DISTRICTS_MAX} texts; leave it out for the whole grid")
-    return Identity(name, roles_in(roles), frozenset(districts or ()), How.TOKEN, float(claims["exp"]))
+    try:
+        expires_s = float(claims["exp"])
+    except OverflowError:
+        _refuse("exp is beyond all time")
+    return Identity(name, roles_in(roles), frozenset(districts or ()), How.TOKEN, expires_s)
 
 
 def _texts(value: Any) -> bool:

@@ -80,6 +80,17 @@ HOSTILE: dict[str, Callable[[], str]] = {
     "HS256 with the public key": hs256_with_the_public_key,
     "another curve": lambda: b64({"alg": "ES384", "kid": "k1"}) + "." + b64(GOOD.claims()) + "." + b64(b"x" * 96),
     "RS256 by name only": lambda: b64({"alg": "RS256", "kid": "k1"}) + "." + b64(GOOD.claims()) + "." + b64(b"x" * 256),
+    "an end beyond all time": with_claim(exp=10**400),
+    "a key of its own in the header": lambda: Issuer().token(
+        headers={"jwk": Issuer().jwk, "jku": "http://127.0.0.1:9"}
+    ),
+    "a kid that is a path": lambda: Issuer(kid="../../dev/null").token(),
+    "a kid that is a list": lambda: (
+        b64({"alg": "ES256", "kid": ["k1"]}) + "." + b64(GOOD.claims()) + "." + b64(b"x" * 64)
+    ),
+    "an algorithm that is a list": lambda: (
+        b64({"alg": ["ES256"], "kid": "k1"}) + "." + b64(GOOD.claims()) + "." + b64(b"x")
+    ),
     "another audience": with_claim(aud="other"),
     "no audience": with_claim(aud=None),
     "another issuer": with_claim(iss="https://evil.test"),
