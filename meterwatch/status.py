@@ -66,7 +66,10 @@ async def abort_with(
 ) -> NoReturn:
     """End the call with this status. `context` is a grpc.aio servicer context."""
     status = rpc_status.to_status(rich_status(code, reason, message, retry_after_s, metadata))
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    try:
+        await context.abort(status.code, status.details, status.trailing_metadata)
+    except grpc.aio.InternalError:  # the caller has left: nobody is there to be told, and nothing is to be logged
+        raise asyncio.CancelledError from None
     raise AssertionError("abort() returned")
 
 
