@@ -14,8 +14,8 @@ import psycopg
 GiB: Final = 1 << 30
 _UNIT_BYTES: Final = {"kB": 1 << 10, "8kB": 8 << 10, "MB": 1 << 20, "GB": 1 << 30}
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "min": 60.0}
-CONNECTIONS_MIN: Final = 20
-"""Two writers, events, lease, a pool of eight, and people."""
+CONNECTIONS_MIN: Final = 30
+"""Two writers, events, registers, lease, pools of eight, eight and three, and people."""
 
 
 class _Advice(NamedTuple):
@@ -39,7 +39,7 @@ ADVICE: Final = (
     _Advice("max_locks_per_transaction", lambda locks: locks >= 128, "256",
             "a statement may touch every chunk of a year"),
     _Advice("max_connections", lambda number: number >= CONNECTIONS_MIN, str(CONNECTIONS_MIN),
-            "the service holds about a dozen"),
+            "the service holds up to two dozen"),
 )  # fmt: skip
 
 

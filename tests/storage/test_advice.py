@@ -15,7 +15,7 @@ GOOD: dict[str, tuple[str, str | None]] = {
     "jit": ("off", None),
     "random_page_cost": ("2", None),
     "max_locks_per_transaction": ("128", None),
-    "max_connections": ("20", None),
+    "max_connections": ("30", None),
 }
 BAD: dict[str, tuple[str, str | None]] = {
     "shared_buffers": ("131071", "8kB"),
@@ -25,7 +25,7 @@ BAD: dict[str, tuple[str, str | None]] = {
     "jit": ("on", None),
     "random_page_cost": ("2.1", None),
     "max_locks_per_transaction": ("127", None),
-    "max_connections": ("19", None),
+    "max_connections": ("29", None),
 }
 
 
