@@ -35,9 +35,7 @@ async def test_an_answer_that_nobody_reads_ends_and_gives_back_what_it_holds(mon
             while HELD or world.gate._room.calls:  # noqa: ASYNC110  (nothing tells when the server has given up)
                 await asyncio.sleep(0.01)
         assert await world.ask("Who") == b""
-        with pytest.raises(grpc.aio.AioRpcError):  # noqa: PT012  (the last of several messages is the error)
-            while await call.read() is not grpc.aio.EOF:
-                pass
+        call.cancel()
         assert world.metrics.registry.get_sample_value(
             "meterwatch_calls_refused_total",
             {"method": "Endless", "code": "DEADLINE_EXCEEDED", "reason": "DEADLINE"},
