@@ -139,7 +139,7 @@ def reads_of(each: list[list[tuple[float | None, int]]], rng: np.random.Generato
     return as_sent(rows, rng)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     each=st.lists(long_runs, min_size=TRANSFORMERS, max_size=TRANSFORMERS),
     raising=RAISING,

@@ -81,7 +81,7 @@ class WorldApart(World):
             self.engine.owe(CONTRACT, self.owed_from, np.array(list(self.owed), np.int64), first_us)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(first=READS, steps=st.lists(st.one_of(STEP, STEP, STEP, BROKEN), max_size=16))
 def test_where_contract_raised_its_episodes_are_in_the_end_those_of_the_oracle(
     first: dict[Key, float], steps: list[Any]
