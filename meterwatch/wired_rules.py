@@ -35,6 +35,7 @@ from meterwatch.standing_aside import StandingAside, SuspendedRule, listed
 from meterwatch.stored_loads import RING_US, Told, restore
 from meterwatch.time_share import TimeShare
 from meterwatch.topology import Topology
+from meterwatch.whole_outages import from_before_outages
 from meterwatch.wired_user_rules import UserRules
 from rules.engine import COMM_LOSS, CONTRACT, HOT_SPOT, LOOKBACK_S, MARGIN_S, Engine, Wanted
 from rules.hot_words import RULE as HOT
@@ -127,7 +128,8 @@ class WiredRules:
 
     async def evaluate(self, now_us: int, *, whole: bool = False) -> list[Verdict]:
         """Load what the engine wants, then evaluate. Of the past as much as there is time for; whole: all of it."""
-        for together in _together(self.engine.wanted()):
+        wanted = await from_before_outages(self.engine, self._history, now_us)
+        for together in _together(wanted):
             await self._give(together, now_us + AHEAD_US)
         if self.user is not None:
             await self.user.judge()

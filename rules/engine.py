@@ -228,6 +228,22 @@ class Engine:
             if not state.loaded
         ]
 
+    def assets(self, wanted: Wanted) -> list[tuple[str, NDArray[np.int32]]]:
+        """Kind and number of all that outages are told of when the group is judged."""
+        transformer = np.unique(self._topology.transformer_of[wanted.slots])
+        kind, asset_id = wanted.group
+        assets = [(kind, np.array([asset_id], np.int32)), ("transformer", transformer[transformer >= 0])]
+        return [*assets, ("meter", wanted.slots)]
+
+    def reach_back(self, group: Group, from_us: int, now_us: int) -> bool:
+        """Want the votes of a group from earlier on; False: that is beyond reach, or no earlier."""
+        state = self._active[group]
+        reach_us = (reach_s(len(state.members.slot)) + MARGIN_S) * US
+        if not now_us - reach_us <= from_us < state.from_us:
+            return False
+        state.read_again(min(from_us, state.since_us))
+        return True
+
     def given(self, wanted: Wanted, reads: list[ReadChange], events: Events) -> None:
         """Answer to wanted(): everything committed for its slots from its from_us on."""
         state = self._active.get(wanted.group)

@@ -82,6 +82,14 @@ assert int(Quality.SUPPLY_OFF) == 64  # the partial index reads_supply_off says 
 SENT: Final = f"quality & {METHOD_MASK} = 0"
 """Not estimated by the service: who is silent is not heard by an estimate."""
 
+_AROUND = """
+SELECT array_agg(no), array_agg(onset_at)
+FROM unnest(%(asset)s, %(from)s) WITH ORDINALITY AS asked (asset_id, from_at, no) CROSS JOIN LATERAL (
+    SELECT min(onset_at) AS onset_at FROM alarms
+    WHERE rule = 'OUTAGE' AND asset_kind = %(kind)s AND asset_id = asked.asset_id AND onset_at < from_at
+      AND coalesce(cleared_at, 'infinity') >= from_at AND state <> 'RETRACTED' OFFSET 0) AS around
+WHERE onset_at IS NOT NULL"""
+
 _STAMPS = "SELECT array_agg(end_at ORDER BY end_at DESC) FROM read_stamps WHERE end_at >= %s"
 _HEARD = f"""
 SELECT array_agg(slot), array_agg(end_at)
@@ -158,6 +166,16 @@ class History:
         """
         slot, at_us = await self._columns(_OWED_OFF, ())
         return _frozen(slot, np.int32), _frozen(at_us, np.int64)
+
+    async def outages_around(
+        self, asset_kind: str, asset: NDArray[np.int32], from_us: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """When the first outage told of each asset began that lasted at from_us; from_us itself: none did."""
+        keys = {"kind": asset_kind, "asset": integers(asset), "from": moments(from_us)}
+        no, onset_us = await self._columns(_AROUND, keys)
+        around_us = from_us.copy()
+        around_us[no - 1] = onset_us
+        return around_us
 
     async def newest_stored_us(self) -> int:
         """Service clock when something was stored last (batch or alarm transition); 0: never."""

@@ -60,6 +60,9 @@ class Asking:
         self._wanted = wanted
         self.given_to: dict[Any, tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]] = {}
 
+    def assets(self, wanted: Wanted) -> list[tuple[str, NDArray[np.int32]]]:
+        return []
+
     def wanted(self) -> list[Wanted]:
         return self._wanted
 

@@ -12,6 +12,7 @@ from young_world import (
     METERS,
     RECEIVED_US,
     START_US,
+    STEP_US,
     TRANSFORMERS,
 )
 
@@ -25,6 +26,7 @@ from storage import advice, sound_ledger
 from storage.alarms import AlarmStore
 from storage.arrays import moment
 from storage.audit_log import AuditStore
+from storage.history import History
 from storage.outbox import Outbox
 from storage.planned import PlannedStore
 from storage.receipts import ReceiptStore
@@ -48,6 +50,13 @@ async def alarms_that_verdicts_are_about(ask: Asked) -> int:
     verdicts = [Verdict("OUTAGE", "transformer", int(one), *span) for one in ask.transformers]
     found = await AlarmStore(ask.pool).within(verdicts)
     return ask.keys + ALARMS // TRANSFORMERS * ask.keys + len(found)
+
+
+@lookup
+async def outages_told_around_a_moment(ask: Asked) -> int:
+    assets = ask.transformers.astype(np.int32)
+    await History(ask.pool).outages_around("transformer", assets, np.full(ask.keys, START_US + STEP_US))
+    return ask.keys + ALARMS // TRANSFORMERS * ask.keys
 
 
 @lookup
