@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from meterwatch.batch import Reads
 from meterwatch.errors import StorageUnavailable
-from storage.slot_bits import END_BYTES, NO_BITS, Bits, Mask, Rows, by_end, has, put, roomy
+from storage.slot_bits import END_BYTES, NO_BITS, Bits, Mask, Rows, by_end, distinct, has, put, roomy
 
 BYTES_MAX: Final = 64 * 1024 * 1024
 """Two days of quarter-hours of 2.7 million meters."""
@@ -126,6 +126,11 @@ class Known:
 
         Waits while another group holds one of them: StorageUnavailable after wait_s, Doubtful if that one is lost.
         """
+        ends = _ends_of(group)
+        with self._changed:
+            taken = self._take_new(len(group), ends)
+            if taken is not None:
+                return taken
         parts = [by_end(reads.end_us) for reads in group]
         deadline_s = time.monotonic() + wait_s
         with self._changed:
@@ -134,10 +139,7 @@ class Known:
                     raise Doubtful
                 if not self._changed.wait(deadline_s - time.monotonic()):
                     raise StorageUnavailable("the same reads are being written already; send again")
-            taken = self._take(group, parts)
-            self._open.append(taken)
-            self._forget()
-            return taken
+            return self._opened(self._take(group, parts))
 
     def give_back(self, taken: Taken) -> None:
         """Its transaction was committed or rolled back, for certain."""
@@ -166,6 +168,23 @@ class Known:
                 open_still = taken in self._open
             if open_still:
                 self.give_back(taken)
+
+    def _take_new(self, batches: int, ends: list[tuple[int, NDArray[np.int32]]]) -> Taken | None:
+        """As mostly: each read comes once, and nobody has ever had one. None: look at each batch by itself."""
+        for end_us, slot in ends:
+            end = self._end(end_us)
+            if not end.complete or has(end.bits, slot).any() or not distinct(slot):
+                return None
+        for end_us, slot in ends:
+            end = self._end(end_us)
+            self._set(end, slot)
+            end.held += 1
+        return self._opened(Taken([None] * batches, [], {end_us: [slot] for end_us, slot in ends}))
+
+    def _opened(self, taken: Taken) -> Taken:
+        self._open.append(taken)
+        self._forget()
+        return taken
 
     def _holder(self, group: Sequence[Reads], parts: Sequence[list[tuple[int, Rows]]]) -> Taken | None:
         for reads, ends in zip(group, parts, strict=True):
@@ -225,6 +244,15 @@ class Known:
                 self._bytes -= len(end.bits) + END_BYTES
                 if self._horizon_us is not None:
                     self._horizon_us = max(self._horizon_us, end_us)
+
+
+def _ends_of(group: Sequence[Reads]) -> list[tuple[int, NDArray[np.int32]]]:
+    """The slots of each interval end, of all batches together: those of a backlog have a hundred ends each."""
+    if len(group) == 1:
+        end_us, slot = group[0].end_us, group[0].slot
+    else:
+        end_us, slot = (np.concatenate([getattr(reads, name) for reads in group]) for name in ("end_us", "slot"))
+    return [(end, slot[rows]) for end, rows in by_end(end_us)]
 
 
 def _overlap(slot: NDArray[np.int32], others: list[NDArray[np.int32]]) -> bool:

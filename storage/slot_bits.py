@@ -13,6 +13,8 @@ Mask = NDArray[np.bool_]
 Rows = slice | NDArray[np.intp]
 SPREAD: Final = 2
 """Up to so many bytes of bits a slot, all between the first and the last one are made anew: 2 ns a slot, not 9."""
+SCATTER: Final = 256
+"""Up to so many slots from the first to the last one for each, marking them in an array is cheaper than sorting."""
 END_BYTES: Final = 400
 """What an interval end costs beside its bits, about: its number, the array around them, its places in dicts."""
 NO_BITS: Final[Bits] = np.zeros(0, np.uint8)
@@ -26,6 +28,18 @@ def has(bits: Bits, slot: NDArray[np.int32]) -> Mask:
     at = np.where(inside, slot, 0)
     found: Mask = ((bits[at >> 3] >> (at & 7).astype(np.uint8)) & 1).astype(np.bool_) & inside
     return found
+
+
+def distinct(slot: NDArray[np.int32]) -> bool:
+    """Each slot comes once."""
+    if (slot[1:] > slot[:-1]).all():  # as meters come in their order
+        return True
+    first, last = int(slot.min()), int(slot.max())
+    if last - first > SCATTER * len(slot):
+        return len(np.unique(slot)) == len(slot)
+    mine = np.zeros(last + 1 - first, np.bool_)
+    mine[slot - first] = True
+    return int(np.count_nonzero(mine)) == len(slot)
 
 
 def put(bits: Bits, slot: NDArray[np.int32]) -> None:
