@@ -62,8 +62,8 @@ torture: setup ## kill service and database CYCLES=100 times under load; JSON=fi
 overload: setup ## twice what the service can take for SECONDS=60: what is owed is kept, or it fails; JSON=file also writes the figures there
 	@$(BIN)/python -m loadtest.overload --seconds $(or $(SECONDS),60) $(if $(JSON),--json '$(JSON)')
 
-soak: setup ## half of what the service can take for MINUTES=30, with clients that come and go; JSON=file, HTML=file: what it came to
-	@$(BIN)/python -m loadtest.soak --minutes $(or $(MINUTES),30) $(if $(JSON),--json '$(JSON)') $(if $(HTML),--html '$(HTML)')
+soak: setup ## half of what the service can take for MINUTES=30, with clients that come and go; JSON=file, HTML=file, SVG=file: what it came to
+	@$(BIN)/python -m loadtest.soak --minutes $(or $(MINUTES),30) $(if $(JSON),--json '$(JSON)') $(if $(HTML),--html '$(HTML)') $(if $(SVG),--svg '$(SVG)')
 
 sbom: ## bill of materials of the locked packages and of Debian's, as CycloneDX in FILE=sbom.cdx.json
 	@tools/setup.sh python

@@ -22,7 +22,7 @@ import orjson
 from loadtest.bench_latency import p99
 from loadtest.churn import Churn
 from loadtest.pressure import Look, Pressed, Size, Watch, finish, owed, say_to_stderr, under_pressure, written
-from loadtest.soak_page import page
+from loadtest.soak_page import page, picture
 
 SHARE: Final = 0.5
 """Of the capacity."""
@@ -69,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--json", type=Path, help="write figures and series to this file")
     parser.add_argument("--html", type=Path, help="write a page with plots to this file")
+    parser.add_argument("--svg", type=Path, help="write the plots as one picture to this file")
     parser.add_argument("--tiny", action="store_true", help="a small fleet; shows that it works")
     parser.add_argument("--database", help="URL of a TimescaleDB on this machine; else one of its own")
     options = parser.parse_args(arguments)
@@ -77,6 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
         options.json.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
     if options.html:
         options.html.write_text(page(result), "utf-8")
+    if options.svg:
+        options.svg.write_text(picture(result), "utf-8")
     finish(result["problems"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from xml.etree import ElementTree
 
 import pytest
 
@@ -117,6 +118,8 @@ def test_a_soak_loses_nothing_and_its_page_shows_what_it_held(cluster):
     assert "Soak: passed" in shown
     assert shown.count("<figure>") == 3
     assert "Nothing was recorded" not in shown
+    drawn = ElementTree.fromstring(soak_page.picture(result))
+    assert len(drawn.findall("{http://www.w3.org/2000/svg}svg")) == 3
 
 
 def looks(grown_mb: float, more_descriptors: int) -> list[pressure.Look]:
