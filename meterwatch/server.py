@@ -23,6 +23,9 @@ INGEST: Final = "meterwatch.v1.Ingest"
 CALLS_PER_CONNECTION_MAX: Final = 500
 """Calls under way of one connection; its others wait at the client. Above 1,000 calls that nobody has picked up yet
 gRPC ends some by chance, CANCELLED, whosoever they are: one connection that resets streams must not get there."""
+UNREQUESTED_S: Final = 600
+"""A call that nobody has picked up for so long is ended by gRPC, CANCELLED. By default that is 30 s, which a busy event
+loop may take where every turn of it parses many large requests; the caller's own deadline ends what waits too long."""
 OPTIONS: Final = [
     ("grpc.so_reuseport", 0),  # two services on one port would share its callers
     ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION_MAX),
@@ -33,6 +36,7 @@ OPTIONS: Final = [
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.server_max_unrequested_time_in_server", UNREQUESTED_S),
 ]
 
 
