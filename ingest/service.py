@@ -92,11 +92,11 @@ class IngestService:
             events, rejects, rows = events_of(request, head_end_id, topology, now_us, limits)
             digest = hashlib.blake2b(data, digest_size=16).digest()
             batch = EventBatch(head_end_id, request.epoch, request.seq, digest, events, rejects, rows)
-            if (full := self._held.refusal(request.head_end, len(data))) is not None:
+            if (full := self._held.refusal(request.head_end)) is not None:
                 self._pipeline.put_off(batch)
                 raise full
             async with asyncio.timeout(self._limits.batch_deadline_s):
-                with self._held.room(request.head_end, len(data)):
+                with self._held.room(request.head_end):
                     stored = await self._pipeline.submit_events(batch)
             _refuse_reused(stored.reused, request.seq, request.epoch)
             self._say_foreign(context, stored.rejected_reason.tolist())
@@ -129,7 +129,7 @@ class IngestService:
             limits = self._checks.at(now_us).ingest[0]
             batch = registers_of(request, digest, head_end_id, topology, now_us, limits)
             async with asyncio.timeout(self._limits.batch_deadline_s):
-                with self._held.room(request.head_end, len(data)):
+                with self._held.room(request.head_end):
                     stored = await self._pipeline.submit_registers(batch)
             _refuse_reused(stored.reused, request.seq, request.epoch)
             self._say_foreign(context, stored.rejected_reason.tolist())
@@ -158,7 +158,7 @@ class IngestService:
             hello = pb.Hello(head_end=request.head_end, epoch=request.epoch)
             session = Session(self._pipeline, self._limits, self._checks, hello)
             refused = session.extend_dictionary(dictionary)
-            with self._held.room(request.head_end, len(data)):
+            with self._held.room(request.head_end):
                 response = refused if refused.HasField("nack") else await session.answer(batch)
             if response.HasField("nack"):
                 raise Rejected(response.nack.reason, response.nack.message)

@@ -17,7 +17,7 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6
 INITIAL_WINDOW_SIZE: Final = 4
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 _HEAD: Final = 9
-_STATUS: Final = re.compile(rb"grpc-status[\x01\x02](\d{1,2})")
+STATUS: Final = re.compile(rb"grpc-status[\x01\x02](\d{1,2})")
 CODES: Final = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
     "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
@@ -101,7 +101,7 @@ class Http2:
             elif kind == RST_STREAM and of == stream:
                 return f"RST_STREAM {int.from_bytes(payload, 'big')}"
             elif kind == HEADERS and of == stream and flags & END_STREAM:
-                found = _STATUS.search(payload)
+                found = STATUS.search(payload)
                 return CODES[int(found.group(1))] if found else "trailers"
             elif kind < 0:
                 return "closed"

@@ -1,13 +1,16 @@
 """The gate: every call passes it, and nothing of it is done before it is known who calls and that he may.
 
 Order for each call: identity (a token if one is shown, else the certificate, else LOCAL where neither is asked for),
-then the table of methods (methods.py), then whether there is room (room.py), then the method. What is in no table is
-refused. A refusal names the method and what is missing, and is counted in the audit trail. What alters something is on
-record before it is begun and, with what came of it, before it is answered; if it cannot be, nothing is done.
+then the table of methods (methods.py), then whether there is room (room.py), then its request in its turn (doors.py),
+then the method. What is in no table is refused. A refusal names the method and what is missing, and is counted in the
+audit trail. What alters something is on record before it is begun and, with what came of it, before it is answered; if
+it cannot be, nothing is done.
 A stream is judged once, at its beginning. It ends with UNAUTHENTICATED when its token or certificate has been expired
 for GRACE_S, or its serial is denied, which is looked at every SWEEP_S; cursors stay good, and the caller resumes.
 
-The gate stands outside meterwatch.calls.Watch, so that a stranger's bytes are not even parsed.
+To grpc every method is one with a stream of requests: those alone are received when they are asked for. To a caller it
+is what it was, one message. The gate stands outside meterwatch.calls.Watch, so that a stranger's bytes are not even
+received.
 """
 
 from __future__ import annotations
@@ -25,11 +28,11 @@ from typing import Any, Final, NoReturn
 
 import grpc
 import grpc.aio
-from google.protobuf import descriptor_pool, message_factory
-from google.protobuf.message import DecodeError, Message
 
 from meterwatch import failpoints
+from meterwatch.access.about import about
 from meterwatch.access.certificates import Certificates, over_tls
+from meterwatch.access.doors import Doors, Load
 from meterwatch.access.identity import LOCAL, NOBODY, Identity, shown
 from meterwatch.access.methods import METHODS, Reach, Rule
 from meterwatch.access.room import Place, Room
@@ -38,7 +41,7 @@ from meterwatch.access.tokens import Tokens
 from meterwatch.access.trail import BEGUN, AuditRow, Trail, row_of
 from meterwatch.calls import reason_of
 from meterwatch.config import Server
-from meterwatch.errors import Denied, Unauthenticated
+from meterwatch.errors import Denied, Rejected, Unauthenticated
 from meterwatch.status import abort, abort_with
 
 GRACE_S: Final = 60.0
@@ -48,15 +51,13 @@ NEVER_S: Final = 1e9
 UNREAD_S: Final = 60.0
 """A piece of an answer that nobody takes for so long ends the call: what it holds, the database's connection above all,
 is for those who read."""
-LISTED_MAX: Final = 5
-"""Values of one field shown in the audit log."""
 _KINDS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 _DENIALS: Final = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 Refused = Callable[[str, str, str], None]
 
 
-class _Unread(Exception):
-    """Nobody takes the answer."""
+class _Stuck(Exception):
+    """The other side does not go on: what does it not do?"""
 
 
 class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -71,6 +72,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         now_s: Callable[[], float] = time.time,
         methods: Mapping[str, Rule] = METHODS,
         room: Room | None = None,
+        doors: Doors | None = None,
     ) -> None:
         self._trail = trail
         self._tokens = tokens
@@ -80,6 +82,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._now_s = now_s
         self._methods = methods
         self._room = room or Room(Server())
+        self._doors = doors or Doors.of(Server())
         self._streams: set[_Call] = set()
 
     @property
@@ -97,7 +100,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if handler is None:
             return None
         kind = next(kind for kind in _KINDS if getattr(handler, kind) is not None)
-        make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
+        make: Any = getattr(grpc, f"stream_{kind.rpartition('_')[2]}_rpc_method_handler")
         guarded = self._guarded(details.method.removeprefix("/"), getattr(handler, kind), kind)
         return make(guarded, handler.request_deserializer, handler.response_serializer)
 
@@ -119,48 +122,52 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 )
 
     def _guarded(self, method: str, behaviour: Any, kind: str) -> Any:
+        unary = kind.startswith("unary_")
         if inspect.isasyncgenfunction(behaviour):
 
-            async def pieces(request: Any, context: Any) -> None:
-                async with self._call(method, request, context) as call, aclosing(behaviour(request, call)) as answer:
+            async def pieces(requests: Any, context: Any) -> None:
+                async with (
+                    self._call(method, None if unary else requests, context) as call,
+                    aclosing(behaviour(call.request, call)) as answer,
+                ):
                     async for piece in answer:
                         call.check_open()
                         await call.hand_over(piece)
 
-            async def each(request: Any, context: Any) -> None:
+            async def each(requests: Any, context: Any) -> None:
                 try:
-                    await pieces(request, context)
+                    await pieces(requests, context)
                 except BaseException as error:
                     let_go(error)
                     raise
                 finally:
-                    del request, context
+                    del requests, context
 
             return each
 
-        async def answer(request: Any, context: Any) -> Any:
-            async with self._call(method, request, context) as call:
+        async def answer(requests: Any, context: Any) -> Any:
+            async with self._call(method, None if unary else requests, context) as call:
                 if kind == "unary_unary":
-                    return await behaviour(request, call)
+                    return await behaviour(call.request, call)
                 async with call.limited():
-                    return await behaviour(request, call)
+                    return await behaviour(call.request, call)
 
-        async def whole(request: Any, context: Any) -> Any:
+        async def whole(requests: Any, context: Any) -> Any:
             try:
-                return await answer(request, context)
+                return await answer(requests, context)
             except BaseException as error:
                 let_go(error)
                 raise
             finally:
-                del request, context
+                del requests, context
 
         return whole
 
     @asynccontextmanager
-    async def _call(self, method: str, request: Any, context: Any) -> AsyncIterator[_Call]:
-        """One call from its admission to its place in the audit trail."""
+    async def _call(self, method: str, requests: Any, context: Any) -> AsyncIterator[_Call]:
+        """One call from its admission to its place in the audit trail. requests: of a stream; None: there is one."""
         rule = self._methods.get(method)
-        call = _Call(context, method, self._now_s, partial(self._note_refusal, rule=rule, request=request))
+        call = _Call(context, method, self._now_s, partial(self._note_refusal, rule=rule), requests)
         try:
             call.identity = await self._identity(context, rule)
             check_allowed(call.identity, method, rule)
@@ -168,10 +175,12 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 call.ends_s = call.identity.expires_s + GRACE_S
             if rule is not None:
                 call.place = self._room.take(call.identity, rule.takes)
+            if rule is not None and requests is None:
+                call.request = await self._received(call, rule)
             if rule is not None and rule.sends:
                 self._trail.counted(row_of(call.identity, method, "", "ADMITTED", call.peer()))
             if rule is not None and rule.changes and not rule.sends:
-                await self._begin(call, about(method, rule, request))
+                await self._begin(call, about(method, rule, call.request))
             self._streams.add(call)
             yield call
             if call.begun is not None:
@@ -181,9 +190,9 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except (asyncio.CancelledError, GeneratorExit):
             call.ended("CANCELLED")  # whether it was done nobody knows
             raise
-        except _Unread:
+        except _Stuck as stuck:
             call.by_gate = True
-            await call.give_up()
+            await call.give_up(str(stuck))
         except Exception as error:
             if call.outcome == "OK":  # refused here; what broke inside has its status from Watch already
                 call.by_gate = True
@@ -191,8 +200,31 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             raise
         finally:
             self._streams.discard(call)
+            if call.load is not None:
+                call.load.leave()
             if call.place is not None:
                 self._room.leave(call.place)
+
+    async def _received(self, call: _Call, rule: Rule) -> Any:
+        """The one message of a call that has no more. What comes behind it is not received."""
+        door = self._doors.anybody if not rule.roles else self._doors.head_ends if rule.sends else self._doors.people
+        try:
+            name = call.peer() if call.identity.local else call.identity.name
+            request, load = await door.receive(name, call.read, share=bool(call.identity.name))
+        except TimeoutError:
+            raise _Stuck(f"no request was here {door.receive_s:.0f} s after its call; send it with the call") from None
+        if rule.sends:
+            call.load = load
+        else:
+            load.leave()
+        if request is grpc.aio.EOF:
+            raise Rejected("MALFORMED", "a call ended before its request was here; expected one message; send it whole")
+        if rule.bytes_max is not None and isinstance(request, bytes) and len(request) > rule.bytes_max:
+            raise Rejected(
+                "MESSAGE_TOO_LARGE",
+                f"{len(request)} bytes; a request of {call.method} has at most {rule.bytes_max}; ask in parts",
+            )
+        return request
 
     async def _begin(self, call: _Call, what: str) -> None:
         """Have it on record that a change is begun; without that it is not."""
@@ -217,7 +249,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return LOCAL
         raise Unauthenticated("NO_CREDENTIALS", "nobody said who calls; send a token, or connect with a certificate")
 
-    def _note_refusal(self, call: _Call, rule: Rule | None, request: Any) -> None:
+    def _note_refusal(self, call: _Call, rule: Rule | None) -> None:
         """Note what came of a change that was not done; count a denial."""
         code, _, reason = call.outcome.partition(" ")
         if call.by_gate:
@@ -226,7 +258,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             if not call.done:
                 self._trail.outcome(replace(call.begun, outcome=call.outcome))
         elif code in _DENIALS:
-            what = about(call.method, rule, request) if rule is not None and call.identity.roles else ""
+            what = about(call.method, rule, call.request) if rule is not None and call.identity.roles else ""
             self._trail.counted(row_of(call.identity, call.method, what, call.outcome, call.peer()))
 
 
@@ -237,13 +269,23 @@ class _Call:
     comes, which is seldom.
     """
 
-    def __init__(self, context: Any, method: str, now_s: Callable[[], float], refused: Callable[[_Call], None]) -> None:
+    def __init__(
+        self,
+        context: Any,
+        method: str,
+        now_s: Callable[[], float],
+        refused: Callable[[_Call], None],
+        request: Any,
+    ) -> None:
         self.identity = NOBODY
         self.method = method
+        self.request = request
+        """What the method is given; None until it is here."""
         self.outcome = "OK"
         self.ends_s = float("inf")
         self.by_gate = False
         self.place: Place | None = None
+        self.load: Load | None = None
         self.begun: AuditRow | None = None
         """Of a change: its row, which may be on record."""
         self.done = False
@@ -314,18 +356,19 @@ class _Call:
                 ending.cancel()
 
     async def hand_over(self, piece: Any) -> None:
-        """Write a piece of an answer. _Unread if nobody takes it within UNREAD_S."""
+        """Write a piece of an answer. _Stuck if nobody takes it within UNREAD_S."""
         try:
             async with asyncio.timeout(UNREAD_S):
                 await self._context.write(piece)
         except TimeoutError:
-            raise _Unread from None
+            raise _Stuck(
+                f"a piece of the answer was not read for {UNREAD_S:.0f} s; ask again, and read as it comes"
+            ) from None
         except grpc.aio.InternalError:  # the caller has left between two pieces: nobody is there to be told
             raise asyncio.CancelledError from None
 
-    async def give_up(self) -> NoReturn:
-        """End a call whose caller does not read; wait no longer for that than for a piece."""
-        text = f"a piece of the answer was not read for {UNREAD_S:.0f} s; ask again, and read as it comes"
+    async def give_up(self, text: str) -> NoReturn:
+        """End a call whose caller does not go on; wait no longer for that than for a piece."""
         try:
             async with asyncio.timeout(UNREAD_S):
                 await abort_with(self, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE", text, 1.0)
@@ -374,42 +417,8 @@ def check_allowed(identity: Identity, method: str, rule: Rule | None) -> None:
         )
 
 
-def about(method: str, rule: Rule, request: Any) -> str:
-    """What a call was done to, as `field=value` for the fields its rule names. Empty for a stream of requests."""
-    if not rule.about or not isinstance(request, bytes | Message):
-        return ""
-    try:
-        message = _request_of(method).FromString(request) if isinstance(request, bytes) else request
-    except (DecodeError, KeyError):
-        return ""
-    found = ((path, list(_values([message], path.split(".")))) for path in rule.about)
-    return " ".join(f"{path}={_listed(values)}" for path, values in found if values)
-
-
-def _request_of(method: str) -> Any:
-    service, _, name = method.rpartition("/")
-    described = descriptor_pool.Default().FindServiceByName(service).FindMethodByName(name)
-    return message_factory.GetMessageClass(described.input_type)
-
-
-def _values(messages: Iterable[Any], path: list[str]) -> Iterable[Any]:
-    """Values of a field that may lie in sub-messages and be repeated; what is not set is left out."""
-    for message in messages:
-        value = getattr(message, path[0])
-        several = value if not isinstance(value, str | bytes) and hasattr(value, "__len__") else [value]
-        if len(path) > 1:
-            yield from _values(several, path[1:])
-        else:
-            yield from (one for one in several if one)
-
-
 def _call_id() -> int:
     return secrets.randbits(62) + 1
-
-
-def _listed(values: list[Any]) -> str:
-    more = f"+{len(values) - LISTED_MAX}" if len(values) > LISTED_MAX else ""
-    return ",".join(str(one) for one in values[:LISTED_MAX]) + more
 
 
 def _any_of(roles: Iterable[str]) -> str:

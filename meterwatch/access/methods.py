@@ -5,7 +5,7 @@ gets what is its own; ANY: it tells nothing of the grid; GRID: it is about the w
 `changes` marks what alters something: it is written to the audit log before it is answered. `sends` marks what
 head-ends send all day long: the ledger has each batch, the audit log only counts them. `about`: fields of the request
 that say, in the audit log, what it was done to. `takes`: what it takes of the room there is for everybody's calls
-(room.py).
+(room.py). `bytes_max`: of its request; what is longer is not looked at.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from typing import Final, NamedTuple
 from meterwatch.access.identity import PEOPLE, Role
 
 PACKAGE: Final = "meterwatch.v1"
+REQUEST_BYTES_MAX: Final = 262_144
+"""A filter of 1,000 places of 256 characters. 256 subscriptions keep 64 MiB of such requests, 64 calls 16. (ours)"""
+NAME_BYTES_MAX: Final = 1024
+"""The name of a service whose health is asked for, by anybody, on however many streams. (ours)"""
 
 
 class Reach(StrEnum):
@@ -46,6 +50,8 @@ class Rule(NamedTuple):
     sends: bool = False
     about: tuple[str, ...] = ()
     takes: Takes = Takes.CALL
+    bytes_max: int | None = REQUEST_BYTES_MAX
+    """None: as long as a message may be (server.message_bytes_max), or as the method itself says."""
 
 
 HEAD_END: Final = frozenset({Role.HEAD_END})
@@ -58,7 +64,7 @@ ANYBODY: Final[frozenset[Role]] = frozenset()
 
 
 def _sends() -> Rule:
-    return Rule(HEAD_END, Reach.OWN, changes=True, sends=True, takes=Takes.NOTHING)
+    return Rule(HEAD_END, Reach.OWN, changes=True, sends=True, takes=Takes.NOTHING, bytes_max=None)
 
 
 def _reads(reach: Reach = Reach.DISTRICTS) -> Rule:
@@ -67,6 +73,14 @@ def _reads(reach: Reach = Reach.DISTRICTS) -> Rule:
 
 def _changes(roles: frozenset[Role], reach: Reach, *about: str) -> Rule:
     return Rule(roles, reach, changes=True, about=about)
+
+
+def _imports(*about: str) -> Rule:
+    return _changes(ENGINEER, Reach.GRID, *about)._replace(bytes_max=None)
+
+
+def _health() -> Rule:
+    return Rule(ANYBODY, Reach.ANY, takes=Takes.NOTHING, bytes_max=NAME_BYTES_MAX)
 
 
 _OURS: Final[Mapping[str, Rule]] = {
@@ -86,7 +100,7 @@ _OURS: Final[Mapping[str, Rule]] = {
     "Alarms/ActOnMany": _changes(OPERATE, Reach.DISTRICTS, "act.action_id", "act.kind", "target.alarm_id"),
     "Alarms/ShelveAsset": _changes(OPERATE, Reach.DISTRICTS, "action_id", "type", "asset_kind", "asset"),
     "Receipts/Confirm": Rule(PEOPLE, Reach.ANY, takes=Takes.NOTHING),
-    "Registry/Import": _changes(ENGINEER, Reach.GRID, "file.name", "dry_run"),
+    "Registry/Import": _imports("file.name", "dry_run"),
     "Registry/ImportStream": _changes(ENGINEER, Reach.GRID),
     "Registry/ListAssets": _reads(),
     "Registry/PlanWork": _changes(PLAN, Reach.GRID, "work.work_id", "work.asset_kind", "work.asset"),
@@ -101,13 +115,13 @@ _OURS: Final[Mapping[str, Rule]] = {
     "Routes/ListDeliveries": _reads(Reach.GRID),
     "Routes/ReloadRoutes": _changes(ENGINEER, Reach.GRID),
     "Routes/RetryDeliveries": _changes(ENGINEER, Reach.GRID, "target"),
-    "Thermal/ImportAmbient": _changes(ENGINEER, Reach.GRID),
+    "Thermal/ImportAmbient": _imports(),
     "Thermal/ListAmbient": _reads(),
     "Thermal/ListTemperatures": _reads(),
     "Transformers/GetCurve": _reads(),
     "Transformers/GetForecast": _reads(),
     "Transformers/PlanLoad": _reads(),
-    "Transformers/ImportFlexibility": _changes(ENGINEER, Reach.GRID, "name", "dry_run"),
+    "Transformers/ImportFlexibility": _imports("name", "dry_run"),
     "UserRules/ListUserRules": _reads(Reach.ANY),
     "UserRules/ReloadUserRules": _changes(ENGINEER, Reach.GRID),
     "Rules/ListSuspended": _reads(Reach.ANY),
@@ -116,9 +130,9 @@ _OURS: Final[Mapping[str, Rule]] = {
 }
 
 METHODS: Final[Mapping[str, Rule]] = {f"{PACKAGE}.{name}": rule for name, rule in _OURS.items()} | {
-    "grpc.health.v1.Health/Check": Rule(ANYBODY, Reach.ANY, takes=Takes.NOTHING),
-    "grpc.health.v1.Health/Watch": Rule(ANYBODY, Reach.ANY, takes=Takes.NOTHING),
-    "grpc.health.v1.Health/List": Rule(ANYBODY, Reach.ANY, takes=Takes.NOTHING),
+    "grpc.health.v1.Health/Check": _health(),
+    "grpc.health.v1.Health/Watch": _health(),
+    "grpc.health.v1.Health/List": _health(),
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule(EVERYONE, Reach.ANY),
 }
 """By full name, as package.Service/Method."""

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from meterwatch.access.doors import Doors
 from meterwatch.access.gate import Gate
 from meterwatch.access.identity import caller
 from meterwatch.access.room import Room
@@ -27,9 +28,12 @@ async def open_gate(
         await keys.open()
         tokens = Tokens(keys, config.issuer, config.audience)
     trail = Trail(write)
-    room = Room(limits)
+    room, doors = Room(limits), Doors.of(limits)
     metrics.watch(
-        gauges={"calls_under_way": ("Calls of people under way.", lambda: room.calls)},
+        gauges={
+            "calls_under_way": ("Calls of people under way.", lambda: room.calls),
+            "requests_waiting": ("Requests of calls that wait to be received.", lambda: doors.waiting),
+        },
         counters={
             "audit_dropped": (
                 "Rows of the audit log that nobody waited for and that found no room.",
@@ -42,7 +46,7 @@ async def open_gate(
         metrics.calls_refused.labels(method.rpartition("/")[2], code, reason).inc()
 
     denied = DeniedSerials(config.denied_serials_file)
-    return Gate(trail, tokens, denied, refused, room=room), trail
+    return Gate(trail, tokens, denied, refused, room=room, doors=doors), trail
 
 
 def foreign_rows(trail: Trail) -> Callable[[Any, int], None]:

@@ -12,7 +12,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from meterwatch import v1
-from meterwatch.access.gate import about, check_allowed
+from meterwatch.access.about import about
+from meterwatch.access.gate import check_allowed
 from meterwatch.access.identity import LOCAL, Identity, Role
 from meterwatch.access.methods import METHODS, Reach, page
 from meterwatch.errors import Denied

@@ -236,6 +236,7 @@ def test_a_bomb_of_gzip_is_not_unpacked(served: Served) -> None:
 ALARMS: list[tuple[int, str, str, Any]] = [
     (84, "Subscribe from 2^63 - 1", "FAILED_PRECONDITION", ("Subscribe", alarms_pb2.SubscribeRequest(from_seq=2**63 - 1))),
     (84, "Subscribe from 2^64 - 1", "FAILED_PRECONDITION", ("Subscribe", alarms_pb2.SubscribeRequest(from_seq=2**64 - 1))),
+    (84, "a filter of 10,000 districts", "INVALID_ARGUMENT", ("Subscribe", alarms_pb2.SubscribeRequest(filter=alarms_pb2.AlarmFilter(district=[f"D-{n}" for n in range(10_000)])))),
     (84, "a filter of 100,000 districts", "INVALID_ARGUMENT", ("Subscribe", alarms_pb2.SubscribeRequest(filter=alarms_pb2.AlarmFilter(district=[f"D-{n}" for n in range(100_000)])))),
     (84, "a filter of a type there is not", "INVALID_ARGUMENT", ("Subscribe", alarms_pb2.SubscribeRequest(filter=alarms_pb2.AlarmFilter(type=["(a+)+$"])))),
     (85, "Acknowledge of an alarm there is not", "NOT_FOUND", ("Acknowledge", alarms_pb2.AcknowledgeRequest(alarm_id="nobody", operator="eve", action_id="a-1", expected_version=1))),
