@@ -77,6 +77,8 @@ class AlarmDesk:
         self.hub = hub
         self.published: Callable[[Sequence[Transition]], None] = lambda _: None
         """Told of every committed transition, once."""
+        self.raised: Callable[[str, Exception], None] = _raise
+        """Told of an error of ours with what only the time makes necessary: all else of it goes on."""
         self._store = store
         self._clock = clock
         self._turn = asyncio.Lock()
@@ -221,13 +223,14 @@ class AlarmDesk:
     async def keep_time(self, tick_s: float = TICK_S) -> None:
         """Do what only the time makes necessary, until cancelled. While the database is away it waits for it."""
         while True:
-            try:
-                await self.lift_shelves()
-                await self.end_delays()
-                await self.announce_again()
-                await self.lapse()
-            except (StorageUnavailable, Overloaded) as error:
-                _log.warning("alarms wait for the database", error=str(error))
+            for due in (self.lift_shelves, self.end_delays, self.announce_again, self.lapse):
+                try:
+                    await due()
+                except (StorageUnavailable, Overloaded) as error:
+                    _log.warning("alarms wait for the database", error=str(error))
+                    break
+                except Exception as error:  # what raises for one alarm would raise again after a start
+                    self.raised("the time of alarms", error)
             await asyncio.sleep(tick_s)
 
     async def _propose(self, proposed: Callable[[int], list[Draft]]) -> list[Transition]:
@@ -304,6 +307,10 @@ class AlarmDesk:
         """
         old = [draft.alarm.alarm_id for draft in drafts if draft.kind is TransitionKind.RAISED]
         return await self._store.get_many(old) if old else []
+
+
+def _raise(_: str, error: Exception) -> None:
+    raise error
 
 
 def _check_same(action: Action, targets: Iterable[str], done: Sequence[Action]) -> None:

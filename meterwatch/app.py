@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +40,7 @@ from meterwatch.forecasts import Forecasts
 from meterwatch.gap_watch import GapWatch
 from meterwatch.gauges import watch, watch_certificates, watch_disk
 from meterwatch.interruptions import Interruptions
+from meterwatch.jobs import kept_going
 from meterwatch.judged_days import JudgedDays
 from meterwatch.memory import give_back, keep_giving_back
 from meterwatch.metrics import Metrics
@@ -189,11 +190,11 @@ async def _serving(
         pages.start(config.metrics.port, EVERYWHERE if config.metrics.insecure_listen else LOOPBACK)
         owed = await _recall(parts, clock)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=layout is Layout.COLUMNSTORE)
-        jobs = [gate.run(), *_jobs(config, clock, parts), *([] if rotation is None else [rotation.run()])]
+        jobs = [gate.run(), *_jobs(config, clock, parts, upkeep), *([] if rotation is None else [rotation.run()])]
         jobs += [] if disk is None else [disk.run()]
         own = conditions(parts, disk, rotation, gate, lambda: parts.in_force.suspended)
         jobs.append(OwnAlarms(desk, clock, own).run())
-        core = asyncio.create_task(run_core(pipeline, desk, lease, upkeep, cluster, *jobs))
+        core = asyncio.create_task(run_core(pipeline, desk, lease, cluster, *jobs))
         await asyncio.to_thread(give_back)
         pipeline.ready()
         ready.set()
@@ -237,31 +238,32 @@ async def _recall(parts: Parts, clock: Clock) -> list[int]:
     return owed
 
 
-def _jobs(config: Config, clock: Clock, parts: Parts) -> list[Coroutine[Any, Any, None]]:
-    """What runs beside the pipeline as long as the service does."""
+def _jobs(config: Config, clock: Clock, parts: Parts, upkeep: Upkeep) -> list[Coroutine[Any, Any, None]]:
+    """What runs beside the pipeline as long as the service does, and does not end it."""
     heard_since_us = clock.now_us() - HEARD_US
-    jobs = [
-        parts.in_force.hear(heard_since_us),
-        parts.days.run(),
-        parts.interruptions.run(),
-        parts.gaps.run(),
-        parts.learning.run(),
-        parts.storms.run(),
-        keep_giving_back(),
-    ]
+    jobs: dict[str, Callable[[], Awaitable[None]]] = {
+        "who was heard": partial(parts.in_force.hear, heard_since_us),
+        "judging days": parts.days.run,
+        "interruptions": parts.interruptions.run,
+        "counting gaps": parts.gaps.run,
+        "learning delivery": parts.learning.run,
+        "looking for storms": parts.storms.run,
+        "giving memory back": keep_giving_back,
+        "upkeep": upkeep.run,
+    }
     if config.estimation.automatic:
-        jobs.append(parts.estimation.run())
+        jobs["estimating"] = parts.estimation.run
     if config.forecast.automatic and clock.mode != "replay":
-        jobs.append(parts.forecasts.run())
+        jobs["forecasting"] = parts.forecasts.run
     if parts.routes is not None:
-        jobs.append(parts.routes.run())
+        jobs["routes"] = parts.routes.run
     if config.metrics.port:
         figures = ReliabilityFigures(parts.indices, clock)
         parts.metrics.registry.register(figures)
         alarm_figures = AlarmFigures(parts.alarms, parts.desk, clock, config.alarms.operators)
         alarm_figures.watch(parts.metrics)
-        jobs += [figures.run(), alarm_figures.run()]
-    return jobs
+        jobs |= {"indices": figures.run, "figures of alarms": alarm_figures.run}
+    return [kept_going(name, run, parts.metrics.jobs) for name, run in jobs.items()]
 
 
 def _disk_of(cluster: EmbeddedCluster | None, config: Config, pipeline: Pipeline) -> DiskWatch | None:

@@ -1,7 +1,7 @@
 """Work that is done step by step beside ingestion, and gives way to it.
 
-Promises: half of one core at most, a tenth while reads wait for the database; a failure is logged, counted and tried
-again, and the service serves without it. Refuses to know what the steps do.
+Promises: half of one core at most, a tenth while reads wait for the database; a failure is told (meterwatch.jobs),
+counted and tried again, and the service serves without it. Refuses to know what the steps do.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from meterwatch.errors import Overloaded, StorageUnavailable
+from meterwatch.jobs import Jobs
 
 EVERY_S: Final = 5.0
 """How often it is asked whether there is something to do."""
@@ -26,7 +27,11 @@ _log = structlog.get_logger(__name__)
 
 
 async def in_background(
-    what: str, once: Callable[[], Awaitable[bool]], failed: Callable[[], None], waiting_rows: Callable[[], int]
+    what: str,
+    once: Callable[[], Awaitable[bool]],
+    failed: Callable[[], None],
+    waiting_rows: Callable[[], int],
+    jobs: Jobs,
 ) -> None:
     """Run steps until cancelled. once: a step, False: nothing is to be done; failed: told of an error of ours."""
     while True:
@@ -38,6 +43,6 @@ async def in_background(
             _log.info(f"{what} put off", error=error.message)
         except Exception as error:  # the task's boundary: the service serves without it
             failed()
-            _log.error(f"{what} failed", error=repr(error))
+            jobs.raised(what, error)
         rest_s = (time.monotonic() - began_s) * REST_SHARE if worked else EVERY_S
         await asyncio.sleep(max(rest_s, BUSY_REST_S) if waiting_rows() > BUSY_ROWS else rest_s)

@@ -12,7 +12,6 @@ from meterwatch.pipeline import Pipeline
 from meterwatch.tasks import ending
 from storage.embedded import EmbeddedCluster
 from storage.lease import Lease
-from storage.upkeep import Upkeep
 
 CLUSTER_CHECK_S = 1.0
 
@@ -25,13 +24,12 @@ async def run_core(
     pipeline: Pipeline,
     desk: AlarmDesk,
     lease: Lease,
-    upkeep: Upkeep,
     cluster: EmbeddedCluster | None,
     *others: Coroutine[Any, Any, None],
 ) -> None:
     """Run the jobs. Raises what the first of them that ends raises."""
     async with asyncio.TaskGroup() as tasks:
-        for job in (pipeline.run(), desk.keep_time(), lease.hold(), upkeep.run(), *others):
+        for job in (pipeline.run(), desk.keep_time(), lease.hold(), *others):
             tasks.create_task(ending(job))
         if cluster is not None:
             tasks.create_task(_stays(cluster))

@@ -5,6 +5,10 @@ Messages have the form: what arrived; what was expected; what to change.
 
 from __future__ import annotations
 
+from typing import Final
+
+SAID_CHARS_MAX: Final = 200
+
 
 class MeterwatchError(Exception):
     """Root of the tree."""
@@ -92,3 +96,8 @@ class ConfigError(MeterwatchError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+def said(error: Exception) -> str:
+    """An error of ours in one line, for people."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:SAID_CHARS_MAX]

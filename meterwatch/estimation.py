@@ -74,7 +74,9 @@ class Estimation:
 
     async def run(self) -> None:
         """Estimate until cancelled."""
-        await in_background("estimating", self.once, self._metrics.estimation_steps_failed.inc, self._waiting_rows)
+        await in_background(
+            "estimating", self.once, self._metrics.estimation_steps_failed.inc, self._waiting_rows, self._metrics.jobs
+        )
 
     async def once(self) -> bool:
         """Pay the oldest marks of one day; False: none is due."""

@@ -101,7 +101,9 @@ class Forecasts:
 
     async def run(self) -> None:
         """Forecast until cancelled."""
-        await in_background("forecasting", self.once, self._metrics.forecast_steps_failed.inc, self._waiting_rows)
+        await in_background(
+            "forecasting", self.once, self._metrics.forecast_steps_failed.inc, self._waiting_rows, self._metrics.jobs
+        )
 
     async def once(self) -> bool:
         """One step of a pass; False: this hour's is done. A pass that takes longer than its hour is finished first."""

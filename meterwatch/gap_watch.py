@@ -96,15 +96,13 @@ class GapWatch:
         return self._overdue.get(head_end_id, Overdue())
 
     async def run(self) -> None:
-        """Count until cancelled."""
+        """Count until cancelled. Raises what is an error of ours; then it may be begun anew."""
         while True:
             await asyncio.sleep(EVERY_S)
             try:
                 await self.refresh()
             except (StorageUnavailable, Overloaded) as error:
                 _log.info("counting gaps put off", error=error.message)
-            except Exception as error:  # the task's boundary: the service serves without it
-                _log.error("counting gaps failed", error=repr(error))
 
     async def refresh(self) -> None:
         """Count what is overdue, and the newest hour whose reads have all had their time."""

@@ -29,6 +29,10 @@ def watch(parts: Parts, streams: Streams, not_ready: Callable[[], str]) -> None:
             "rules_suspended": (
                 "Rules that have raised and stand aside; /readyz names them.", lambda: len(parts.in_force.suspended),
             ),
+            "jobs_failing": (
+                "Jobs beside the rules that raised an error of ours within 2 h; the log names them.",
+                lambda: len(parts.metrics.jobs.failing),
+            ),
             "subscribers": ("Subscribers to alarms.", lambda: parts.desk.hub.subscribers),
             "interruptions_behind_groups": (
                 "Feeders (transformers, meters) whose interruptions are to be written.",
@@ -54,6 +58,10 @@ def watch(parts: Parts, streams: Streams, not_ready: Callable[[], str]) -> None:
         counters={
             "rules_raised": (
                 "Times a rule raised an error of ours and was put aside.", lambda: parts.recipe.aside.raised,
+            ),
+            "job_errors": (
+                "Times a job beside the rules raised an error of ours; it is tried again.",
+                lambda: parts.metrics.jobs.errors,
             ),
             "receipts_forgotten": (
                 "Messages to named subscribers that were not confirmed before there were too many.",

@@ -31,6 +31,7 @@ from rules.engine import COMM_LOSS, CONTRACT, HOT_SPOT, Engine
 from rules.hot_spot import HotSpot
 from rules.plates import unknown_types
 from rules.profile import RuleProfile
+from rules.user.missed import is_users
 from storage.ambient import AmbientStore
 from storage.arrived import Arrived
 from storage.delivery import DeliveryStore
@@ -107,7 +108,7 @@ class InForce:
 
     @property
     def suspended(self) -> tuple[SuspendedRule, ...]:
-        """Rules of ours that have raised and stand aside."""
+        """Rules that have raised and stand aside."""
         return self.rules.suspended
 
     @property
@@ -171,10 +172,15 @@ class InForce:
         await asyncio.to_thread(give_back)
 
     async def reread_user_rules(self) -> list[str]:
-        """Read the files of user rules again. Returns what is wrong with them; then the old ones stay."""
-        user = self._recipe.user
+        """Read the files of user rules again. Returns what is wrong with them; then the old ones stay.
+
+        Where one of them stands aside all rules are made anew: what it missed is judged by what the files say now.
+        """
         async with self._pipeline.paused():
-            problems = await asyncio.to_thread(user.read)
-            if not problems:
-                await user.begin(self._pipeline.topology(), self.rules.engine.overload, list(self._desk.book))
+            problems = await asyncio.to_thread(self._recipe.user.read)
+            aside = any(map(is_users, self.rules.engine.apart.suspended))
+            if not (problems or aside):
+                await self.rules.begin_user_rules(self._pipeline.topology(), list(self._desk.book))
+        if aside and not problems:
+            await self.reregister()
         return problems

@@ -4,13 +4,15 @@ Whenever the rules judge a group (a feeder with all below it), what they knew is
 interruptions in it and writes them. A group is marked in the database before the batch that concerns it is evaluated,
 and the mark is deleted with the write; so what a crash left unwritten is judged again at the next start. Between steps
 the task rests, so that a storm's alarms have the database first. Promise: when nothing is owed, the table is what the
-votes within the reach of the rules say, however they came.
+votes within the reach of the rules say, however they came. A group whose interruptions cannot be found for an error of
+ours is told of and stays marked: it is tried again when it is judged again, and at the next start.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -32,11 +34,15 @@ _log = structlog.get_logger(__name__)
 class Interruptions:
     """See the module head. `run()` is a core task. Not thread-safe: lives on the event loop."""
 
-    def __init__(self, store: InterruptionStore, profile: OutageProfile) -> None:
+    def __init__(self, store: InterruptionStore, profile: OutageProfile, raised: Callable[[Exception], None]) -> None:
+        """raised: told of an error of ours with a group."""
         self._store = store
+        self._raised = raised
         self._profile = profile
         self._waiting: dict[Group, list[Heard]] = {}
         """What is to be written, oldest first; a later one replaces those it covers."""
+        self._aside: dict[Group, list[Heard]] = {}
+        """The same of groups where an error of ours came up; none of them is in `_waiting`."""
         self._unmarked: dict[Group, int] = {}
         """Groups to be marked, and from when on."""
         self._marked: dict[Group, tuple[int, list[int]]] = {}
@@ -45,11 +51,11 @@ class Interruptions:
     @property
     def waiting(self) -> int:
         """Groups whose interruptions are to be written."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._aside)
 
     def judged(self, heard: Heard) -> None:
         """Take what the rules knew of a group."""
-        mine = self._waiting.setdefault(heard.group, [])
+        mine = self._waiting.setdefault(heard.group, self._aside.pop(heard.group, []))
         while mine and mine[-1].topology is heard.topology and mine[-1].from_us >= heard.from_us:
             mine.pop()
         mine.append(heard)
@@ -117,15 +123,28 @@ class Interruptions:
         for group in step:
             del self._waiting[group]
         try:
-            known = await asyncio.to_thread(self._found, [one for heard in step.values() for one in heard])
-            await self._store.write(known, [mark for _, marks in marked.values() for mark in marks])
+            found = await asyncio.to_thread(self._found, step)
+            known = [one for mine in found.values() for one in mine]
+            await self._store.write(known, [mark for group in found for mark in marked[group][1]])
         except BaseException:
             self._put_back(step, marked)
             raise
+        for group in step.keys() - found.keys():
+            heard_since = group in self._waiting
+            self._put_back({group: step[group]}, {group: marked[group]})
+            if not heard_since:
+                self._aside[group] = self._waiting.pop(group)
         return True
 
-    def _found(self, heard: list[Heard]) -> list[Known]:
-        return [Known(one.slot, one.from_us, *interruptions(one, self._profile)) for one in heard]
+    def _found(self, step: dict[Group, list[Heard]]) -> dict[Group, list[Known]]:
+        """Of each group, but for those where it raises."""
+        found = {}
+        for group, heard in step.items():
+            try:
+                found[group] = [Known(one.slot, one.from_us, *interruptions(one, self._profile)) for one in heard]
+            except Exception as error:  # a group's boundary: the others are written
+                self._raised(error)
+        return found
 
     def _put_back(self, step: dict[Group, list[Heard]], marked: dict[Group, tuple[int, list[int]]]) -> None:
         for group, heard in step.items():

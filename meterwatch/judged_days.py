@@ -10,7 +10,8 @@ rests as long as the step took, and longer while reads wait for the database. An
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from meterwatch.background import in_background
 from meterwatch.check_profile import CheckProfile
 from meterwatch.clock import US, Clock
 from meterwatch.day_marks import DayMarks
+from meterwatch.errors import Overloaded, StorageUnavailable
 from meterwatch.estimated_days import days_resting_on
 from meterwatch.estimated_loads import EstimatedLoads
 from meterwatch.local_days import LAST_DAY, day_of, day_starts_us
@@ -102,15 +104,28 @@ class JudgedDays:
 
     async def run(self) -> None:
         """Judge until cancelled."""
-        await in_background("judging days", self.once, self._metrics.day_steps_failed.inc, self._waiting_rows)
+        await in_background(
+            "judging days", self.once, self._metrics.day_steps_failed.inc, self._waiting_rows, self._metrics.jobs
+        )
 
     async def once(self) -> bool:
-        """One step of a pass for every zone that owes one, and one of what changed; False: there was nothing to do."""
+        """One step of a pass for every zone that owes one, and one of what changed; False: there was nothing to do.
+
+        Raises what one of them raised, when all have had their turn.
+        """
         await self._open_new_zones()
-        worked = False
-        for zone in self._marks.zones:
-            worked |= await self._pass_step(zone)
-        return await self._again_step() or worked
+        worked, errors = False, list[Exception]()
+        steps: list[Callable[[], Awaitable[bool]]] = [partial(self._pass_step, zone) for zone in self._marks.zones]
+        for step in (*steps, self._again_step):
+            try:
+                worked |= await step()
+            except (StorageUnavailable, Overloaded):
+                raise
+            except Exception as error:  # a step's boundary
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return worked
 
     @property
     def behind_s(self) -> float:

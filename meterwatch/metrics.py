@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from meterwatch.alarms import Transition
 from meterwatch.batch import ReadChange, Stored
+from meterwatch.jobs import Jobs
 from meterwatch.quality import CHECK_OF, DAY_BITS, Method
 from meterwatch.v1 import ingest_pb2
 
@@ -52,6 +53,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        self.jobs = Jobs()
         self.reads = self._counter("reads", "Reads answered, by outcome; rejected ones by reason below.", "outcome")
         self.reads_rejected = self._counter("reads_rejected", "Reads put into quarantine, by reason.", "reason")
         self.check_findings = self._counter(

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from meterwatch.access.gate import Gate
 from meterwatch.disk_watch import MIB, DiskWatch, Room, room_of
 from meterwatch.episodes import Severity
+from meterwatch.jobs import Failing
 from meterwatch.own_alarms import UNKNOWN, Condition, Ill
 from meterwatch.own_parts import Part, part_of_rule
 from meterwatch.parts import Parts
@@ -128,6 +129,15 @@ def rule_suspended(part: Part, suspended: Callable[[], Iterable[Suspended]], _: 
     return Ill(Severity.CRITICAL, text, evidence, stage=", ".join(names))
 
 
+def jobs_fail(failing: Sequence[Failing], _: Severity | None = None) -> Ill | None:
+    """Jobs beside the rules have raised an error of ours."""
+    if not failing:
+        return None
+    names, error = [one.job for one in failing], failing[0].error[:PROBLEM_CHARS_MAX]
+    text = f"Raise errors, and are behind with what they do: {', '.join(names)}: {error}"
+    return Ill(Severity.HIGH, text, {"jobs": names, "error": error}, stage=", ".join(names))
+
+
 def conditions(
     parts: Parts,
     disk: DiskWatch | None,
@@ -169,6 +179,7 @@ def conditions(
         refused(Part.USER_RULES, "Files of user rules", lambda: () if user is None else user.status.refused),
         refused(Part.TOKEN_KEYS, "Keys for tokens", lambda: _one(gate.keys_problem), FETCHED_S),
         refused(Part.DENIED_SERIALS, "Denied serials", lambda: _one(gate.serials_problem)),
+        Condition(Part.JOBS, "JOB_FAILS", lambda told: jobs_fail(parts.metrics.jobs.failing, told), 0, SETTLES_S),
         *(Condition(part, "RULE_SUSPENDED", partial(rule_suspended, part, suspended), 0, SETTLES_S) for part in rules),
     ]
 

@@ -24,6 +24,7 @@ class Part(IntEnum):
     USER_RULES = 6
     TOKEN_KEYS = 7
     DENIED_SERIALS = 8
+    JOBS = 9
     RULE_OTHER = 20
     RULE_OUTAGE = 21
     RULE_OVERLOAD = 22

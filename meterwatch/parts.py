@@ -132,11 +132,14 @@ async def put_together(
             routes.wake()
 
     desk.published = published
+    desk.raised = metrics.jobs.raised
     user = UserRules(config.rules.files, EvidenceStore(pool, columnar=columnar), clock.now_us)
     if problems := user.read():
         raise ConfigError(problems)
     user_rules_figures(user, metrics)
-    interruptions = Interruptions(InterruptionStore(pool), profile.outage)
+    interruptions = Interruptions(
+        InterruptionStore(pool), profile.outage, lambda error: metrics.jobs.raised("interruptions", error)
+    )
     recipe = Recipe(
         profile, rules_version(profile, version("meterwatch")), clock, marks, interruptions, history,
         PlannedStore(pool), DeliveryStore(pool), AmbientStore(pool), arrived, user,

@@ -9,6 +9,7 @@ from meterwatch.in_force import InForce
 from meterwatch.standing_aside import SuspendedRule
 from meterwatch.v1 import rules_pb2 as pb
 from meterwatch.v1 import rules_pb2_grpc
+from rules.apart import Rule
 
 
 class RulesService(rules_pb2_grpc.RulesServicer):
@@ -30,7 +31,9 @@ class RulesService(rules_pb2_grpc.RulesServicer):
         lasting = [
             alarm
             for alarm in self._book
-            if alarm.rule == one.rule and alarm.lasts and (not kinds or alarm.asset_kind in kinds)
+            if one.rule in (alarm.rule, Rule(alarm.rule).family.rule)
+            and alarm.lasts
+            and (not kinds or alarm.asset_kind in kinds)
         ]
         return pb.SuspendedRule(
             rule=one.rule, asset_kind=one.asset_kind, since_us=one.since_us, error=one.error, alarms=len(lasting)

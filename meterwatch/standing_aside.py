@@ -1,4 +1,4 @@
-"""Rules of ours that have raised and stand aside: who they are, and that they make good what they missed.
+"""Rules that have raised and stand aside: who they are, and that they make good what they missed.
 
 A rule that raises (rules.apart) is logged once with its traceback, counted, and written down before the batch it raised
 in is acknowledged, and so is what it misses of batches after that. Whenever new rules are made (a start, a change of
@@ -9,16 +9,15 @@ written is gone once that is judged and recorded. Refuses to know what a rule is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
-from rules.apart import Apart, Rule, Suspended
-from rules.engine import Engine
+from meterwatch.errors import said
+from rules.apart import Apart, Owing, Rule, Suspended
 from storage.arrays import moment
 from storage.suspended import Kept, SuspendedStore
 
-ERROR_CHARS_MAX: Final = 200
 _log = structlog.get_logger(__name__)
 
 
@@ -46,12 +45,12 @@ class StandingAside:
         self.raised = 0
         """So often a rule raised and was suspended, since the service began."""
 
-    async def owed(self, engine: Engine) -> None:
+    async def owed(self, owe: Callable[[Rule, Owing], None]) -> None:
         """Have new rules judge what those before missed. Once they know what is stored. Raises StorageUnavailable."""
         kept = await self._store.kept()
         self._kept = {Rule(one.rule, one.asset_kind): one.since_us for one in kept}
         for one in kept:
-            engine.owe(Rule(one.rule, one.asset_kind), one.from_us, one.asset, one.first_us)
+            owe(Rule(one.rule, one.asset_kind), Owing(one.from_us, one.asset, one.first_us))
 
     def notice(self, apart: Apart) -> None:
         """Log and count who has raised since it was asked last."""
@@ -81,7 +80,7 @@ class StandingAside:
 
     async def paid(self, apart: Apart) -> None:
         """What the rules found is recorded: of those at work nothing is owed any more. Raises StorageUnavailable."""
-        for rule in [rule for rule in self._kept if rule not in apart.suspended]:
+        for rule in [rule for rule in self._kept if not {rule, rule.family} & apart.suspended.keys()]:
             await self._store.paid(*rule)
             del self._kept[rule]
             _log.info("a rule that stood aside is at work again", rule=str(rule))
@@ -90,11 +89,6 @@ class StandingAside:
 def listed(suspended: dict[Rule, Suspended]) -> tuple[SuspendedRule, ...]:
     """Those that stand aside, for people; also while another thread changes it."""
     return tuple(SuspendedRule(*rule, one.since_us, said(one.error)) for rule, one in list(suspended.items()))
-
-
-def said(error: Exception) -> str:
-    """An error in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:ERROR_CHARS_MAX]
 
 
 def remark(rules: Sequence[SuspendedRule]) -> str:

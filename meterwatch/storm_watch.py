@@ -130,14 +130,12 @@ class StormWatch:
         )
 
     async def run(self) -> None:
-        """Look again and again until cancelled."""
+        """Look again and again until cancelled. Raises what is an error of ours; then it may be begun anew."""
         while True:
             try:
                 await self.refresh()
             except (StorageUnavailable, Overloaded) as error:
                 _log.info("storms not looked for", error=error.message)
-            except Exception as error:  # the task's boundary: the service serves without it
-                _log.error("looking for storms failed", error=repr(error))
             await asyncio.sleep(EVERY_S)
 
     async def refresh(self) -> None:

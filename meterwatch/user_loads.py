@@ -32,9 +32,7 @@ class LoadRows:
         self._overload = overload
         self._past = past
         self._oldest_us = oldest_us
-        self._asset_of = (
-            np.arange(len(topology.transformer)) if on is On.TRANSFORMER else topology.feeder_of.astype(np.int64)
-        )
+        self._asset_of = assets_of_transformers(on, topology)
         self._rated_kva = np.maximum(np.nan_to_num(topology.rated_kva.astype(np.float64)), 0.0)
         self._touched: list[NDArray[np.int64]] = []
         """Pairs (window, asset) since they were asked for."""
@@ -117,6 +115,11 @@ class LoadRows:
         end_us = (first + window + 1) * self.window_us
         length_us = np.full(len(window), self.window_us, np.int64)
         return [Rows(assets[asset], end_us, length_us, LoadColumns(columns))]
+
+
+def assets_of_transformers(on: On, topology: Topology) -> Ints:
+    """Of each transformer the one of these assets to whose load it adds; -1: none."""
+    return np.arange(len(topology.transformer)) if on is On.TRANSFORMER else topology.feeder_of.astype(np.int64)
 
 
 def _by_group(values: Ints, group: NDArray[np.intp], groups: int) -> Ints:

@@ -16,7 +16,8 @@ from meterwatch.known_loads import KnownLoads
 from meterwatch.user_judging import judged
 from meterwatch.user_loads import LoadRows
 from meterwatch.user_rules import RuleSet
-from meterwatch.wired_user_rules import StoredReads, assets_of, namer
+from meterwatch.user_rules_at_work import StoredReads, assets_of, namer
+from rules.apart import Apart
 from rules.overload import Overload
 from rules.user.columns import On
 from rules.user.kernel import Kernel
@@ -49,7 +50,8 @@ async def replay_rules(pool: AsyncConnectionPool[Any], rules: RuleSet, from_us: 
         assets = np.arange(assets_of(on, topology), dtype=np.int32)
         if not rules.on(on) or not len(assets):
             continue
-        kernel = Kernel(on, rules.on(on), len(assets), to_us, namer(on, topology), lambda: 0)
+        apart = Apart()
+        kernel = Kernel(on, rules.on(on), len(assets), to_us, namer(on, topology), lambda: 0, apart=apart)
         ends = np.full(len(assets), to_us)
         kernel.touch(assets, np.full(len(assets), from_us), ends)
         await judged(kernel, reads if on is On.METER else LoadRows(on, overload, topology, past, reads.oldest_us))
@@ -59,7 +61,6 @@ async def replay_rules(pool: AsyncConnectionPool[Any], rules: RuleSet, from_us: 
             for episode in verdict.episodes
             if episode.onset_us < to_us and (episode.cleared_us is None or episode.cleared_us > from_us)
         ]
-        for rule, health, _ in kernel.rules:
-            if health.last_error:
-                raise ValueError(f"{rule.name}: {health.last_error}")
+        for rule, suspended in apart.suspended.items():
+            raise ValueError(f"{rule}: {suspended.error!r}") from suspended.error
     return sorted(found, key=lambda one: (one.episode.onset_us, one.rule, one.asset))

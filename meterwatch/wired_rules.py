@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
@@ -35,11 +35,14 @@ from meterwatch.standing_aside import StandingAside, SuspendedRule, listed
 from meterwatch.stored_loads import RING_US, Told, restore
 from meterwatch.time_share import TimeShare
 from meterwatch.topology import Topology
+from meterwatch.user_rules_at_work import AtWork
 from meterwatch.whole_outages import from_before_outages
 from meterwatch.wired_user_rules import UserRules
+from rules.apart import Owing, Rule
 from rules.engine import COMM_LOSS, CONTRACT, HOT_SPOT, LOOKBACK_S, MARGIN_S, Engine, Wanted
 from rules.hot_words import RULE as HOT
 from rules.overload import Overload
+from rules.user.missed import is_users
 from storage.arrived import Arrived
 from storage.changes import joined
 from storage.history import History
@@ -93,6 +96,8 @@ class WiredRules:
         self._history = history
         self._clock = clock
         self.user = user
+        self.user_rules: AtWork | None = None
+        """Of `user`, once these rules know what is stored."""
         self._put_off_s: float | None = None
         self._past = TimeShare(PAST_SHARE, PAST_SAVED_S)
         self._owing: deque[tuple[int, list[int]]] = deque()
@@ -114,8 +119,8 @@ class WiredRules:
                     self._marks.observe_reads(change)
                 if self._arrived is not None:
                     self._arrived.observe(change)
-            if self.user is not None:
-                self.user.observe([one for one in stored if (one.batch_id in self.counted) is counted], change)
+            if self.user_rules is not None:
+                self.user_rules.observe([one for one in stored if (one.batch_id in self.counted) is counted], change)
 
     def observe_events(self, events: Events, now_us: int) -> None:
         self.engine.observe_events(events, now_us)
@@ -131,8 +136,8 @@ class WiredRules:
         wanted = await from_before_outages(self.engine, self._history, now_us)
         for together in _together(wanted):
             await self._give(together, now_us + AHEAD_US)
-        if self.user is not None:
-            await self.user.judge()
+        if self.user_rules is not None:
+            await self.user_rules.judge()
         await self.engine.apart.wait_for(CONTRACT, lambda: judge_touched(self.engine.contract, self._history))
         whole = whole or len(self._owing) >= OWED_MAX
         self._past.start()
@@ -140,12 +145,14 @@ class WiredRules:
             self.engine.past, self.engine.overload, known_loads(self._history, self.engine.overload), now_us,
             lambda: self._charged(now_us), lambda: self._past.goes_on() or whole,
         )  # fmt: skip
+        if self.user_rules is not None:
+            found += self.user_rules.taken()
         self._notice()
-        return signed(found + (self.user.taken() if self.user is not None else []), self._version)
+        return signed(found, self._version)
 
     @property
     def suspended(self) -> tuple[SuspendedRule, ...]:
-        """Rules of ours that have raised and stand aside."""
+        """Rules that have raised and stand aside."""
         return listed(self.engine.apart.suspended)
 
     def _notice(self) -> None:
@@ -163,7 +170,18 @@ class WiredRules:
     async def be_owed(self) -> None:
         """Have the rules judge what those before missed. Once they know what is stored. Raises StorageUnavailable."""
         if self._aside is not None:
-            await self._aside.owed(self.engine)
+            await self._aside.owed(self._owe_rule)
+
+    def _owe_rule(self, rule: Rule, debt: Owing) -> None:
+        if not is_users(rule):
+            self.engine.owe(rule, *debt)
+        elif self.user_rules is not None:
+            self.user_rules.owe(rule, debt)
+
+    async def begin_user_rules(self, topology: Topology, book: Iterable[Alarm]) -> None:
+        """Put those of the files in force. Raises StorageUnavailable; then those before stay."""
+        if self.user is not None:
+            self.user_rules = await self.user.begin(topology, self.engine.overload, self.engine.apart, book)
 
     async def pay_missed(self) -> None:
         """What rules that stood aside found when they were owed it is recorded. Raises StorageUnavailable."""
@@ -363,9 +381,8 @@ async def rebuild(
     engine.activate(slots[slots < topology.slots], first_us, now_us)
     begin = partial(begin_contract, engine.contract, history, topology, list(desk.book))
     await engine.apart.wait_for(CONTRACT, begin)
+    await rules.begin_user_rules(topology, list(desk.book))
     await rules.be_owed()
-    if rules.user is not None:
-        await rules.user.begin(topology, engine.overload, list(desk.book))
     return await rules.evaluate(now_us, whole=True), [owed.batch_id for owed in owed_batches if not owed.evaluated]
 
 

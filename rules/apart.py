@@ -30,6 +30,11 @@ class Rule(NamedTuple):
     rule: str
     asset_kind: str = ""
 
+    @property
+    def family(self) -> Rule:
+        """What stands aside with all rules of its kind: USER of USER/name. Else itself."""
+        return Rule(self.rule.partition("/")[0], self.asset_kind)
+
     def __str__(self) -> str:
         return " ".join(self).strip()
 

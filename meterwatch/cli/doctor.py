@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import grpc
 import psycopg
@@ -29,6 +29,8 @@ PYTHON_MIN: Final = (3, 11)
 FREE_WARN_BYTES: Final = 10 << 30
 FREE_FAIL_BYTES: Final = 1 << 30
 _DURABLE: Final = {"fsync": ("on",), "full_page_writes": ("on",), "synchronous_commit": ("on", "remote_apply")}
+_SUSPENDED: Final = """
+SELECT rule, asset_kind, since_at::timestamptz(0)::text, error FROM suspended_rules ORDER BY 1, 2"""
 
 
 class Finding(NamedTuple):
@@ -99,6 +101,17 @@ def _database(dsn: str) -> Iterator[Finding]:
             detail = value if good else f"{value}; an ack would not survive a crash; set it to {allowed[0]}"
             yield Finding("ok" if good else "fail", setting, detail)
         yield from (Finding("warn", setting, detail) for setting, detail in advise(read_settings(connection)))
+        if same:
+            yield from _rules(connection)
+
+
+def _rules(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+    """Those that have raised, as the service has written them down."""
+    for rule, kind, since, error in connection.execute(_SUSPENDED).fetchall():
+        what = f"{rule} {kind}".strip()
+        yield Finding(
+            "fail", "rule", f"{what} has raised and stands aside since {since}: {error}; meterwatch rules list"
+        )
 
 
 def _certificate(tls: Tls) -> Iterator[Finding]:

@@ -1,5 +1,5 @@
 """meterwatch rules: check, test, list, reload, resume. Rules that engineers write, before and while they are in force;
-and rules of the service that have raised and stand aside.
+and rules that have raised and stand aside.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from meterwatch.alarms import USER_PREFIX, AlarmType
 from meterwatch.cli import rules as over_history
 from meterwatch.cli.calls import calling
 from meterwatch.cli.failures import EX_FAILED, fail
@@ -66,20 +67,21 @@ def try_(
 
 @app.command(name="list")
 def list_(context: typer.Context, address: AddressOption = None, output: OutputOption = Output.table) -> None:
-    """List user rules in force and how they fare, after rules of the service that have raised and stand aside.
+    """List user rules in force and how they fare, after all rules that have raised and stand aside.
 
     Leaves with 1 if the files of user rules were refused at the last reload, or a rule stands aside.
     """
     with calling(address_of(context, address)) as call:
         found = call("UserRules/ListUserRules", pb.ListUserRulesRequest(), pb.ListUserRulesResponse)
         aside = call("Rules/ListSuspended", rules_pb2.ListSuspendedRequest(), rules_pb2.ListSuspendedResponse)
+    names = {(one.rule, one.asset_kind) for one in aside.rule}
     rows: list[dict[str, Any]] = [_suspended(one) for one in aside.rule]
     rows += [
         {
             "alert": rule.name,
             "on": rule.on,
             "severity": rule.severity,
-            "state": f"put aside: {rule.last_error}" if rule.aside_rows else "at work",
+            "state": _state(rule, names),
             "awake": rule.awake_assets,
             "alarms": rule.alarms,
             "rows": rule.rows,
@@ -110,7 +112,7 @@ def reload(context: typer.Context, address: AddressOption = None) -> None:
 
 @app.command()
 def resume(context: typer.Context, address: AddressOption = None) -> None:
-    """Have rules of the service work again that have raised and stand aside; they judge what they missed.
+    """Have rules work again that have raised and stand aside; they judge what they missed.
 
     Leaves with 1 if one of them raises again.
     """
@@ -119,6 +121,12 @@ def resume(context: typer.Context, address: AddressOption = None) -> None:
     if found.rule:
         fail([_stands_aside(one) for one in found.rule], EX_FAILED)
     print("all rules work")
+
+
+def _state(rule: pb.UserRule, suspended: set[tuple[str, str]]) -> str:
+    if suspended & {(USER_PREFIX + rule.name, rule.on), (AlarmType.USER, rule.on)}:
+        return "stands aside, see above"
+    return f"put aside: {rule.last_error}" if rule.aside_rows else "at work"
 
 
 def _suspended(one: rules_pb2.SuspendedRule) -> dict[str, Any]:

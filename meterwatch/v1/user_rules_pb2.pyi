@@ -131,11 +131,11 @@ class UserRule(_message.Message):
     spent_ms: _builtins.float
     """CPU time it took since then. Unit: milliseconds."""
     errors: _builtins.int
-    """How often it was put aside, for an error or for being slow."""
+    """How often it was put aside for being slow, or raised."""
     last_error: _builtins.str
-    """Why it was put aside last."""
+    """Why it was put aside, or what it raised, last."""
     aside_rows: _builtins.int
-    """It is put aside for so many more rows; 0: it is at work."""
+    """It is put aside for so many more rows, for being slow; 0: it is at work, or has raised (Rules.ListSuspended)."""
     alarms: _builtins.int
     """Assets it told of since the service started."""
     @_builtins.property

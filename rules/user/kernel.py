@@ -6,21 +6,22 @@ episodes around that span are found anew from the stored reads, by the same fold
 episodes depend on the stored reads alone: not on their order, their batches, re-sends, or when the service was started.
 
 Memory: 32 bytes per asset, and what rules.user.kept says per rule. Cost: a pass over each column; a rule
-looks at the rows where it may be true (rules.user.bounds) and at those of assets in its state. A rule that fails or is
-slow is put aside alone, with a rising pause, and begins anew after it as after a start. No clock: `spent` is given.
+looks at the rows where it may be true (rules.user.bounds) and at those of assets in its state. A rule that is slow
+is put aside alone, with a rising pause, and begins anew after it as after a start. One that raises is run apart
+(rules.apart): suspended alone, until there is a new kernel that is owed what it missed. No clock: `spent` is given.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meterwatch.episodes import Episode, Verdict
+from rules.apart import Apart, Owing
 from rules.user.bounds import Block
 from rules.user.columns import On
 from rules.user.expression import negated
@@ -39,11 +40,13 @@ from rules.user.fold import (
     sorted_evidence,
 )
 from rules.user.kept import Kept
+from rules.user.missed import named, owed, owing
 from rules.user.model import LEVEL, RULES_MAX, UserRule
 from rules.user.program import Program
 from rules.user.running import BUDGET_NS_PER_ROW, Health, Running
 from rules.user.seen import Awake, Rows, Seen, gathered
 
+_T = TypeVar("_T")
 _ONE: Final = np.uint64(1)
 TIMED_EVERY: Final = 16
 """Of so many blocks one is timed rule by rule, as a clock of CPU time is dearer than a calm rule; and any after a block
@@ -79,16 +82,22 @@ class Kernel:
         spent: Callable[[], int],
         *,
         in_order: bool = True,
+        apart: Apart | None = None,
     ) -> None:
+        """apart: where the rules are run; None: one that raises is not caught."""
         if len(rules) > RULES_MAX:
             raise ValueError(f"{len(rules)} rules; expected at most {RULES_MAX}")
         self.on = on
         self._program = Program()
         self._name = name
         self._spent = spent
+        self._apart = apart or Apart(raising=True)
         self._in_order = in_order
         """False: a value may always be replaced, so rows are looked at and judged from what is stored."""
         self.newest_us = known_us
+        self._told_us = known_us
+        """All that ends up to then was told of, but for `_debts` and what came since and is older."""
+        self._debts: list[Owing] = []
         self._seen_us = np.full(assets, known_us, np.int64)
         self._true_us = np.full(assets, known_us, np.int64)
         """No row that ends later was true in any rule."""
@@ -100,7 +109,10 @@ class Kernel:
         self._timed_alone = False
         """All rules together took longer on the last block than one may."""
         self._ready: dict[tuple[int, int], Verdict] = {}
-        self._rules = [self._running(rule, i, known_us) for i, rule in enumerate(rules)]
+        for rule in rules:
+            self._apart.add(named(rule), assets, self.owing)
+        made = [self._apart.ask(named(rule), None, self._running, rule, i, known_us) for i, rule in enumerate(rules)]
+        self._rules = [one for one in made if one is not None]
         self.keep_us_max = max((one.keep_us for one in self._rules), default=0)
 
     def _running(self, rule: UserRule, i: int, cold_us: int) -> Running:
@@ -110,7 +122,7 @@ class Kernel:
 
     @property
     def rules(self) -> list[tuple[UserRule, Health, int]]:
-        """Each with its health and how many assets are not at rest."""
+        """Each that could be made, with its health and how many assets are not at rest."""
         return [(one.rule, one.health, len(one.state)) for one in self._rules]
 
     def take_over(self, before: Kernel) -> None:
@@ -154,7 +166,7 @@ class Kernel:
         touched = self._touched_assets()
         for i, (one, parts) in enumerate(zip(self._rules, picked, strict=True)):
             if parts and not one.health.aside_rows:
-                self._guarded(one, partial(self._move, i, one, parts, touched))
+                self._ask(one, self._move, i, one, parts, touched)
 
     def _observe(self, rows: Rows, picked: list[list[Evidence]], late: list[Span]) -> None:
         """One block: each rule's rows that are true or of an asset not at rest, and what came late or first."""
@@ -167,12 +179,13 @@ class Kernel:
         for i, one in enumerate(self._rules):
             if one.health.aside_rows:
                 self._wait(one, count)
+            if one.health.aside_rows or one.raised:
                 continue
-            self._guarded(one, partial(self._pick, i, one, seen, picked))
+            self._ask(one, self._pick, i, one, seen, picked)
             if alone:
                 since, before = self._spent(), since
                 if one.health.over_budget(count, since - before):
-                    self._aside(one, "slow")
+                    self._aside(one)
             else:
                 one.health.untimed(count)
         self._timed_alone = (since if alone else self._spent()) - began > BUDGET_NS_PER_ROW * count
@@ -222,16 +235,25 @@ class Kernel:
 
     # A rule by itself
 
-    def _guarded(self, one: Running, work: Callable[[], object]) -> object | None:
-        try:
-            return work()
-        except Exception as error:  # a rule is a task of its own: what breaks in it stops it alone, counted and shown
-            self._aside(one, repr(error)[:200])
+    def _ask(self, one: Running, work: Callable[..., _T], *arguments: Any) -> _T | None:
+        """None from a rule that has raised, now or before: it leaves nothing that the others feel."""
+        if one.raised:
             return None
+        found = self._apart.ask(one.named, None, work, *arguments)
+        suspended = self._apart.suspended.get(one.named)
+        if suspended is not None:
+            one.raised = True
+            one.health.raised(repr(suspended.error)[:200])
+            self._at_rest(one)
+            self._ready = {key: said for key, said in self._ready.items() if said.rule != one.rule.alarm_rule}
+        return found
 
-    def _aside(self, one: Running, why: str) -> None:
-        one.health.put_aside(why)
+    def _aside(self, one: Running) -> None:
+        one.health.put_aside("slow")
         one.left = one.state.firing()
+        self._at_rest(one)
+
+    def _at_rest(self, one: Running) -> None:
         self._awake &= ~one.bit
         one.state.clear()
 
@@ -335,28 +357,22 @@ class Kernel:
         """Judge assets of `wanted` by all their stored rows with from_us < end <= to_us; True: more is needed of it.
 
         whole: there is nothing older. to_us at or after `newest_us` means that there is nothing newer. What is judged
-        is said; ask again for the others with more time around them. Raises nothing of a rule's own.
+        is said; ask again for the others with more time around them.
         """
         order = np.argsort(span.asset)
         assets, first_us, last_us = span.take(order)
         more = np.zeros(len(assets), np.bool_)
         reaches_now = to_us >= self.newest_us
-        said: list[tuple[int, Running, int, Verdict]] = []
-        states: list[tuple[Running, Bools, Lanes]] = []
+        judged = []
         for i, one in enumerate(self._rules):
             if not one.health.aside_rows:
-                work = partial(self._judge_rule, i, one, rows, assets, first_us, last_us, from_us, whole, reaches_now)
-                found = self._guarded(one, work)
-                if isinstance(found, _Judged):
+                rest = assets, first_us, last_us, from_us, whole, reaches_now
+                found = self._ask(one, self._judge_rule, i, one, rows, *rest)
+                if found is not None:
                     more |= found.more
-                    said += found.said
-                    states.append((one, found.lasting, found.state))
-        for one, lasting, state in states:
-            mine = lasting & ~more
-            self._keep(one, assets[mine], state.take(mine))
-        for i, one, lane, verdict in said:
-            if not more[lane]:
-                self._say(i, one, int(assets[lane]), verdict)
+                    judged.append((i, one, found))
+        for i, one, found in judged:
+            self._ask(one, self._take, i, one, assets, found, more)
         for part in rows:
             if len(part.end_us):
                 self._see(part.asset, part.end_us)
@@ -410,13 +426,34 @@ class Kernel:
                 one.rule.alarm_rule, self.on, int(assets[at]), max(int(begin[at]), 0) + 1, tuple(episodes.get(at, ())),
                 until_us=None if lasting[at] else int(until[at]),
             )  # fmt: skip
-            said.append((i, one, at, verdict))
+            said.append((at, verdict))
         return _Judged(more, lasting, state, said)
+
+    def _take(self, i: int, one: Running, assets: NDArray[np.int32], found: _Judged, more: Bools) -> None:
+        """Keep what one rule says of the assets of which nothing more is needed."""
+        mine = found.lasting & ~more
+        self._keep(one, assets[mine], found.state.take(mine))
+        for lane, verdict in found.said:
+            if not more[lane]:
+                self._say(i, one, int(assets[lane]), verdict)
 
     def taken(self) -> list[Verdict]:
         """The verdicts since the last call: at most one per rule and asset of those that reach to now."""
         said, self._ready = list(self._ready.values()), {}
+        self._told_us, self._debts = self.newest_us, []
         return said
+
+    # While a rule, or all of them, are suspended
+
+    def owing(self) -> Owing:
+        """What is not told of, but for what changed since `taken` that is older."""
+        return owing(self._told_us, self._debts)
+
+    def owe(self, debt: Owing) -> None:
+        """This was missed, in another life: judge it, by all rules."""
+        assets, first_us = owed(debt, len(self._seen_us), self.newest_us)
+        self.touch(assets, first_us, np.full(len(assets), self.newest_us))
+        self._debts.append(debt)
 
 
 class _Judged(NamedTuple):
@@ -426,4 +463,5 @@ class _Judged(NamedTuple):
     lasting: Bools
     """No calm read after what was touched: the state is that of now."""
     state: Lanes
-    said: list[tuple[int, Running, int, Verdict]]
+    said: list[tuple[int, Verdict]]
+    """By place among the assets."""

@@ -8,8 +8,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from rules.apart import Rule
 from rules.user.fold import Ints
 from rules.user.kept import Kept
+from rules.user.missed import named
 from rules.user.model import US, UserRule
 
 BUDGET_NS_PER_ROW: Final = 200.0
@@ -29,7 +31,7 @@ class Health:
     errors: int = 0
     last_error: str = ""
     aside_rows: int = 0
-    """Rows until it comes back; 0: it is at work."""
+    """Rows until it comes back from being slow; 0: it is at work, or has raised."""
     pauses: int = 0
     alarms: int = 0
     _window_ns: int = 0
@@ -54,6 +56,10 @@ class Health:
         self._window_rows = self._window_ns = 0
         return slow
 
+    def raised(self, error: str) -> None:
+        self.errors += 1
+        self.last_error = error
+
     def put_aside(self, why: str) -> None:
         self.errors += 1
         self.last_error = why
@@ -75,13 +81,17 @@ class Running:
     """What ends up to then was not watched by it."""
     left: tuple[NDArray[np.int32], Ints]
     """What fired when it was put aside, and since when."""
+    raised: bool = False
+    """It has raised, and is asked nothing any more."""
     health: Health = field(default_factory=Health)
+    named: Rule = field(init=False)
     mask: int = field(init=False)
     """The bit as a number of Python's, which is compared faster."""
     shown: list[str] = field(init=False)
     """Columns whose values are kept with an alarm."""
 
     def __post_init__(self) -> None:
+        self.named = named(self.rule)
         self.mask = int(self.bit)
         self.shown = self.rule.shown
 

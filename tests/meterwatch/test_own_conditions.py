@@ -14,6 +14,7 @@ from pipeline_world import batch, event_batch, piped, until
 
 from meterwatch.disk_watch import AGAIN, MIB, WARN_TIMES, DiskWatch, Room
 from meterwatch.episodes import Severity
+from meterwatch.jobs import Jobs
 from meterwatch.own_alarms import UNKNOWN, Ill
 from meterwatch.own_conditions import (
     BEHIND_S,
@@ -152,7 +153,7 @@ def test_the_number_of_a_part_is_in_the_database_and_stays() -> None:
     told = {part.asset: int(part) for part in Part if not part.name.startswith("RULE_")}
     assert told == {
         "disk": 0, "rules": 1, "ingest": 2, "certificate": 3, "tls-files": 4, "routes-file": 5, "user-rules": 6,
-        "token-keys": 7, "denied-serials": 8,
+        "token-keys": 7, "denied-serials": 8, "jobs": 9,
     }  # fmt: skip
     rules = [part.asset for part in Part if part.name.startswith("RULE_")]
     assert rules == [
@@ -166,6 +167,7 @@ def parts(*, heard: int = 0, **pipeline: Any) -> Any:
     return SimpleNamespace(
         pipeline=SimpleNamespace(**{"behind_s": 0.0, "visited": False} | pipeline),
         routes=None,
+        metrics=SimpleNamespace(jobs=Jobs()),
         recipe=SimpleNamespace(user=None),
         in_force=SimpleNamespace(rules=SimpleNamespace(engine=SimpleNamespace(silence=silence))),
     )
@@ -189,6 +191,8 @@ def test_every_part_can_be_ill() -> None:
     made = parts(heard=3, behind_s=31.0)
     made.routes = SimpleNamespace(file=SimpleNamespace(problems=("routes.yaml:1: no",)))
     made.recipe.user = SimpleNamespace(status=SimpleNamespace(refused=["rules.yaml:1: no"]))
+    made.metrics.jobs.raised("judging days", ValueError("no"))
+    made.metrics.jobs.raised("forecasting", KeyError("no"))
     disk: Any = SimpleNamespace(free_bytes=0.0, least_bytes=LEAST, room=Room.NONE)
     material = SimpleNamespace(life_s=365 * DAY, subject="server")
     rotation: Any = SimpleNamespace(problems=["server.pem: no"], material=material, expires_in_s=-1.0)
@@ -199,6 +203,8 @@ def test_every_part_can_be_ill() -> None:
     assert ill[Part.INGEST].evidence == {"meters_heard_before": 3}
     assert ill[Part.ROUTES_FILE].stage == "routes.yaml:1: no"
     assert ill[Part.TOKEN_KEYS].stage == "ConnectError"
+    text = "Raise errors, and are behind with what they do: forecasting, judging days: KeyError: 'no'"
+    assert (ill[Part.JOBS].summary, ill[Part.JOBS].stage) == (text, "forecasting, judging days")
 
 
 async def test_the_pipeline_says_how_long_the_oldest_batch_is_here_and_whether_anybody_came() -> None:
