@@ -17,7 +17,22 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_user_rules import ABSENT, HIGH, KEYS, LOW, RULES, START_US, STEP, TOPOLOGY, VALUES, Key, Q, World, reads_of
+from test_user_rules import (
+    ABSENT,
+    HIGH,
+    KEYS,
+    LOW,
+    RULES,
+    START_US,
+    STEP,
+    TOPOLOGY,
+    US,
+    VALUES,
+    Key,
+    Q,
+    World,
+    reads_of,
+)
 
 from meterwatch.alarms import USER_PREFIX, AlarmState
 from meterwatch.batch import ReadChange, Reads, Stored
@@ -296,3 +311,48 @@ def test_of_a_user_rule_that_raises_few_assets_are_noted_one_by_one() -> None:
         world.judge()
     [row] = world.written.rows.values()
     assert (row.asset.tolist(), row.first_us.tolist()) == ([2], [START_US + 4 * Q - 1])
+
+
+HOURS = 4 * (OWED_US // (3600 * US) + 2)
+"""Quarters after which what was missed is not owed by what is newest."""
+
+
+def missed_by(world: WorldApart, method: str) -> None:
+    """An episode that begins and ends while a step raises, and then hours of reads."""
+    with broken(method, 1):
+        world.anew()
+        world.take({(0, n): HIGH for n in range(4)} | {(0, n): LOW for n in (4, 7)})
+        world.judge()
+        world.take({(1, 4 + n): LOW for n in range(HOURS)})
+        world.judge()
+
+
+@pytest.mark.parametrize("method", ["__init__", "owe", "judge"])
+def test_what_one_rule_missed_is_owed_though_all_stand_aside_at_the_next_start(method: str) -> None:
+    world = WorldApart(RULES)
+    world.take({(2, 0): LOW})
+    world.judge()
+    missed_by(world, "_pick")
+    with broken(method, 1):
+        world.anew()
+        world.judge()
+        assert METER in world.apart.suspended
+    world.anew()
+    world.judge()
+    assert world.known() == world.expected()
+    assert not world.written.rows
+
+
+def test_what_all_missed_is_owed_by_the_one_that_raises_when_it_is_judged() -> None:
+    world = WorldApart(RULES)
+    world.take({(2, 0): LOW})
+    world.judge()
+    missed_by(world, "observe")
+    with broken("_judge_rule", 1):
+        world.anew()
+        world.judge()
+        assert list(world.apart.suspended) == list(world.written.rows) == [Rule("USER/held", "meter")]
+        assert {key for key in world.expected() if key[0] != BAD} == set(world.known())
+    world.anew()
+    world.judge()
+    assert world.known() == world.expected()
