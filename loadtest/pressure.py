@@ -34,7 +34,7 @@ from meterwatch.client.retry import open_channel
 
 HEALTH_TIMEOUT_S: Final = 5.0
 QUEUE_ROWS_MAX: Final = 1_000_000
-"""Reads that the service holds at most before they are stored (meterwatch/pipeline.py; a test compares)."""
+"""Reads that the service holds at most before they are stored (meterwatch/reads_queue.py; a test compares)."""
 BYTES_PER_QUEUED_READ: Final = 200
 COPIES_OF_A_MESSAGE: Final = 4
 """As bytes, parsed, as columns, as rows of a COPY."""

@@ -17,7 +17,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -29,19 +29,12 @@ from meterwatch.episodes import Verdict
 from meterwatch.errors import Overloaded, Rejected, Stale, StorageUnavailable
 from meterwatch.hearing import Hearing
 from meterwatch.metrics import Metrics
+from meterwatch.reads_queue import GROUP_ROWS_MAX, ReadsQueue, Waiting
 from meterwatch.registers import RegisterBatch, RegisterChange
 from meterwatch.tasks import ending
 from meterwatch.topology import Topology
-from meterwatch.turns import Turns
 from meterwatch.unheard import Unheard, stands_us, stops_of
 
-GROUP_ROWS_MAX = 60_000
-"""Rows coalesced into one COPY: beyond this a COPY gets no cheaper."""
-SECOND_COPY_ROWS = 20_000
-"""A second COPY beside a running one begins for so many rows: fewer wait and go together, because a COPY of a thousand
-rows costs almost what one of ten thousand costs."""
-QUEUE_ROWS_MAX = 1_000_000
-"""Rows validated and not yet stored; beyond it streams with more than their share of it are told to wait."""
 TICK_S = 0.5
 """How often the rules are asked when nothing arrives, so that timers end."""
 QUEUE_EVENTS_MAX = 256
@@ -75,35 +68,6 @@ class Rules(Protocol):
     async def evaluate(self, now_us: int) -> list[Verdict]: ...
     @property
     def due(self) -> bool: ...
-
-
-@dataclass(slots=True)
-class _Waiting:
-    batch: Batch
-    answer: asyncio.Future[Stored]
-    since_s: float = field(default_factory=time.monotonic)
-
-    @property
-    def key(self) -> tuple[int, int, int]:
-        return self.batch.head_end_id, self.batch.epoch, self.batch.seq
-
-    @property
-    def stream(self) -> tuple[int, int]:
-        return self.batch.head_end_id, self.batch.epoch
-
-
-@dataclass(slots=True)
-class _WaitingEvents:
-    batch: EventBatch
-    answer: asyncio.Future[Stored]
-    since_s: float = field(default_factory=time.monotonic)
-
-
-@dataclass(slots=True)
-class _WaitingRegisters:
-    batch: RegisterBatch
-    answer: asyncio.Future[Stored]
-    since_s: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -152,13 +116,9 @@ class Pipeline:
         self._judged_us = 0
         self._unheard = Unheard()
         self._hearing = Hearing(real=clock.mode == "real")
-        self._waiting: Turns[_Waiting] = Turns()
-        self._waiting_rows = 0
-        self._arrived = asyncio.Event()
-        self._writing: dict[tuple[int, int, int], list[_Waiting]] = {}
-        """Keys being written, each with the batches of the same key held back until that is done."""
-        self._waiting_events: asyncio.Queue[_WaitingEvents] = asyncio.Queue(QUEUE_EVENTS_MAX)
-        self._waiting_registers: asyncio.Queue[_WaitingRegisters] = asyncio.Queue(QUEUE_REGISTERS_MAX)
+        self._reads = ReadsQueue()
+        self._waiting_events: asyncio.Queue[Waiting[EventBatch]] = asyncio.Queue(QUEUE_EVENTS_MAX)
+        self._waiting_registers: asyncio.Queue[Waiting[RegisterBatch]] = asyncio.Queue(QUEUE_REGISTERS_MAX)
         self._committed: asyncio.Queue[_Committed] = asyncio.Queue(10_000)
         self._owed: set[asyncio.Future[Stored]] = set()
         self._threads = ThreadPoolExecutor(len(writers) + 1, thread_name_prefix="copy")
@@ -175,7 +135,7 @@ class Pipeline:
     @property
     def waiting_rows(self) -> int:
         """Rows validated and not yet handed to a writer."""
-        return self._waiting_rows
+        return self._reads.rows
 
     @property
     def behind_s(self) -> float:
@@ -185,7 +145,7 @@ class Pipeline:
     @property
     def crowded(self) -> bool:
         """More than half of the queue waits: grant fewer credits."""
-        return self._waiting_rows > QUEUE_ROWS_MAX // 2
+        return self._reads.crowded
 
     @property
     def not_ready(self) -> str:
@@ -194,7 +154,7 @@ class Pipeline:
             return self._not_ready
         if self._no_room:
             return self._no_room
-        return f"{self._waiting_rows} rows wait for the database" if self.crowded else ""
+        return f"{self._reads.rows} rows wait for the database" if self.crowded else ""
 
     def topology(self) -> Topology:
         return self._topology
@@ -252,19 +212,10 @@ class Pipeline:
     async def submit(self, batch: Batch) -> Stored:
         self._refuse_if_ended()
         self._refuse_if_no_room()
-        own = self._waiting.rows_of((batch.head_end_id, batch.epoch))
-        if self._waiting_rows > QUEUE_ROWS_MAX and own >= QUEUE_ROWS_MAX // max(self._waiting.lines, 1):
-            raise Overloaded(
-                "QUEUE_FULL",
-                f"{self._waiting_rows} rows wait for the database, {own} of them of this stream; send again later",
-                1.0,
-            )
+        self._reads.check_room(batch)
         failpoints.passed("after_decode")
         answer = self._promise(batch.head_end_id)
-        waiting = _Waiting(batch, answer)
-        self._waiting.add(waiting.stream, waiting, batch.rows_sent)
-        self._waiting_rows += batch.rows_sent
-        self._arrived.set()
+        self._reads.add(Waiting(batch, answer))
         return await answer
 
     async def submit_events(self, batch: EventBatch) -> Stored:
@@ -282,7 +233,7 @@ class Pipeline:
         failpoints.passed("after_decode")
         answer = self._promise(batch.head_end_id)
         answer.add_done_callback(lambda done: self._answered(key, done))
-        self._waiting_events.put_nowait(_WaitingEvents(batch, answer))
+        self._waiting_events.put_nowait(Waiting(batch, answer))
         return await answer
 
     def put_off(self, batch: EventBatch) -> None:
@@ -303,14 +254,10 @@ class Pipeline:
         self._refuse_if_ended()
         self._refuse_if_no_room()
         if self._waiting_registers.full():
-            raise Overloaded(
-                "QUEUE_FULL",
-                f"{QUEUE_REGISTERS_MAX} requests of registers wait; send again later",
-                1.0,
-            )
+            raise Overloaded("QUEUE_FULL", f"{QUEUE_REGISTERS_MAX} requests of registers wait; send again later", 1.0)
         failpoints.passed("after_decode")
         answer = self._promise(batch.head_end_id)
-        self._waiting_registers.put_nowait(_WaitingRegisters(batch, answer))
+        self._waiting_registers.put_nowait(Waiting(batch, answer))
         return await answer
 
     def _promise(self, head_end_id: int) -> asyncio.Future[Stored]:
@@ -347,37 +294,11 @@ class Pipeline:
 
     async def _write(self, writer: BatchWriter) -> None:
         while True:
-            while not self._waiting or (self._writing and self._waiting_rows < SECOND_COPY_ROWS):
-                self._arrived.clear()
-                await self._arrived.wait()
-            group = self._group()
-            if not group:
-                continue
+            group = await self._reads.group()
             await self._store(writer, group)
-            for item in group:
-                held = self._writing.pop(item.key)
-                self._waiting.put_back(item.stream, [(one, one.batch.rows_sent) for one in held])
-            self._arrived.set()
+            self._reads.written(group)
 
-    def _group(self) -> list[_Waiting]:
-        """Take the next batches for one COPY, from the streams in turn; what nobody waits for any more is dropped."""
-        group: list[_Waiting] = []
-        rows = 0
-        while self._waiting:
-            if group and rows + self._waiting.peek()[1] > GROUP_ROWS_MAX:
-                break
-            item = self._waiting.take()
-            if item.key in self._writing and not item.answer.done():
-                self._writing[item.key].append(item)
-                continue
-            self._waiting_rows -= item.batch.rows_sent
-            if not item.answer.done():
-                self._writing[item.key] = []
-                group.append(item)
-                rows += item.batch.rows_sent
-        return group
-
-    async def _store(self, writer: BatchWriter, group: list[_Waiting]) -> None:
+    async def _store(self, writer: BatchWriter, group: list[Waiting[Batch]]) -> None:
         """Write a group and hand it to the rules, or fail it; what fails by itself is found by writing one by one."""
         batches = [item.batch for item in group]
         try:
@@ -419,7 +340,7 @@ class Pipeline:
                 rows += group[-1].batch.rows_sent
             await self._store_events(writer, [item for item in group if not item.answer.done()])
 
-    async def _store_events(self, writer: BatchWriter, group: list[_WaitingEvents]) -> None:
+    async def _store_events(self, writer: BatchWriter, group: list[Waiting[EventBatch]]) -> None:
         """As _store; a request that fails by itself fails alone."""
         if not group:
             return
@@ -440,9 +361,7 @@ class Pipeline:
             self._hearing.failing = False
             for item, (outcome, fresh) in zip(group, stored, strict=True):
                 self.metrics.commit_seconds.observe(time.monotonic() - item.since_s)
-                batch = item.batch
-                key = batch.head_end_id, batch.epoch, batch.seq
-                await self._committed.put(_Committed(outcome, fresh, item.answer, item.since_s, key=key))
+                await self._committed.put(_Committed(outcome, fresh, item.answer, item.since_s, key=item.key))
 
     async def _write_registers(self, writer: BatchWriter) -> None:
         """A request is a transaction: they are large, and no alarm waits for them."""

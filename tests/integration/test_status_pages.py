@@ -34,9 +34,9 @@ async def test_a_service_is_ready_while_it_takes_reads(dsn: str) -> None:
         assert await asyncio.to_thread(get, port, "/readyz") == (503, "the rules are rebuilt\n")
         assert (await asyncio.to_thread(get, port, "/healthz"))[0] == 200
         service.pipeline.ready()
-        service.pipeline._waiting_rows = 600_000
+        service.pipeline._reads.rows = 600_000
         assert await asyncio.to_thread(get, port, "/readyz") == (503, "600000 rows wait for the database\n")
-        service.pipeline._waiting_rows = 0
+        service.pipeline._reads.rows = 0
         code, said = await asyncio.to_thread(get, port, "/elsewhere")
         assert (code, "/metrics" in said) == (404, True)
         assert "meterwatch_queue_rows" in (await asyncio.to_thread(get, port, "/metrics"))[1]

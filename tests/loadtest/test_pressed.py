@@ -15,7 +15,7 @@ from loadtest.load import Load
 from loadtest.null_server import NullServer
 from loadtest.overload import Awaited, awaited_of, matched, problems_of
 from loadtest.record import Told
-from meterwatch import pipeline
+from meterwatch import reads_queue
 from storage import arrived, known
 
 KEPT = {
@@ -99,7 +99,7 @@ def test_a_run_that_is_over_withholds_what_has_not_gone_and_awaits_no_alarm_of_i
 
 
 def test_the_memory_limit_counts_the_queue_that_the_service_has():
-    assert pressure.QUEUE_ROWS_MAX == pipeline.QUEUE_ROWS_MAX
+    assert pressure.QUEUE_ROWS_MAX == reads_queue.QUEUE_ROWS_MAX
     assert pressure.memory_limit_mb(100, 2, 1_000_000) == pytest.approx(100 + 200 + 64 + pressure.SPARE_MB)
 
 

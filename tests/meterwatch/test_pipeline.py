@@ -14,6 +14,7 @@ import pytest
 from pipeline_world import REJECTS, FakeRules, asked, batch, event_batch, piped, started, until
 
 from meterwatch import pipeline as subject
+from meterwatch import reads_queue
 from meterwatch.batch import EventBatch, Events, Stored
 from meterwatch.errors import Overloaded, StorageUnavailable
 
@@ -72,7 +73,7 @@ async def test_a_record_is_tried_until_it_succeeds(fault: Exception, monkeypatch
 
 
 async def test_a_group_stays_below_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "GROUP_ROWS_MAX", 10)
+    monkeypatch.setattr(reads_queue, "GROUP_ROWS_MAX", 10)
     async with piped() as p:
         await asked(*(p.pipeline.submit(batch(seq, rows=4)) for seq in range(1, 6)), p.pipeline.submit(batch(6, 99)))
     assert p.writer.groups == [[1, 2], [3, 4], [5], [6]]
@@ -139,7 +140,7 @@ async def test_small_batches_wait_for_the_running_copy_and_go_together() -> None
 
 
 async def test_a_replay_is_not_answered_before_what_it_replays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "SECOND_COPY_ROWS", 0)
+    monkeypatch.setattr(reads_queue, "SECOND_COPY_ROWS", 0)
     async with piped(2) as p:
         for writer in p.writers:
             writer.gate.clear()
@@ -161,7 +162,7 @@ async def test_a_replay_is_not_answered_before_what_it_replays(monkeypatch: pyte
 
 
 async def test_a_full_queue_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "QUEUE_ROWS_MAX", 10)
+    monkeypatch.setattr(reads_queue, "QUEUE_ROWS_MAX", 10)
     async with piped() as p:
         p.writer.gate.clear()
         first = asyncio.create_task(p.pipeline.submit(batch(1)))
@@ -180,8 +181,8 @@ async def test_a_full_queue_says_when_to_come_again(monkeypatch: pytest.MonkeyPa
 async def test_a_full_queue_refuses_those_who_filled_it_and_takes_the_others_in_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(subject, "QUEUE_ROWS_MAX", 10)
-    monkeypatch.setattr(subject, "GROUP_ROWS_MAX", 4)
+    monkeypatch.setattr(reads_queue, "QUEUE_ROWS_MAX", 10)
+    monkeypatch.setattr(reads_queue, "GROUP_ROWS_MAX", 4)
     async with piped() as p:
         p.writer.gate.clear()
         flood = [asyncio.create_task(p.pipeline.submit(batch(1, rows=4)))]
@@ -245,7 +246,7 @@ async def test_requests_of_events_that_wait_go_into_one_transaction() -> None:
 
 async def test_when_the_rules_die_the_core_ends_and_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Better dead than deaf."""
-    monkeypatch.setattr(subject, "SECOND_COPY_ROWS", 0)
+    monkeypatch.setattr(reads_queue, "SECOND_COPY_ROWS", 0)
     async with piped(2) as p:
         p.writers[0].gate.clear()
         p.writers[1].gate.clear()
