@@ -19,16 +19,9 @@ from heapq import nsmallest
 from typing import Final
 
 from alarm.actions import acted, announced_again, expired, lapsed, shelf_after, under
-from alarm.differences import (
-    HISTORY_US,
-    OPEN_HISTORY_US,
-    attribute_change,
-    held_us,
-    inputs_of,
-    overlap_us,
-    seen_us,
-)
+from alarm.differences import HISTORY_US, OPEN_HISTORY_US, attribute_change, inputs_of, seen_us
 from alarm.lifecycle import KIND, NEXT, Input
+from alarm.matching import match
 from alarm.profile import AlarmProfile
 from alarm.shaping import Key
 from meterwatch.alarms import Action, Alarm, AlarmState, AssetShelf, Draft, TransitionKind, type_of
@@ -151,7 +144,8 @@ class Book:
         retracted: list[Draft] = []
         taken: set[str] = set()
         for verdict in verdicts:
-            pairs, fresh, gone = self._match(verdict, now_us)
+            known = self._by_key.get((verdict.rule, verdict.asset_kind, verdict.asset_id), {}).values()
+            pairs, fresh, gone = match(verdict, known, now_us)
             matched += pairs
             raised += [self._raised(verdict, episode, now_us, taken) for episode in fresh if episode.parent is None]
             if verdict.retract:
@@ -246,43 +240,6 @@ class Book:
             del self._by_key[key][alarm.alarm_id]
             if not self._by_key[key]:
                 del self._by_key[key]
-
-    def _match(self, verdict: Verdict, now_us: int) -> tuple[list[tuple[Alarm, Episode]], list[Episode], list[Alarm]]:
-        """Pairs of alarm and episode, episodes without an alarm, alarms without an episode."""
-        known = self._by_key.get((verdict.rule, verdict.asset_kind, verdict.asset_id), {}).values()
-        until_us = verdict.until_us
-        alarms = [
-            a
-            for a in known
-            if (a.cleared_us is None or a.cleared_us - held_us(a) >= verdict.from_us)
-            and (until_us is None or a.onset_us < until_us)
-        ]
-        if not alarms and not verdict.episodes:  # nearly all verdicts of a storm
-            return [], [], []
-        choices = sorted(
-            (
-                a.state is AlarmState.RETRACTED,
-                a.onset_us != e.onset_us,
-                -shared_us,
-                a.onset_us,
-                e.onset_us,
-                a.alarm_id,
-                i,
-            )
-            for a in alarms
-            for i, e in enumerate(verdict.episodes)
-            if (shared_us := overlap_us(a, e, now_us)) >= 0
-        )
-        alarm_of: dict[int, str] = {}
-        used: set[str] = set()
-        for *_, alarm_id, i in choices:
-            if i not in alarm_of and alarm_id not in used:
-                alarm_of[i] = alarm_id
-                used.add(alarm_id)
-        pairs = [(self._by_id[alarm_id], verdict.episodes[i]) for i, alarm_id in sorted(alarm_of.items())]
-        fresh = [episode for i, episode in enumerate(verdict.episodes) if i not in alarm_of]
-        gone = [a for a in alarms if a.alarm_id not in used and a.state is not AlarmState.RETRACTED]
-        return pairs, fresh, gone
 
     def _raised(self, verdict: Verdict, episode: Episode, now_us: int, taken: set[str]) -> Draft:
         asset = self.names.asset_name(verdict.asset_kind, verdict.asset_id)

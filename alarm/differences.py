@@ -26,14 +26,6 @@ STAGE: Final = "stage"
 """Key of how far an episode has come, where its rule says so: each step is told."""
 
 
-def overlap_us(alarm: Alarm, episode: Episode, now_us: int) -> int:
-    """How long both lasted; negative: they are different faults. A retracted alarm only comes back as it began."""
-    if alarm.state is AlarmState.RETRACTED and (episode.onset_us != alarm.onset_us or episode.parent is not None):
-        return -1
-    ends = [max(now_us, x.onset_us) if x.cleared_us is None else x.cleared_us for x in (alarm, episode)]
-    return min(ends) - max(alarm.onset_us, episode.onset_us)
-
-
 def held_us(alarm: Alarm) -> int:
     """How much later the alarm is over than its rule says."""
     return int(alarm.evidence.get(HELD_S, 0)) * 1_000_000

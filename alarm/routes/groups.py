@@ -6,6 +6,7 @@ nothing of it is due any more. Refuses to know messages and clocks.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from meterwatch.notices import Notice
@@ -80,3 +81,7 @@ class Groups:
     def ripen(self, key: GroupKey) -> None:
         """What is due of a group may be told now."""
         self.ripe.setdefault(key[0], set()).add(key)
+
+    def keep_ripe_only(self, targets: Collection[str]) -> None:
+        """Forget what is ripe of all other targets."""
+        self.ripe = {target: keys for target, keys in self.ripe.items() if target in targets}

@@ -14,21 +14,20 @@ commit fails, throws the plan away and makes it anew of what is kept. No clock, 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from alarm.routes.faces import change_of, face, told_face
+from alarm.routes.faces import face, told_face
 from alarm.routes.families import Families, held_back
 from alarm.routes.groups import GroupKey, Groups, group_key
+from alarm.routes.message import message_of
 from alarm.routes.model import COVERED_MAX, Route, Routes, Target
+from alarm.routes.pace import Pace
 from meterwatch.alarms import Alarm, AlarmState, Transition
-from meterwatch.notices import Change, Changes, Claim, ClaimKey, Delivery, Item, Kept, Notice, NoticeState, Told
+from meterwatch.notices import Change, Changes, Claim, ClaimKey, Kept, Notice, NoticeState, Told
 from meterwatch.one_call import OneCall
-
-WAITING_MAX: Final = 8
-"""Messages waiting for one target; beyond them what is due stays a notice, and comes as it is then."""
 
 TIMERS_MAX: Final = 500
 """Steps of time before others have their turn."""
@@ -66,8 +65,7 @@ class Planner:
         self._targets_of: dict[str, set[str]] = {}
         self._claims: dict[ClaimKey, Claim] = {claim.key: claim for claim in kept.claims}
         self._groups = Groups()
-        self._made: dict[str, deque[int]] = {target: deque(made) for target, made in kept.made_us.items()}
-        self._waiting = Counter(kept.waiting)
+        self._pace = Pace(kept)
         self._timers: list[_Timer] = []
         for notice in kept.notices:
             self._keep(notice)
@@ -85,7 +83,7 @@ class Planner:
 
     def waiting(self, target: str) -> int:
         """Messages of a target that are made and not sent."""
-        return self._waiting[target]
+        return self._pace.waiting(target)
 
     def take(self, transitions: Iterable[Transition], now_us: int) -> None:
         """See committed transitions, in the order of their cursors. Those seen already are ignored."""
@@ -117,9 +115,8 @@ class Planner:
             gone = notice.target not in routes.targets
             if gone or (notice.told is None and notice.route not in self._by_name):
                 self._close(notice, NoticeState.DROPPED)
-        for by_target in (self._waiting, self._groups.ripe, self._made):
-            for target in [target for target in by_target if target not in routes.targets]:
-                del by_target[target]
+        self._pace.keep_only(routes.targets)
+        self._groups.keep_ripe_only(routes.targets)
         for claim in self._claims.values():
             self._time_escalation(claim)
         self._families.clear()
@@ -131,7 +128,7 @@ class Planner:
 
     def settled(self, target: str) -> None:
         """A message of a target waits no more."""
-        self._waiting[target] = max(0, self._waiting[target] - 1)
+        self._pace.settled(target)
 
     def lost(self, target: str, number: int, now_us: int) -> None:
         """A message to a target was given up: what it told speaks for nobody. Cost: linear in the notices."""
@@ -143,7 +140,7 @@ class Planner:
 
     def requeued(self, target: str, messages: int) -> None:
         """So many dead messages of a target wait again."""
-        self._waiting[target] += messages
+        self._pace.requeued(target, messages)
         for key, notice in self._notices.items():
             if key[0] == target and notice.told is not None and notice.told.lost:
                 self._notices[key] = replace(notice, told=replace(notice.told, lost=False))
@@ -335,27 +332,24 @@ class Planner:
 
     def make(self, name: str, now_us: int) -> None:
         """As many messages of what is due as the target may have now; the last one has all the rest."""
-        target, made = self.routes.targets[name], self._made.setdefault(name, deque())
-        while made and made[0] <= now_us - target.per_s * 1_000_000:
-            made.popleft()
+        target = self.routes.targets[name]
         ready = self._groups.ripe[name]
-        room = min(target.messages - len(made), WAITING_MAX - self._waiting[name])
+        room = self._pace.room(target, now_us)
         keys = deque(sorted(ready, key=self._urgency)) if room > 0 else deque[GroupKey]()
         while keys and room > 0:
             several = target.batches or room == 1
             chosen = list(keys) if several else [keys[0]]
             if self._message(target, chosen, now_us):
                 room -= 1
-                made.append(now_us)
-                self._waiting[name] += 1
+                self._pace.made(target, now_us)
             while keys and keys[0] not in ready:  # what is left of a group is due still
                 keys.popleft()
             if several:
                 keys = deque(key for key in keys if key in ready)
         if not ready:
             del self._groups.ripe[name]
-        elif made and len(made) >= target.messages:
-            heapq.heappush(self._timers, (made[0] + target.per_s * 1_000_000, _TARGET, (name,)))
+        elif (opens_us := self._pace.opens_us(target)) is not None:
+            heapq.heappush(self._timers, (opens_us, _TARGET, (name,)))
 
     def _urgency(self, key: GroupKey) -> tuple[int, int, GroupKey]:
         group = self._groups[key]
@@ -371,34 +365,18 @@ class Planner:
                 self._hold_back(notice)
             elif notice.told is None and not notice.alarm.stands:
                 self._close(notice, NoticeState.WITHDRAWN)
-        due.sort(key=lambda n: (self._only_counted(target, n), -n.alarm.severity, n.alarm.onset_us, n.alarm.alarm_id))
+        counted = {n.key for n in due if self._only_counted(target, n)}
+        due.sort(key=lambda n: (n.key in counted, -n.alarm.severity, n.alarm.onset_us, n.alarm.alarm_id))
         covered = due[:COVERED_MAX]
         if covered:
-            self._add_delivery(target, covered, len(due) - len(covered), now_us)
+            waiting = len(due) - len(covered)
+            made = message_of(self._next_number, target, covered, counted, waiting, now_us)
+            self.changes.deliveries.append(made)
+            self._next_number += 1
+            self.changes.next_number = self._next_number
         for notice in covered:
             self._tell(notice, now_us)
         return bool(covered)
-
-    def _add_delivery(self, target: Target, covered: Sequence[Notice], waiting: int, now_us: int) -> None:
-        items = tuple(
-            Item(
-                alarm_id=notice.alarm.alarm_id,
-                seq=notice.alarm.seq,
-                change=change_of(notice),
-                was_severity=None if notice.told is None else notice.told.severity,
-                shown=i < target.shown_max and (i == 0 or not self._only_counted(target, notice)),
-            )
-            for i, notice in enumerate(covered)
-        )
-        places = {(notice.route, notice.step, notice.group) for notice in covered}
-        departments = {notice.department for notice in covered}
-        route, step, group = places.pop() if len(places) == 1 else ("", 0, "")
-        department = departments.pop() if len(departments) == 1 else ""
-        self.changes.deliveries.append(
-            Delivery(self._next_number, target.name, route, department, step, group, items, waiting, now_us)
-        )
-        self._next_number += 1
-        self.changes.next_number = self._next_number
 
     def _only_counted(self, target: Target, notice: Notice) -> bool:
         """True: the message has it among those it counts, because it stands aside and is new."""

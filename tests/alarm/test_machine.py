@@ -26,7 +26,7 @@ from alarm import hub as hub_module
 from alarm.desk import AlarmDesk
 from alarm.hub import Coalesced, Subscription
 from alarm.profile import AlarmClass, AlarmProfile
-from alarm.routes import plan as plan_module
+from alarm.routes import pace as pace_module
 from alarm.routes.faces import face
 from alarm.routes.plan import Planner
 from meterwatch.alarms import Alarm, AlarmFilter, AlarmState, AssetShelf, Priority, TransitionKind
@@ -337,7 +337,7 @@ class Machine(RuleBasedStateMachine):
     def nothing_waits_without_bound(self) -> None:
         for target in "abc":
             waiting = [n for n, d in self.outbox.deliveries.items() if d.target == target]
-            assert sum(self.outbox.state[n] == "WAITING" for n in waiting) <= plan_module.WAITING_MAX
+            assert sum(self.outbox.state[n] == "WAITING" for n in waiting) <= pace_module.WAITING_MAX
 
     def at_the_end(self) -> None:
         """After everything had time."""
@@ -405,7 +405,7 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "WAITING_MAX", 3)
+    monkeypatch.setattr(pace_module, "WAITING_MAX", 3)
     monkeypatch.setattr(hub_module, "ALARMS_MAX", 64)
 
 

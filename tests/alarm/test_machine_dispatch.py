@@ -26,7 +26,7 @@ from virtual_loop import VirtualLoop
 from alarm import hub as hub_module
 from alarm.routes import courier as courier_module
 from alarm.routes import dispatch as dispatch_module
-from alarm.routes import plan as plan_module
+from alarm.routes import pace as pace_module
 from alarm.routes.dispatch import Dispatch
 from alarm.routes.model import Target
 from alarm.routes.outcome import Outcome, failed, sent
@@ -172,7 +172,7 @@ async def _at_once(work: Callable[..., Any], *arguments: Any) -> Any:
 
 @pytest.fixture
 def _small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "WAITING_MAX", 3)
+    monkeypatch.setattr(pace_module, "WAITING_MAX", 3)
     monkeypatch.setattr(hub_module, "ALARMS_MAX", 64)
     monkeypatch.setattr(courier_module, "LEAVE_S", 0.0)
     monkeypatch.setattr("alarm.routes.dispatch.asyncio.to_thread", _at_once)

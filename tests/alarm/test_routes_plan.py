@@ -8,7 +8,8 @@ import pytest
 from routes_world import NOW_US, US, alarm, change, made, routes, simple
 
 from alarm.routes.model import Routes
-from alarm.routes.plan import WAITING_MAX, Planner
+from alarm.routes.pace import WAITING_MAX
+from alarm.routes.plan import Planner
 from meterwatch.alarms import Alarm, AlarmState
 from meterwatch.episodes import Severity
 from meterwatch.notices import Change, Kept, NoticeState
