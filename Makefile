@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test law fuzz faults bad-input check bench bench-peers storm-score torture overload soak sbom audit lock clean
+.PHONY: help setup demo serve test law fuzz faults bad-input check bench bench-peers storm-score torture overload soak sbom audit lock wheels clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ audit: ## known holes in the locked packages; fails also where they could not be
 lock: ## pin the newest allowed dependencies in requirements.lock
 	@tools/setup.sh python
 	@tools/setup.sh lock
+
+wheels: ## the locked packages, each checked by its hash, and meterwatch as wheels in DIR=wheels, to install without a network
+	@tools/setup.sh python
+	@tools/setup.sh wheels '$(or $(DIR),wheels)'
 
 clean: ## remove all that was set up here: .venv, caches, provisioned TimescaleDB, the embedded database and its data
 	@tools/setup.sh clean

@@ -14,7 +14,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from meterwatch.alarms import Transition
+from meterwatch.alarms import AlarmType, Transition, TransitionKind
 from meterwatch.batch import ReadChange, Stored
 from meterwatch.jobs import Jobs
 from meterwatch.quality import CHECK_OF, DAY_BITS, Method
@@ -133,6 +133,9 @@ class Metrics:
             self.check_findings.labels(check)
         for outcome in ("accepted", "duplicate", "version", "rejected"):
             self.reads.labels(outcome)
+        for kind in (TransitionKind.RAISED, TransitionKind.CLEARED):
+            for rule in (one for one in AlarmType if one is not AlarmType.USER):
+                self.transitions.labels(kind.value, rule.value)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"meterwatch_{name}", text, labels, registry=self.registry)
@@ -178,6 +181,12 @@ class Metrics:
         """Count committed transitions."""
         for transition in transitions:
             self.transitions.labels(transition.kind.value, transition.alarm.rule).inc()
+
+    def targets(self, names: Iterable[str]) -> None:
+        """Show these targets of messages from now on; Prometheus sees no increase of what it has not seen at 0."""
+        for name in names:
+            for outcome in ("made", "sent", "failed", "dead", "error"):
+                self.route_messages.labels(name, outcome)
 
     def told(self, stage: str, seconds: float) -> None:
         """Count how long a stage of telling somebody took."""

@@ -215,7 +215,7 @@ def _routes(
         return None
     routes = Dispatch(
         config.alarms.routes_file, outbox, desk.hub.log_id, desk, clock,
-        counted=lambda target, what: metrics.route_messages.labels(target, what).inc(),
+        counted=lambda target, what: metrics.route_messages.labels(target, what).inc(), known=metrics.targets,
         aside=storms.stands_aside, one_call=desk.book.profile.calling,
     )  # fmt: skip
     metrics.watch_targets(

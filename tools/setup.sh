@@ -3,6 +3,7 @@
 #   setup.sh python   the environment .venv with the locked dependencies
 #   setup.sh all      that, and TimescaleDB (storage/embedded decides where from)
 #   setup.sh lock     rewrites requirements.lock
+#   setup.sh wheels DIR   puts the locked packages and meterwatch itself there, to be installed without a network
 #   setup.sh clean    removes everything that the others made
 # It writes to .venv and to the directories that `storage.embedded` names, and installs nothing into the system.
 
@@ -106,6 +107,15 @@ setup_python() {
     exec 9>&-
 }
 
+wheels() {
+    rm -rf build # what a build before has left there would be in the wheel
+    "$VENV/bin/python" -m pip download --disable-pip-version-check --quiet --require-hashes --only-binary :all: \
+        --dest "$1" -r requirements.lock
+    "$VENV/bin/python" -m pip wheel --disable-pip-version-check --quiet --no-deps --no-index --no-build-isolation \
+        --wheel-dir "$1" .
+    echo "Wheels of meterwatch and its locked packages are in $1 ($("$VENV/bin/python" --version))"
+}
+
 lock() {
     {
         echo "# Exact versions and hashes of every dependency, made by \`make lock\`. Wheels only, any index."
@@ -124,7 +134,7 @@ clean() {
     fi
     local path
     for path in "$VENV" .setup.lock meterwatch.egg-info build .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-        .import_linter_cache; do
+        .import_linter_cache wheels; do
         if [ -e "$path" ]; then
             rm -rf "$path"
             echo "Removed $(pwd)/$path"
@@ -140,6 +150,7 @@ case ${1:-} in
         "$VENV/bin/python" -m storage.embedded provision --quiet
         ;;
     lock) lock ;;
+    wheels) wheels "${2:?a directory is missing}" ;;
     clean) clean ;;
-    *) fail "usage: tools/setup.sh python | all | lock | clean" ;;
+    *) fail "usage: tools/setup.sh python | all | lock | wheels DIR | clean" ;;
 esac

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,15 +96,17 @@ class Dispatch:
         log: Log,
         clock: Clock,
         counted: Callable[[str, str], None] = lambda target, outcome: None,
+        known: Callable[[Iterable[str]], None] = lambda targets: None,
         make_sender: Callable[[Target, str, str], Sender] = sender_of,
         machine_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         backoff_s: float = BACKOFF_S,
         aside: Callable[[Alarm], bool] = none_stands_aside,
         one_call: OneCall | None = None,
     ) -> None:
-        """counted is told of (target, what happened). aside: who stands aside in a storm (alarm.storm).
+        """counted is told of (target, what happened), known of all targets before anything happens to them.
 
-        one_call: which alarms call once (meterwatch.one_call); None: each by itself.
+        aside: who stands aside in a storm (alarm.storm). one_call: which alarms call once (meterwatch.one_call); None:
+        each by itself.
         """
         self.routes = read_routes(path)
         self.file = FileState(path, machine_us())
@@ -113,7 +115,7 @@ class Dispatch:
         self._log_id = log_id
         self._log = log
         self._clock = clock
-        self._counted = counted
+        self._counted, self._known = counted, known
         self._make_sender = make_sender
         self._machine_us = machine_us
         self._backoff_s = backoff_s
@@ -123,6 +125,7 @@ class Dispatch:
         self._books = asyncio.Lock()
         """What waits in the tables and in the plan changes together."""
         self._wake = asyncio.Event()
+        known(self.routes.targets)
 
     def wake(self) -> None:
         """There are new transitions."""
@@ -170,6 +173,7 @@ class Dispatch:
             )
         else:
             self.routes = routes
+            self._known(routes.targets)
             self.file = FileState(path, self._machine_us())
             _log.info("routes file loaded", path=str(path), routes=len(routes.routes), targets=len(routes.targets))
             self._wake.set()

@@ -31,12 +31,29 @@ class Machine:
 
 
 def this_machine(data_dir: Path) -> Machine:
-    """Memory (the control group's limit if it is lower), free disk at `data_dir`, cores we may use."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # no limit reads "max"
-        memory_bytes = min(memory_bytes, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    """Memory (a control group's limit if that is lower), free disk at `data_dir`, cores we may use."""
+    memory_bytes = min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *memory_limits()])
     disk = os.statvfs(data_dir)
     return Machine(memory_bytes, disk.f_bavail * disk.f_frsize, len(os.sched_getaffinity(0)))
+
+
+def memory_limits(groups: Path = Path("/sys/fs/cgroup"), ours: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes that our control group and those above it may have, where there is a limit; of both versions of cgroups.
+
+    In a container the group is mounted as if it were the topmost, whatever its path is called.
+    """
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for line in ours.read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            top, name = (groups / "memory", "memory.limit_in_bytes") if controllers else (groups, "memory.max")
+            path = Path(group.lstrip("/"))
+            for above in (path, *path.parents):
+                with contextlib.suppress(OSError, ValueError):  # "max", or no such group here
+                    found.append(int((top / above / name).read_text()))
+    return found
 
 
 def postgresql_conf(machine: Machine, data_dir: Path, socket_dir: Path, *, wal_compression: str) -> str:

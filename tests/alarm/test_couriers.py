@@ -348,3 +348,13 @@ async def test_a_call_that_was_given_up_hides_nothing_else_of_its_asset(world: W
         await until(lambda: world.state("hook") == [DeliveryState.DEAD, DeliveryState.SENT, DeliveryState.SENT])
     told = [[one["alarm_id"] for one in request.json["data"]["alarms"]] for request in world.hook.requests]
     assert told == [["A"], ["B"], ["D"]]
+
+
+async def test_targets_are_known_before_anything_is_counted_of_them(world: World) -> None:
+    told: list[set[str]] = []
+    made = Dispatch(
+        world.path, world.outbox, "log", world.log, ReplayClock(NOW_US), known=lambda names: told.append(set(names))
+    )
+    world.write(FILE.replace("  hook:", "  crews:").replace("[hook, am]", "[crews, am]"))
+    await made.reload()
+    assert told == [{"hook", "am"}, {"crews", "am"}]

@@ -246,6 +246,7 @@ def healthcheck(port: int) -> int:
     """Exit status of the container's own health check, of the service on this port."""
     first, program, *arguments = OURS["healthcheck"]["test"]
     assert (first, program) == ("CMD", "python")
+    assert not [one for one in arguments if " " in one], "podman takes it apart"
     told = [one.replace(f":{OURS['environment']['METERWATCH_METRICS__PORT']}/", f":{port}/") for one in arguments]
     assert told != arguments
     done = subprocess.run([sys.executable, *told], capture_output=True, timeout=ENOUGH_S, check=False)

@@ -20,7 +20,7 @@ from meterwatch.config import Alarms
 
 FILES = Path(__file__).parents[2] / "docs" / "operations"
 OF_PROMETHEUS = {"up"}
-OF_PROCESSES = {"process_resident_memory_bytes"}
+OF_PROCESSES = {"process_resident_memory_bytes", "process_cpu_seconds_total"}
 
 
 def alerts() -> list[dict[str, Any]]:
@@ -42,6 +42,18 @@ def asked(expression: str) -> tuple[set[str], set[str]]:
     bare = re.sub(r"by \([^)]*\)|\{[^}]*\}|\[[^]]*\]|offset \w+", "", expression)
     functions = set(re.findall(r"(\w+)\s*\(", bare)) | {"and", "or", "sum"}
     return {word for word in re.findall(r"[a-z_]\w+", bare) if word not in functions}, labels - {"job"}
+
+
+def grown() -> list[tuple[str, frozenset[tuple[str, str]]]]:
+    """Counters whose growth an alert asks for, and their labels: Prometheus sees no growth from nothing to 1."""
+    found = [one for rule in alerts() for one in re.findall(r"(\w+_total)(?:\{([^}]*)\})?\[", rule["expr"])]
+    return [(name, frozenset(re.findall(r'(\w+)="([^"]*)"', labels))) for name, labels in found]
+
+
+def fed() -> list[str]:
+    """The series of the cases for promtool."""
+    cases = yaml.safe_load((FILES / "prometheus-rules-test.yaml").read_text("utf-8"))["tests"]
+    return [one["series"] for case in cases for one in case["input_series"]]
 
 
 def test_expressions_are_taken_apart() -> None:
@@ -68,13 +80,22 @@ async def test_alerts_and_dashboard_name_metrics_and_labels_that_exist(dsn: str,
     families = {family.name: family for family in text_string_to_metric_families(text)}
     names = {sample.name for family in families.values() for sample in family.samples}
     names |= {name + tail for name, family in families.items() for tail in SUFFIXES[family.type]}
+    samples = {
+        (sample.name, frozenset(sample.labels.items())) for family in families.values() for sample in family.samples
+    }
     labels = {label for family in families.values() for sample in family.samples for label in sample.labels}
-    labels |= {"comm_mode", "head_end", "kind", "type"}  # of families without a sample in an empty service
+    labels |= {"comm_mode", "head_end", "terminal_type"}  # of families without a sample in an empty service
     for expression in expressions():
         metrics, by = asked(expression)
         assert metrics, expression
         assert metrics - OF_PROMETHEUS - OF_PROCESSES <= names, expression
         assert by <= labels, expression
+    for name, with_labels in grown():
+        assert [name for other, at in samples if other == name and with_labels <= at], f"an alert sees no first {name}"
+    for series in fed():
+        metrics, by = asked(series)
+        assert metrics - OF_PROMETHEUS <= names, series
+        assert by <= labels, series
 
 
 SUFFIXES = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"], "unknown": [""]}

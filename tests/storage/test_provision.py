@@ -258,3 +258,33 @@ def test_sizes_follow_the_machine_within_their_limits() -> None:
     assert "max_wal_size = '512MB'" in small
     assert "shared_buffers = '4096MB'" in large
     assert "max_wal_size = '4096MB'" in large
+
+
+GIB = settings.GiB
+
+
+@pytest.mark.parametrize(
+    ("ours", "files", "limits"),
+    [
+        ("0::/\n", {"memory.max": f"{4 * GIB}\n"}, [4 * GIB]),  # a container, cgroups of version 2
+        ("0::/system.slice/meterwatch.service\n", {  # a unit with MemoryMax below a slice that has none
+            "system.slice/meterwatch.service/memory.max": f"{3 * GIB}\n", "system.slice/memory.max": "max\n",
+        }, [3 * GIB]),
+        ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": f"{2 * GIB}\n"}, [2 * GIB]),
+        ("5:cpu,cpuacct:/\n4:memory:/docker/0123\n1:name=systemd:/x\n", {  # a container, version 1
+            "memory/memory.limit_in_bytes": f"{4 * GIB}\n", "memory.max": f"{GIB}\n",
+        }, [4 * GIB]),
+        ("4:memory:/\n0::/\n", {}, []),
+        (None, {"memory.max": f"{GIB}\n"}, []),
+    ],
+)  # fmt: skip
+def test_a_limit_of_memory_is_found_wherever_the_control_group_has_it(
+    tmp_path: Path, ours: str | None, files: dict[str, str], limits: list[int]
+) -> None:
+    for name, text in files.items():
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    if ours is not None:
+        (tmp_path / "ours").write_text(ours)
+    assert settings.memory_limits(tmp_path / "groups", tmp_path / "ours") == limits
