@@ -190,7 +190,8 @@ async def _serving(
         pages.start(config.metrics.port, EVERYWHERE if config.metrics.insecure_listen else LOOPBACK)
         owed = await _recall(parts, clock)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=layout is Layout.COLUMNSTORE)
-        jobs = [gate.run(), *_jobs(config, clock, parts, upkeep), *([] if rotation is None else [rotation.run()])]
+        jobs = [server.run(), gate.run(), *_jobs(config, clock, parts, upkeep)]
+        jobs += [] if rotation is None else [rotation.run()]
         jobs += [] if disk is None else [disk.run()]
         own = conditions(parts, disk, rotation, gate, lambda: parts.in_force.suspended)
         jobs.append(OwnAlarms(desk, clock, own).run())

@@ -10,6 +10,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from meterwatch.acceptor import Acceptor
 from meterwatch.access.methods import METHODS, PACKAGE
 from meterwatch.config import Server
 from meterwatch.errors import ConfigError
@@ -61,12 +62,12 @@ class Health:
         await self._servicer.enter_graceful_shutdown()
 
 
-def make_server(config: Server, *interceptors: grpc.aio.ServerInterceptor) -> tuple[grpc.aio.Server, Health]:
+def make_server(
+    config: Server, *interceptors: grpc.aio.ServerInterceptor, methods: Iterable[str] = METHODS
+) -> tuple[Acceptor, Health]:
     """A server with health and reflection, to which services are added; calls pass the interceptors in order."""
-    server = grpc.aio.server(
-        options=[*OPTIONS, *_ages(config.tls), ("grpc.max_receive_message_length", config.message_bytes_max)],
-        interceptors=interceptors,
-    )
+    options = [*OPTIONS, *_ages(config.tls), ("grpc.max_receive_message_length", config.message_bytes_max)]
+    server = Acceptor(options, interceptors, methods)
     checks = Health(server)
     reflection.enable_server_reflection((*_names(), health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server, checks

@@ -1,6 +1,6 @@
 """HTTP/2 by hand: what no gRPC library sends. Frames go out as bytes, and how a stream ends is told in one word.
 
-Header fields are written as literals, which every decoder takes; of the answers only what is plain in their bytes is
+The frames themselves are those of meterwatch.devtools.http2_frames; of the answers only what is plain in their bytes is
 read: the kind of the frame that ends a stream, and the first grpc-status of a connection.
 """
 
@@ -12,10 +12,47 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, Self
 
-PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
-INITIAL_WINDOW_SIZE: Final = 4
-END_STREAM, ACK, END_HEADERS = 1, 1, 4
+from meterwatch.devtools.http2_frames import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+    headers,
+    message,
+    setting,
+    window,
+)
+
+__all__ = [
+    "ACK",
+    "CODES",
+    "DATA",
+    "END_HEADERS",
+    "END_STREAM",
+    "GOAWAY",
+    "HEADERS",
+    "INITIAL_WINDOW_SIZE",
+    "PING",
+    "PREFACE",
+    "RST_STREAM",
+    "SETTINGS",
+    "WINDOW_UPDATE",
+    "Http2",
+    "frame",
+    "headers",
+    "message",
+    "setting",
+    "window",
+]
 _HEAD: Final = 9
 STATUS: Final = re.compile(rb"grpc-status[\x01\x02](\d{1,2})")
 CODES: Final = (
@@ -23,39 +60,6 @@ CODES: Final = (
     "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
     "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
 )  # fmt: skip
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """One frame."""
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-
-
-def message(payload: bytes, *, flag: int = 0, says: int | None = None) -> bytes:
-    """A gRPC message; says: the length it claims."""
-    return bytes([flag]) + (len(payload) if says is None else says).to_bytes(4, "big") + payload
-
-
-def setting(identifier: int, value: int) -> bytes:
-    """One parameter of a SETTINGS frame."""
-    return identifier.to_bytes(2, "big") + value.to_bytes(4, "big")
-
-
-def window(more: int, stream: int) -> bytes:
-    """The frame that lets the other side send so many bytes more; stream 0: of the connection."""
-    return frame(WINDOW_UPDATE, 0, stream, more.to_bytes(4, "big"))
-
-
-def headers(path: str, change: Mapping[str, str] | None = None) -> bytes:
-    """The header block of a call; a changed field of no value is left out."""
-    fields = {
-        ":method": "POST", ":scheme": "http", ":path": path, ":authority": "test", "te": "trailers",
-        "content-type": "application/grpc", **(change or {}),
-    }  # fmt: skip
-    return b"".join(
-        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-        for name, value in fields.items()
-        if value
-    )
 
 
 class Http2:

@@ -82,7 +82,7 @@ async def _who(_request: bytes, context: Any) -> bytes:
 async def listening(tls: Tls | None = None) -> AsyncIterator[Listening]:
     """The server as the service makes it, with `Who` instead of the service's own methods."""
     config = Server(port=0, tls=tls or Tls())
-    server, health = make_server(config, Watch(Metrics()))
+    server, health = make_server(config, Watch(Metrics()), methods=[WHO.removeprefix("/")])
     server.add_generic_rpc_handlers((_Who(),))
     rotation = rotation_of(config.tls)
     address = bind(server, config, rotation)
