@@ -176,6 +176,8 @@ class Streams:
             return _Ending(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE", str(error) or self._limits.too_slow, 1.0)
         except _Superseded as error:
             return _Ending(grpc.StatusCode.ABORTED, "SUPERSEDED", str(error))
+        except grpc.aio.InternalError:  # a message did not go out: the sender has left, and nobody is to be told
+            raise asyncio.CancelledError from None
         except Exception as error:
             return _Ending(*status_of(error))
         return None

@@ -97,6 +97,8 @@ async def abort(context: Any, error: Exception) -> NoReturn:
     """End the call with the status that belongs to `error`. An abort already under way goes on as it is."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
+    if isinstance(error, grpc.aio.InternalError):  # as in abort_with: no message reaches a caller who has left
+        raise asyncio.CancelledError from None
     code, reason, message, retry_after_s = status_of(error)
     await abort_with(context, code, reason, message, retry_after_s)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
+import grpc.aio
 import pytest
+import structlog
 from google.rpc import error_details_pb2
 
 from meterwatch.errors import (
@@ -71,3 +75,9 @@ async def test_an_abort_under_way_goes_on_unchanged() -> None:
     with pytest.raises(grpc.aio.AbortError) as raised:
         await abort(None, error)
     assert raised.value is error
+
+
+async def test_a_caller_who_has_left_is_told_nothing_and_nothing_is_logged() -> None:
+    with structlog.testing.capture_logs() as said, pytest.raises(asyncio.CancelledError):
+        await abort(None, grpc.aio.InternalError("Failed execute_batch"))
+    assert said == []
