@@ -87,7 +87,7 @@ def _url_parts(url: str) -> str | None:
     """What is wrong with the parts of the URL. Never shows one: a part cut wrongly may be one of the password."""
     try:
         parts = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
+    except (psycopg.ProgrammingError, UnicodeDecodeError):  # a % of a password with two digits after it may be no text
         return f"database.url cannot be read; {_ENCODE}, and know only PostgreSQL's own parameters after '?'."
     ports = str(parts.get("port") or "5432").split(",")
     if not all(port.isdecimal() and 0 < int(port) < 65_536 for port in ports):

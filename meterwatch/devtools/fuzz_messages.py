@@ -198,7 +198,9 @@ def _take_registers(data: bytes) -> str:
 
 
 def _edit(rng: random.Random) -> bytes:
-    reads = [_read(rng) for _ in range(rng.randrange(1, 4))]
+    """Of several reads of one interval the last: two values for it are no sound edit."""
+    drawn = [_read(rng) for _ in range(rng.randrange(1, 4))]
+    reads = list({(read.meter, read.end_us): read for read in drawn}.values())
     return pb.EditReadsRequest(
         action_id="A-1",
         operator="eve",

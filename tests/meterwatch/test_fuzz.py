@@ -45,10 +45,19 @@ def test_a_fault_is_found_and_the_same_run_finds_it_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "seed", "number"), [("rule_tests", 7, 1079), ("csv", 1, 118), ("routes", 1, 711), ("config", 1, 302)]
+    ("name", "seed", "number"),
+    [
+        ("rule_tests", 7, 1079),
+        ("csv", 1, 118),
+        ("routes", 1, 711),
+        ("config", 1, 302),
+        ("edit", 20261128, 29350),
+        ("config", 20261128, 85888),
+    ],
 )
 def test_what_was_found_stays_mended(name: str, seed: int, number: int) -> None:
-    """A message that no terminal should be sent; CR in the header of a CSV; the same as the first, twice."""
+    """A message that no terminal should be sent; CR in the header of a CSV; the same as the first, twice; an edit
+    drawn as sound with two values for one interval; a percent of a password, not encoded, that made no text."""
     assert not fuzz.run(name, TARGETS[name], [number], seed).findings
 
 
