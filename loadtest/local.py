@@ -131,9 +131,17 @@ class LocalService:
             shutil.rmtree(self._directory, ignore_errors=True)
             self._lock.close()
 
+    def alive(self) -> bool:
+        """It has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def log(self) -> str:
+        """All that it said."""
+        return (self._directory / "service.log").read_text(errors="replace")
+
     def log_tail(self) -> str:
         """What it said last."""
-        return (self._directory / "service.log").read_text(errors="replace")[-2000:]
+        return self.log()[-2000:]
 
     def register(self, fleet: Fleet) -> float:
         """Import the fleet's registry in one call; return the seconds it took."""

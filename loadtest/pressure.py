@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +40,8 @@ COPIES_OF_A_MESSAGE: Final = 4
 """As bytes, parsed, as columns, as rows of a COPY."""
 SPARE_MB: Final = 150.0
 """Loads, alarms, statements and what the allocator keeps."""
+HELD: Final = ("descriptors", "threads", "connections", "temp_files")
+"""What a service may hold more of for a while, and not for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Look:
     threads: int
     connections: int
     """Sessions of its database; -1: not asked."""
+    temp_files: int = 0
+    """That queries of its database have open."""
 
 
 @dataclass(slots=True)
@@ -225,24 +229,30 @@ class Watch:
         while not self._stop.wait(self._every_s):
             step()
 
-    def _look(self) -> None:
+    def look(self) -> Look:
+        """The service now; OSError if it has ended."""
         process = Path(f"/proc/{self._pid}")
         try:
-            status = process.joinpath("status").read_text()
-            threads = int(status.partition("Threads:")[2].split(maxsplit=1)[0])
-            descriptors = sum(1 for _ in process.joinpath("fd").iterdir())
-            memory_mb = rss_mb(self._pid)
-        except (OSError, IndexError):  # it has ended: the run says so by itself
-            return
-        self.looks.append(Look(time.monotonic() - self._began_s, memory_mb, descriptors, threads, self._connections()))
+            threads = int(process.joinpath("status").read_text().partition("Threads:")[2].split(maxsplit=1)[0])
+        except IndexError:  # it ends just now
+            raise ProcessLookupError from None
+        descriptors = sum(1 for _ in process.joinpath("fd").iterdir())
+        at_s = time.monotonic() - self._began_s
+        return Look(at_s, rss_mb(self._pid), descriptors, threads, *self._of_database())
 
-    def _connections(self) -> int:
+    def _look(self) -> None:
+        with suppress(OSError):  # the run says by itself that it has ended
+            self.looks.append(self.look())
+
+    def _of_database(self) -> tuple[int, int]:
+        """Sessions and temporary files."""
         if self._database is None:
-            return -1
+            return -1, 0
         found = self._database.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            "SELECT count(*), (SELECT count(*) FROM pg_ls_tmpdir())"
+            " FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         ).fetchone()
-        return int(found[0])
+        return int(found[0]), int(found[1])
 
     def _ask(self) -> None:
         from grpc_health.v1 import health_pb2, health_pb2_grpc

@@ -21,7 +21,7 @@ import orjson
 
 from loadtest.bench_latency import p99
 from loadtest.churn import Churn
-from loadtest.pressure import Look, Pressed, Size, Watch, finish, owed, say_to_stderr, under_pressure, written
+from loadtest.pressure import HELD, Look, Pressed, Size, Watch, finish, owed, say_to_stderr, under_pressure, written
 from loadtest.soak_page import page, picture
 
 SHARE: Final = 0.5
@@ -45,7 +45,7 @@ ALARMS_PER_BATCH: Final = 2
 BYTES_PER_ALARM: Final = 5_000
 """in both together."""
 FLAT_SPARE: Final = 8
-"""Descriptors, threads, sessions more at the end than after the warm-up: clients come and go at any moment."""
+"""Of each of HELD more at the end than after the warm-up: clients come and go at any moment."""
 LOOK_EVERY_S: Final = 1.0
 
 FULL: Final = Size(meters=20_000, streams=2, batch_rows=5_000, probe_intervals=200, probe_s=15)
@@ -153,7 +153,7 @@ def growth(looks: Sequence[Look]) -> dict[str, float]:
         "rss_mb_per_hour": 3600 * slope_mb_s,
         "rss_mb_grown": slope_mb_s * float(at_s[-1] - at_s[0]),
     }
-    for name in ("descriptors", "threads", "connections"):
+    for name in HELD:
         out[f"{name}_grown"] = median(getattr(one, name) for one in last) - median(getattr(one, name) for one in first)
     return out
 
@@ -175,7 +175,7 @@ def problems_of(figures: dict[str, float], seconds: float) -> list[str]:
     ]
     found += [
         (f[f"{name}_grown"] > FLAT_SPARE, f"{f[f'{name}_grown']:.0f} {name} more at the end than after the warm-up")
-        for name in ("descriptors", "threads", "connections")
+        for name in HELD
         if f"{name}_grown" in f
     ]
     if seconds >= JUDGED_FROM_S and "rss_mb_grown" in f:

@@ -122,7 +122,7 @@ def test_a_soak_loses_nothing_and_its_page_shows_what_it_held(cluster):
     assert len(drawn.findall("{http://www.w3.org/2000/svg}svg")) == 3
 
 
-def looks(grown_mb: float, more_descriptors: int) -> list[pressure.Look]:
+def looks(grown_mb: float, more_descriptors: int, more_temp_files: int = 0) -> list[pressure.Look]:
     """Four hours: 100 MB more in the first ten minutes, then these."""
     return [
         pressure.Look(
@@ -131,6 +131,7 @@ def looks(grown_mb: float, more_descriptors: int) -> list[pressure.Look]:
             descriptors=50 + round(more_descriptors * at_s / 14_400),
             threads=10,
             connections=6,
+            temp_files=round(more_temp_files * at_s / 14_400),
         )
         for at_s in range(0, 14_401, 20)
     ]
@@ -159,6 +160,11 @@ SOAKED = {
 def test_warming_up_is_no_leak_and_growing_after_it_is_one(figures, grown_mb, more_descriptors, says):
     found = soak.problems_of(SOAKED | figures | soak.growth(looks(grown_mb, more_descriptors)), 14_400.0)
     assert [says in problem for problem in found] == ([] if says is None else [True])
+
+
+def test_temporary_files_that_are_left_are_one():
+    (problem,) = soak.problems_of(SOAKED | soak.growth(looks(0, 0, 40)), 14_400.0)
+    assert "temp_files more at the end" in problem
 
 
 def test_the_slope_of_memory_is_that_of_the_time_after_the_warm_up():
