@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test law fuzz faults bad-input check bench bench-peers storm-score torture overload soak sbom audit lock wheels clean
+.PHONY: help setup demo serve test law fuzz faults bad-input abuse fuzz-wire check bench bench-peers storm-score torture overload soak sbom audit lock wheels clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,12 @@ bad-input: setup ## send everything of the catalogue of bad input and write down
 	@rm -f tests/golden/bad_input.json
 	@METERWATCH_BAD_INPUT=write $(BIN)/python -m pytest tests/integration/test_bad_*.py tests/integration/test_drift_days.py tests/files/test_bad_files.py tests/access/test_bad_callers.py tests/access/test_room.py -q
 	@$(BIN)/python tests/bad_inputs.py
+
+abuse: setup ## all of that which reaches a running service, TIMES=100 times each in random order (SEED=1), several at once; JSON=file
+	@METERWATCH_ABUSE_TIMES=$(or $(TIMES),100) METERWATCH_ABUSE_SEED=$(or $(SEED),1) METERWATCH_ABUSE_JSON='$(abspath $(JSON))' $(BIN)/python -m pytest tests/integration/test_abuse.py -q -s -p no:cacheprovider -o timeout=0
+
+fuzz-wire: setup ## CONNECTIONS=10000 that speak broken HTTP/2, over plain text and TLS, beside somebody who does it right; SEED=1, JSON=file
+	@$(BIN)/python -m loadtest.wire_fuzz --connections $(or $(CONNECTIONS),10000) --seed $(or $(SEED),1) $(if $(JSON),--json '$(JSON)')
 
 check: ## lint, format, types, layout, freshness of generated code and pages
 	@tools/setup.sh python

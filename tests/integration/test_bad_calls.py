@@ -13,6 +13,7 @@ from bad_inputs import told
 from served import (
     FOREIGN,
     HEAD_END,
+    METERS,
     OTHER_HEAD_END,
     Ended,
     Raw,
@@ -45,13 +46,13 @@ def refused(served: Served, method: str, data: bytes) -> Ended:
 
 def one_read(**change: Any) -> pb.SendReadsRequest:
     fields: dict[str, Any] = {"head_end": HEAD_END, "epoch": fresh_epoch(), "seq": 1, "interval_s": 900, **change}
-    fields.setdefault("read", [pb.Read(meter="M-1", end_us=fresh_end_us(), import_wh=5)])
+    fields.setdefault("read", [pb.Read(meter=METERS[0], end_us=fresh_end_us(), import_wh=5)])
     return pb.SendReadsRequest(**fields)
 
 
 def one_event(**change: Any) -> pb.SendEventsRequest:
     fields: dict[str, Any] = {
-        "head_end": HEAD_END, "epoch": fresh_epoch(), "seq": 1, "meter": ["M-1"], "meter_index": [0],
+        "head_end": HEAD_END, "epoch": fresh_epoch(), "seq": 1, "meter": [METERS[0]], "meter_index": [0],
         "at_us": [fresh_end_us() + 1], "code": [5], **change,
     }  # fmt: skip
     return pb.SendEventsRequest(**fields)

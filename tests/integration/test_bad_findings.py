@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from bad_inputs import told
-from served import STEP_S, Served, goes_on, reads, serving
+from served import METERS, STEP_S, Served, goes_on, reads, serving
 from test_judged_days import HOUR_US, Plant, plant, quarter_hours, us
 from test_register_days import show
 
@@ -93,7 +93,8 @@ def test_energy_of_another_unit_is_found_by_voltage_and_current(served: Served, 
     with served.stream() as raw:
         assert raw.ask(batch).ack.accepted == 1
         goes_on(raw, 2)
-    [(quality,)] = served.sql("SELECT quality FROM reads WHERE end_at = to_timestamp(%s / 1e6)", batch.stamp_us[0])
+    of_it = "SELECT quality FROM meter_reads WHERE end_at = to_timestamp(%s / 1e6) AND meter = %s"
+    [(quality,)] = served.sql(of_it, batch.stamp_us[0], METERS[0])
     found = Quality(quality) & (Quality.UNIT_MISMATCH | Quality.POWER_MISMATCH)
     assert bool(found & Quality.UNIT_MISMATCH) == (wh == 1)
     told(37, words, "FLAG", " and ".join(bit.name or "" for bit in found))

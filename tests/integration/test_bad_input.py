@@ -22,6 +22,7 @@ from served import (
     serving,
 )
 
+from meterwatch.quality import METHOD_MASK
 from meterwatch.v1 import ingest_pb2 as pb
 
 NAN, INF = float("nan"), float("inf")
@@ -266,8 +267,8 @@ def test_a_bad_meter_number_is_refused_escaped_and_its_dictionary_whole(served: 
 
 def test_a_meter_announced_twice_is_refused(served: Served) -> None:
     with served.stream() as raw:
-        nack = raw.ask(pb.IngestRequest(dictionary=pb.Dictionary(meter=["M-9", "M-1"]))).nack
-        assert (nack.reason, "M-1" in nack.message) == ("DICTIONARY_CHANGED", True)
+        nack = raw.ask(pb.IngestRequest(dictionary=pb.Dictionary(meter=["M-9", METERS[0]]))).nack
+        assert (nack.reason, METERS[0] in nack.message) == ("DICTIONARY_CHANGED", True)
         told(34, "meter M-1 announced twice", "NACK", f"{nack.reason}: {nack.message}")
         goes_on(raw)
 
@@ -319,6 +320,6 @@ def test_a_seq_reused_with_other_content_stores_nothing(served: Served) -> None:
         assert (nack.reason, nack.seq) == ("SEQ_REUSED", 1)
         told(40, "the same seq with another value", "NACK", f"{nack.reason}: {nack.message}")
         assert str(epoch) in nack.message
-        stored = "SELECT count(*) FROM reads WHERE end_at = to_timestamp(%s / 1e6)"
-        assert served.sql(stored, other.stamp_us[0]) == [(0,)]
+        stored = "SELECT 1 FROM meter_reads WHERE end_at = to_timestamp(%s / 1e6) AND meter = %s AND quality & %s = 0"
+        assert served.sql(stored, other.stamp_us[0], METERS[0], METHOD_MASK) == []
         goes_on(raw, 2)

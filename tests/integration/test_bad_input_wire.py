@@ -164,8 +164,8 @@ def test_minus_zero_is_stored_as_zero(served: Served) -> None:
     batch = reads(1, 1, voltage_a_v=[-0.0])
     with served.stream() as raw:
         assert raw.ask(batch).ack.accepted == 1
-    stored = "SELECT voltage_a_v::text FROM reads WHERE end_at = to_timestamp(%s / 1e6)"
-    assert served.sql(stored, batch.stamp_us[0]) == [("0",)]
+    stored = "SELECT voltage_a_v::text FROM meter_reads WHERE end_at = to_timestamp(%s / 1e6) AND meter = %s"
+    assert served.sql(stored, batch.stamp_us[0], METERS[0]) == [("0",)]
 
 
 def test_more_empty_meter_numbers_than_a_dictionary_may_have(served: Served) -> None:
