@@ -56,7 +56,6 @@ SHARES: Final = {
     test_bad_input_wire.test_a_bomb_of_gzip_is_not_unpacked: 0.05,
     test_bad_http2.test_a_thousand_batches_of_one_row_are_stored_together: 0.02,
     test_bad_calls.test_a_message_of_a_thousand_random_ones_never_ends_in_our_fault: 0.02,
-    test_bad_http2.SILENCE: 0.02,  # ends with a ping that is not answered, after 15 s
 }
 """What is sent less often than the rest: a test, or one of its parameters, and the share."""
 ENDS_AT_ONCE: Final = 12_000
@@ -104,8 +103,6 @@ def _inputs_of(test: Callable[..., None]) -> Iterator[Input]:
 
 
 def _share_of(argument: Any) -> float:
-    if isinstance(argument, set):  # the ways in which a stream may end
-        return min(_share_of(one) for one in argument)
     return SHARES.get(argument, 1.0) if isinstance(argument, str) or callable(argument) else 1.0
 
 
