@@ -210,7 +210,7 @@ def live(world: WorldApart, steps: list[Any]) -> None:
                 world.judge()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     first=st.dictionaries(KEYS, VALUES, min_size=1, max_size=25),
     steps=st.lists(st.one_of(STEP, STEP, STEP, BROKEN, MENDED), max_size=16),
