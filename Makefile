@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test law fuzz faults bad-input abuse fuzz-wire check bench bench-peers storm-score torture overload soak sbom audit lock wheels clean
+.PHONY: help setup demo serve test law fuzz faults bad-input abuse fuzz-wire check bench bench-peers storm-score simulate torture overload soak sbom audit lock wheels clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench-peers: setup ## the service beside VictoriaMetrics, InfluxDB and plain INS
 
 storm-score: setup ## rules and alarm book against SEEDS=10 storms whose truth is known, JOBS=1 at once; JSON=file also writes all figures there
 	@$(BIN)/python -m meterwatch.devtools.storm_score --seeds $(or $(SEEDS),10) --jobs $(or $(JOBS),1) $(if $(JSON),--json '$(JSON)')
+
+simulate: setup ## rules, alarm book and hub through SEEDS=2000 simulated days from SEED=1 on, in any delivery; JSON=file, JOBS=processes
+	@$(BIN)/python -m meterwatch.devtools.simulate --seeds $(or $(SEEDS),2000) --seed $(or $(SEED),1) $(if $(JOBS),--jobs $(JOBS)) $(if $(JSON),--json '$(JSON)')
 
 torture: setup ## kill service and database CYCLES=100 times under load; JSON=file, SEED=n, DIR=directory to go on with, CONTROL=name
 	@$(BIN)/python -m meterwatch.devtools.torture.run --cycles $(or $(CYCLES),100) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json '$(JSON)') $(if $(DIR),--dir '$(DIR)') $(if $(CONTROL),--control $(CONTROL))
