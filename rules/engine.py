@@ -204,7 +204,7 @@ class Engine:
 
     def activate(self, slots: NDArray[np.int32], from_us: int, now_us: int) -> None:
         """Judge the groups of these meters from from_us on, where that is within reach (after a restart)."""
-        for group in groups_of(self._topology, slots):
+        for group in sorted(groups_of(self._topology, slots)):
             members = self._members(group)
             if from_us >= now_us - (reach_s(len(members.slot)) + MARGIN_S) * US:
                 self._activate(group, members, from_us)
@@ -214,7 +214,7 @@ class Engine:
 
         now_us: only if from_us is within reach of it.
         """
-        for group in groups_of(self._topology, self._tree.members(kind, asset_id).slot):
+        for group in sorted(groups_of(self._topology, self._tree.members(kind, asset_id).slot)):
             members = self._members(group)
             if now_us is None or from_us >= now_us - (reach_s(len(members.slot)) + MARGIN_S) * US:
                 self._activate(group, members, from_us)
@@ -315,7 +315,7 @@ class Engine:
     def _votes(self, votes: Evidence, now_us: int) -> None:
         off = begins(votes.vote)
         if off.any():
-            for group in groups_of(self._topology, votes.slot[off]):
+            for group in sorted(groups_of(self._topology, votes.slot[off])):
                 members = self._members(group)
                 mine_us = votes.at_us[off & np.isin(votes.slot, members.slot)]
                 mine_us = mine_us[mine_us >= now_us - reach_s(len(members.slot)) * US]

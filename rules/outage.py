@@ -166,7 +166,7 @@ def judge(
     below = [outage for outage in below if outage.sustained(profile)]
     above = [outage for outage in above if outage.sustained(profile)]
 
-    told: dict[tuple[str, int], list[Episode]] = {asset: [] for asset in previously}
+    told: dict[tuple[str, int], list[Episode]] = {asset: [] for asset in sorted(previously)}
     told |= {("meter", slot): [] for slot in np.unique(runs.slot).tolist()}
     told |= {("transformer", transformer): [] for transformer in ids.tolist()}
     if members.kind != "meter":

@@ -291,9 +291,10 @@ class Silence:
         )
 
     def _close(self, kind: str, asset_id: int, now_us: int) -> None:
+        """Not before it was raised: the clock may have been set back since, and nothing ends before it began."""
         opened = self._open.get((kind, asset_id))
         if opened is not None:
-            self._tell(kind, asset_id, opened, now_us)
+            self._tell(kind, asset_id, opened, max(now_us, opened.raised_us))
             del self._open[kind, asset_id]
 
 

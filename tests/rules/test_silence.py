@@ -214,3 +214,24 @@ def test_looking_seldom_finds_the_same_silences() -> None:
     assert ended[0]
     assert found[0] == found[1]
     assert ended[0] == ended[1]
+
+
+def test_an_alarm_that_ends_on_a_clock_set_back_ends_no_earlier_than_it_was_raised() -> None:
+    """Told while the clock was an hour ahead: with an end before its onset it was another alarm to the book, and the
+    first one stood for ever."""
+    for kind, ends in (("head_end", lambda one: one.head_end_connected(0, at(600))), ("concentrator", heard_again)):
+        silence = listening()
+        if kind == "head_end":
+            silence.head_end_gone(0, at(3600))
+            [told] = silence.judge(at(5400), NOBODY)
+        else:
+            hear(silence, EVERYBODY[10:], 7200)
+            [told] = silence.judge(at(7200), NOBODY)
+        ends(silence)
+        [over] = [one for one in silence.judge(at(601), NOBODY) if one.asset_kind == kind]
+        [episode], [before] = over.episodes, told.episodes
+        assert (episode.onset_us, episode.cleared_us) == (before.onset_us, before.raised_us), kind
+
+
+def heard_again(silence: Silence) -> None:
+    hear(silence, EVERYBODY, 600)

@@ -19,6 +19,7 @@ from meterwatch.devtools.simulation.told_day import HOUR_US, INTERVAL_US, MINUTE
 
 BURST_US: Final = 30 * US
 """Events sent so close together come together."""
+HALF_HOUR_US: Final = 30 * MINUTE_US
 LATE_MAX_US: Final = 6 * HOUR_US
 SETTLED_US: Final = 14 * HOUR_US
 """So long after the last interval everything is over: what was late is here, shelves have ended, the clock is right."""
@@ -62,12 +63,12 @@ def settled_us(day: Day) -> int:
 
 
 def plain(day: Day) -> list[Act]:
-    """As it is sent."""
+    """As it is sent, the reads of half an hour together: the price of a turn is by turn, not by read."""
     acts = [*_events(day, day.event_sent_us, BURST_US), *_silences(day)]
-    sent = np.unique(day.read_sent_us)
-    for at_us in sent.tolist():
-        rows = np.flatnonzero(day.read_sent_us == at_us)
-        acts.append(Act(at_us, What.READS, batches=tuple(_cells_once(day, rows))))
+    slice_of = day.read_sent_us // HALF_HOUR_US
+    for number in np.unique(slice_of).tolist():
+        rows = np.flatnonzero(slice_of == number)
+        acts.append(Act(int(day.read_sent_us[rows].max()), What.READS, batches=tuple(_cells_once(day, rows))))
     return sorted(acts, key=lambda act: (act.at_us, act.what))
 
 
@@ -79,7 +80,7 @@ def drawn(day: Day, grid: Grid, seed: int, without: frozenset[str] = frozenset()
     order = rng["reorder"]
     lateness = order.choice([0, 5 * MINUTE_US, HOUR_US, LATE_MAX_US], p=[0.2, 0.25, 0.3, 0.25])
     reads_late, events_late = order.random(len(reads_us)), order.random(len(events_us))
-    step_us = int(order.choice([INTERVAL_US, 2 * INTERVAL_US, HOUR_US]))
+    step_us = int(order.choice([HALF_HOUR_US, HOUR_US, 2 * HOUR_US]))
     of_meters = order.random(grid.topology.slots) < 0.2
     if "reorder" not in without:
         if order.random() < 0.5:
@@ -91,7 +92,7 @@ def drawn(day: Day, grid: Grid, seed: int, without: frozenset[str] = frozenset()
             events_us = np.where(of_meters[day.event_slot], np.maximum(events_us, until_us), events_us)
         second = day.rank > day.rank.min(initial=0)
         reads_us = np.where(second, np.maximum(reads_us, day.read_sent_us), reads_us)
-    acts += _events(day, events_us, BURST_US if step_us == INTERVAL_US else step_us // 2)
+    acts += _events(day, events_us, BURST_US if step_us == HALF_HOUR_US else step_us // 4)
     split = rng["split"] if "split" not in without else None
     slice_of = reads_us // step_us
     for number in np.unique(slice_of).tolist():

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -32,6 +33,8 @@ from meterwatch.user_rules import RuleSet
 FORGOTTEN_US: Final = 80 * HOUR_US
 """After so long the book holds what is not finished, and nothing else."""
 CRASHES_MAX: Final = 20
+SENT: Final = (What.READS, What.EVENTS)
+"""Acts of senders, who send again what is not acknowledged."""
 
 
 @dataclass(slots=True)
@@ -88,21 +91,22 @@ class _Delivery:
     def play(self, acts: Sequence[Act], *, heard: bool) -> _Ended:
         """All acts, then the end. heard: there are subscribers."""
         for act in acts:
-            with self._surviving():
-                self.service.until(act.at_us)
-            with self._surviving():
-                self._does(act)
+            self._survives(partial(self.service.until, act.at_us))
+            if not self._survives(partial(self._does, act)) and act.what in SENT:
+                self._survives(partial(self._does, act))  # it was not acknowledged, so it comes again
             if heard:
                 for one in self.subscribers:
                     one.looks(self.service.desk, self.memory, self.rng)
         return self._ended(heard=heard)
 
-    @contextmanager
-    def _surviving(self) -> Iterator[None]:
+    def _survives(self, work: Callable[[], None]) -> bool:
+        """False: the service died of it, and has started again."""
         try:
-            yield
+            work()
         except Killed:
             self._again()
+            return False
+        return True
 
     def _again(self) -> None:
         """The service starts again, until it does."""
@@ -156,8 +160,8 @@ class _Delivery:
         ended.wrong += laws.of_log(memory.log)
         ended.wrong += laws.of_alarms(ended.alarms)
         ended.wrong += laws.of_truth(self.grid, self.day, ended.alarms)
-        shelved = self.operators.shelved if not self.stepped else []
-        ended.wrong += laws.of_calls(self.grid, self.day, memory.log, shelved)
+        if not self.stepped:  # else the log does not say when a thing was
+            ended.wrong += laws.of_calls(self.grid, self.day, memory.log, self.operators.shelved)
         ended.wrong += [f"still shelved: {a.alarm_id}" for a in ended.alarms if a.shelved_until_us is not None]
         ended.wrong += self.operators.wrong
         if heard:

@@ -28,6 +28,8 @@ FAULTS_APART_US: Final = 25 * MINUTE_US
 TAIL: Final = 288
 """Intervals from the begin of the day to its tail, three days later: what is told late then has left the ring."""
 TAIL_INTERVALS: Final = 2
+WORK_AFTER_US: Final = 30 * MINUTE_US
+"""Planned work begins so much before supply is lost, and ends so much after it is back."""
 READ_DELAY_US: Final = MINUTE_US
 EVENT_DELAY_US: Final = 5 * US
 CORRECTED_AFTER_US: Final = 2 * HOUR_US
@@ -114,9 +116,9 @@ class _Draw:
 
     def __init__(self, grid: Grid, rng: np.random.Generator) -> None:
         self.grid, self.rng = grid, rng
-        self.intervals = int(rng.choice([24, 32, 40, 96], p=[0.4, 0.35, 0.2, 0.05]))
+        self.intervals = int(rng.choice([20, 24, 32, 96], p=[0.5, 0.35, 0.13, 0.02]))
         self.end_us = START_US + self.intervals * INTERVAL_US
-        self.tail = bool(rng.random() < 0.12)
+        self.tail = bool(rng.random() < 0.05)
         self.gasps_lost = float(rng.choice([0.0, 0.2, 0.4], p=[0.6, 0.2, 0.2]))
         self.reads_lost = float(rng.choice([0.0, 0.01], p=[0.8, 0.2]))
         meters = grid.topology.slots
@@ -136,7 +138,7 @@ class _Draw:
     def day(self) -> Day:
         drawn = self.rng.random(8).tolist()
         wanted = [self.supply_lost] * int(self.rng.integers(0, 3))
-        wanted += [self.overload] * (drawn[0] < 0.45) + [self.flapping] * (drawn[1] < 0.2)
+        wanted += [self.overload] * (drawn[0] < 0.8 * self.grid.rated) + [self.flapping] * (drawn[1] < 0.2)
         wanted += [self.momentary] * (drawn[2] < 0.2) + [self.planned] * (drawn[3] < 0.2)
         wanted += [self.phase_lost] * (drawn[4] < 0.12) + [self.silent] * (drawn[5] < 0.25)
         for happens in wanted or [self.supply_lost]:
@@ -184,7 +186,7 @@ class _Draw:
         if not planned and not self.tail and self.rng.random() < 0.1:
             to_us = FAR_US
         if planned:
-            work = PlannedWork(f"W{len(self.works)}", kind, asset_id, from_us - HOUR_US // 2, to_us + HOUR_US // 2)
+            work = PlannedWork(f"W{len(self.works)}", kind, asset_id, from_us - WORK_AFTER_US, to_us + WORK_AFTER_US)
             self.works.append(work)
         slots = self.grid.members(kind, asset_id)
         told = self.cut(slots, from_us, to_us)
