@@ -29,7 +29,10 @@ from rules.overload import Overload
 from rules.silence import Silence
 
 SEEDS = 200
-FOUND: dict[int, str] = {}
+FOUND: dict[int, str] = {
+    22: "a COMM_LOSS alarm told by a clock that was ahead ended before it began, and stood for ever beside another",
+    326: "a user rule on transformers was not told of loads that were stored before a kill and not judged",
+}
 """Seed -> what it found."""
 PLANTED_SEEDS_MAX = 60
 

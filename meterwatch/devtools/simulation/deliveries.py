@@ -23,6 +23,9 @@ HALF_HOUR_US: Final = 30 * MINUTE_US
 LATE_MAX_US: Final = 6 * HOUR_US
 SETTLED_US: Final = 14 * HOUR_US
 """So long after the last interval everything is over: what was late is here, shelves have ended, the clock is right."""
+AHEAD_S_MAX: Final = 3 * 3600
+BEHIND_S_MAX: Final = 110
+"""Further behind, and what is sent would be refused as from the future (V04: 120 s) and be none of the rules'."""
 NO_ROWS: Final = np.zeros(0, np.intp)
 ASPECTS: Final = ("reorder", "split", "duplicate", "restart", "clock", "failure", "operator", "subscriber")
 """What may be left out of a way."""
@@ -117,7 +120,8 @@ def drawn(day: Day, grid: Grid, seed: int, without: frozenset[str] = frozenset()
     acts += [Act(at_us, What.KILL, int(rng["restart"].integers(0, 4))) for at_us in some("restart", 3, 0.6)]
     acts += [Act(at_us, What.FAIL, int(rng["failure"].integers(0, 2))) for at_us in some("failure", 3, 0.4)]
     for at_us in some("clock", 2, 0.4):
-        wrong_us = int(rng["clock"].integers(40, 3 * 3600)) * US * int(rng["clock"].choice([-1, 1]))
+        ahead_s, behind_s = rng["clock"].integers((40, 40), (AHEAD_S_MAX, BEHIND_S_MAX)).tolist()
+        wrong_us = (ahead_s if rng["clock"].random() < 0.6 else -behind_s) * US
         acts.append(Act(at_us, What.CLOCK, wrong_us))
         acts.append(Act(at_us + int(rng["clock"].integers(60, 7200)) * US, What.CLOCK, 0))
     acts += [Act(at_us, What.OPERATOR, i) for i, at_us in enumerate(some("operator", 6, 0.6))]
