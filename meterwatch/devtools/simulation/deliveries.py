@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 
 from meterwatch.clock import US
-from meterwatch.devtools.simulation.small_grid import START_US, Grid
-from meterwatch.devtools.simulation.told_day import HOUR_US, INTERVAL_US, MINUTE_US, Day, Rows
+from meterwatch.devtools.simulation.small_grid import INTERVAL_US, START_US, Grid
+from meterwatch.devtools.simulation.told_day import HOUR_US, MINUTE_US, Day, Rows
 
 BURST_US: Final = 30 * US
 """Events sent so close together come together."""

@@ -226,7 +226,7 @@ class Memory:
     def _store_loads(self, change: LoadChange) -> None:
         for cells, added in ((change.counted, False), (change.added, True)):
             at = cells.window - FIRST_WINDOW, cells.transformer
-            assert not len(cells) or 0 <= int(at[0].min()), "a load of before the day"
+            assert not len(cells) or int(at[0].min()) >= 0, "a load of before the day"
             columns = [cells.wh, cells.varh, cells.covered]
             phases = np.zeros((len(cells), 3), np.int64) if cells.phase_wh is None else cells.phase_wh
             values = np.concatenate([np.stack(columns, axis=1), phases], axis=1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -93,7 +94,7 @@ def of_alarms(alarms: Iterable[Alarm]) -> Iterator[str]:
             yield f"{_named(alarm)} is folded into what was taken back: {_named(parent)}"
     for mine in by_asset.values():
         mine.sort(key=lambda one: one.onset_us)
-        for before, after in zip(mine, mine[1:], strict=False):
+        for before, after in pairwise(mine):
             if (before.cleared_us or FAR_US) > after.onset_us:
                 yield f"two alarms for one episode: {_named(before)}; {_named(after)}"
 
@@ -148,7 +149,9 @@ def of_silence(day: Day, alarms: Iterable[Alarm]) -> Iterator[str]:
                 yield f"nobody was silent: {_named(alarm)}"
 
 
-def of_calls(grid: Grid, day: Day, log: Sequence[Transition], shelved: Sequence[tuple[AssetShelf, int]]) -> Iterator[str]:
+def of_calls(
+    grid: Grid, day: Day, log: Sequence[Transition], shelved: Sequence[tuple[AssetShelf, int]]
+) -> Iterator[str]:
     """Planned work calls nobody as long as it lasts; what begins to stand under a shelf is born shelved."""
     for fault in day.faults:
         until_us = fault.to_us + WORK_AFTER_US + PLANNED_LATE_US

@@ -7,7 +7,7 @@ other. Refuses to know how anything is delivered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -137,7 +137,7 @@ class _Draw:
 
     def day(self) -> Day:
         drawn = self.rng.random(8).tolist()
-        wanted = [self.supply_lost] * int(self.rng.integers(0, 3))
+        wanted: list[Callable[[], None]] = [self.supply_lost] * int(self.rng.integers(0, 3))
         wanted += [self.overload] * (drawn[0] < 0.8 * self.grid.rated) + [self.flapping] * (drawn[1] < 0.2)
         wanted += [self.momentary] * (drawn[2] < 0.2) + [self.planned] * (drawn[3] < 0.2)
         wanted += [self.phase_lost] * (drawn[4] < 0.12) + [self.silent] * (drawn[5] < 0.25)
