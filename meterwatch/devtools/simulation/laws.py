@@ -17,7 +17,8 @@ import numpy as np
 
 from meterwatch.alarms import Alarm, AlarmState, AssetShelf, Transition, TransitionKind
 from meterwatch.clock import US
-from meterwatch.devtools.simulation.small_grid import FAR_US, Grid
+from meterwatch.devtools.simulation.kept_in_memory import Memory
+from meterwatch.devtools.simulation.small_grid import FAR_US, INTERVAL_US, START_US, Grid
 from meterwatch.devtools.simulation.told_day import MINUTE_US, WORK_AFTER_US, Day, Fault
 from rules.profile import OutageProfile
 
@@ -133,6 +134,18 @@ def _reaches(grid: Grid, fault: Fault, alarm: Alarm) -> bool:
     return bool(np.isin(below, grid.members(fault.kind, fault.asset_id)).all()) and not (
         alarm.asset_kind == "feeder" and fault.kind != "feeder"
     )
+
+
+def of_loads(grid: Grid, memory: Memory) -> Iterator[str]:
+    """The stored loads are the sums of the stored reads, each of which fills one window."""
+    day, rows = memory.day, memory.current(None, 0, FAR_US)
+    wh = np.zeros(memory.load_is.shape, np.int64)
+    np.add.at(wh, (day.interval[rows], grid.topology.transformer_of[day.slot[rows]]), day.wh[rows])
+    for interval, transformer in np.argwhere(memory.loads[:, :, 0] != wh).tolist():
+        stored = int(memory.loads[interval, transformer, 0])
+        since = _time(START_US + interval * INTERVAL_US)
+        summed = int(wh[interval, transformer])
+        yield f"load of transformer {transformer} since {since}: {stored} Wh are stored, its reads add up to {summed}"
 
 
 def of_silence(day: Day, alarms: Iterable[Alarm]) -> Iterator[str]:

@@ -159,6 +159,7 @@ class _Delivery:
         ended = _Ended(list(memory.alarms.values()), memory)
         ended.wrong += laws.of_log(memory.log)
         ended.wrong += laws.of_alarms(ended.alarms)
+        ended.wrong += laws.of_loads(self.grid, memory)
         ended.wrong += laws.of_truth(self.grid, self.day, ended.alarms)
         if not self.stepped:  # else the log does not say when a thing was
             ended.wrong += laws.of_calls(self.grid, self.day, memory.log, self.operators.shelved)
