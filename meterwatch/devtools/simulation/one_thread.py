@@ -16,7 +16,7 @@ from unittest.mock import patch
 import numpy as np
 
 from alarm.desk import AlarmDesk
-from meterwatch import contract_reads, pipeline, wired_rules, wired_user_rules
+from meterwatch import contract_reads, pipeline, user_rules_at_work, wired_rules
 from meterwatch.batch import Events, Stored
 from meterwatch.devtools.simulation.kept_in_memory import (
     Memory,
@@ -105,9 +105,9 @@ def without_database() -> Iterator[None]:
     with (
         patch.object(wired_rules, "load_view", memory_load_view),
         patch.object(wired_rules, "PastLoads", MemoryLoads),
-        patch.object(wired_user_rules, "PastLoads", MemoryLoads),
+        patch.object(user_rules_at_work, "PastLoads", MemoryLoads),
         patch.object(contract_reads, "EvidenceStore", MemoryEvidence),
-        patch.object(wired_user_rules, "time", SimpleNamespace(thread_time_ns=lambda: 0)),
+        patch.object(user_rules_at_work, "time", SimpleNamespace(thread_time_ns=lambda: 0)),
         patch.object(pipeline, "time", SimpleNamespace(monotonic=lambda: 0.0)),
         patch.object(pipeline, "RETRY_S", 0),
         patch.object(pipeline, "_log", SimpleNamespace(warning=lambda *_, **__: None)),
