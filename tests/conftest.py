@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
-from databases import Databases, databases, described, prepared
+from databases import Databases, databases, described
 from hypothesis import settings
 
 from storage.layout import Layout
@@ -36,11 +36,13 @@ def layout(request: pytest.FixtureRequest) -> Any:
 def dsn(cluster: Databases, layout: Layout) -> Iterator[str]:
     """URL of a fresh migrated database of this module's own."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    cluster.create_database(name)
-    url = cluster.dsn_of(name)
-    prepared(url, layout)
-    yield url
+    yield cluster.migrated(name, layout)
     cluster.drop_database(name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of services and runs first: of two processes that share the files neither then waits long for the other."""
+    items.sort(key=lambda item: not {"integration", "loadtest"}.intersection(item.path.parts))
 
 
 def pytest_report_header() -> str:

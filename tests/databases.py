@@ -7,11 +7,14 @@ kill the database itself keep to the embedded one.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -28,14 +31,66 @@ from storage.reads_table import ReadsTable
 from storage.rowstore import Rowstore
 
 VARIABLE: Final = "METERWATCH_TEST_DATABASE_URL"
+PREFIX: Final = "meterwatch-test-"
+IN_MEMORY, ON_DISK = Path("/dev/shm"), Path("/tmp")
+IN_MEMORY_BYTES_MIN: Final = 8 * 2**30
+"""Two clusters with an eighth of it for WAL each, and what the largest tests store."""
+LEFT_S: Final = 3600
+"""So old a cluster that nobody uses was left by tests that were killed."""
 
 
-class Databases(Protocol):
-    """A server that databases can be made on."""
+class Server(Protocol):
+    """Where databases can be made."""
 
     def create_database(self, name: str) -> None: ...
     def dsn_of(self, database: str) -> str: ...
     def drop_database(self, name: str) -> None: ...
+
+
+class Databases:
+    """The databases of this run of the tests. Migrating takes a second, copying what is migrated a tenth of that."""
+
+    def __init__(self, server: Server, maintenance: str) -> None:
+        """maintenance: URL of the database from which others are copied."""
+        self._server = server
+        self._maintenance = maintenance
+        self._templates: dict[Layout, str] = {}
+
+    def create_database(self, name: str) -> None:
+        """Make an empty database with the extension."""
+        self._server.create_database(name)
+
+    def dsn_of(self, database: str) -> str:
+        return self._server.dsn_of(database)
+
+    def drop_database(self, name: str) -> None:
+        self._server.drop_database(name)
+
+    def migrated(self, name: str, layout: Layout = Layout.ROWSTORE) -> str:
+        """Make a migrated database; its URL. As if migrated itself: its log has an identity of its own."""
+        if layout not in self._templates:
+            self._templates[layout] = self._template(layout)
+        with psycopg.connect(self._maintenance, autocommit=True) as connection:
+            copy = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+            connection.execute(copy.format(sql.Identifier(name), sql.Identifier(self._templates[layout])))
+        with psycopg.connect(self.dsn_of(name), autocommit=True) as connection:
+            connection.execute("UPDATE service_identity SET log_id = gen_random_uuid(), created_at = now()")
+        return self.dsn_of(name)
+
+    def _template(self, layout: Layout) -> str:
+        """Make the database that others of this layout are copies of. Nobody can connect to it: a copy needs that."""
+        name = f"template_{uuid.uuid4().hex[:12]}"
+        self.create_database(name)
+        prepared(self.dsn_of(name), layout)
+        with psycopg.connect(self._maintenance, autocommit=True) as connection:
+            connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        return name
+
+    def close(self) -> None:
+        """Drop what copies were made of."""
+        for name in self._templates.values():
+            self.drop_database(name)
 
 
 class NamedServer:
@@ -65,12 +120,39 @@ def databases() -> Iterator[Databases]:
     if url := os.environ.get(VARIABLE):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(columnstore, "DIRECT_ROWS_MIN", 1)  # the tests' batches are small and are to be compressed
-            yield NamedServer(url)
+            made = Databases(NamedServer(url), url)
+            yield made
+            made.close()
         return
-    path = Path(tempfile.mkdtemp(prefix="meterwatch-test-", dir="/tmp"))  # as root PostgreSQL runs as another user
-    with EmbeddedCluster(path, find_or_provision(print)) as running:
-        yield running
-    shutil.rmtree(path, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_place()))
+    try:
+        with EmbeddedCluster(path, find_or_provision(print)) as running:
+            yield Databases(running, running.dsn_of("postgres"))
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _place() -> Path:
+    """In memory where there is room, so that nobody waits for a disk: what kill -9 leaves is the same there, and tests
+    that cut the power have clusters of their own. Not TMPDIR: as root PostgreSQL runs as another user, who must get in.
+    """
+    if not IN_MEMORY.is_dir():
+        return ON_DISK
+    for left in IN_MEMORY.glob(f"{PREFIX}*/owner.lock"):  # by tests that were killed; memory is not to be lost to them
+        with suppress(FileNotFoundError):  # somebody else tidies up
+            if time.time() - left.stat().st_mtime > LEFT_S and _free(left):
+                shutil.rmtree(left.parent, ignore_errors=True)
+    return IN_MEMORY if shutil.disk_usage(IN_MEMORY).free >= IN_MEMORY_BYTES_MIN else ON_DISK
+
+
+def _free(lock: Path) -> bool:
+    """Nobody holds a lock."""
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def described() -> str:

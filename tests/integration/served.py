@@ -28,7 +28,6 @@ from meterwatch.app import Service, running
 from meterwatch.config import Config, Database, Server
 from meterwatch.v1 import ingest_pb2 as pb
 from meterwatch.v1 import registry_pb2, registry_pb2_grpc
-from storage.migrate import migrate
 
 ENOUGH_S = 60.0  # a limit for a hung test, not an expectation
 US = 1_000_000
@@ -75,9 +74,7 @@ def fresh_end_us() -> int:
 def fresh_database(cluster: Databases) -> Iterator[str]:
     """URL of a migrated database that is dropped at the end."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    cluster.create_database(name)
-    migrate(cluster.dsn_of(name))
-    yield cluster.dsn_of(name)
+    yield cluster.migrated(name)
     cluster.drop_database(name)
 
 

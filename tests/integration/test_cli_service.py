@@ -156,10 +156,10 @@ def test_an_old_file_needs_the_right_and_pages_nobody(dsn: str, address: str) ->
     assert [bool(a["cleared"]) for a in sorted(history, key=lambda a: a["onset"])] == [True, False]  # it ends dark
 
 
-def test_years_of_daily_reads_go_in_batches_the_service_takes(dsn: str, address: str) -> None:
-    write_csv("years.csv", "YEARS", datetime(2019, 1, 1, tzinfo=UTC), count=1000, step_s=86_400)
-    found = counts("years.csv", "--address", address, "--register")
-    assert (found["accepted"], found["batches refused"]) == (1000, 0)
+def test_months_of_daily_reads_go_in_batches_the_service_takes(dsn: str, address: str) -> None:
+    write_csv("months.csv", "MONTHS", datetime(2019, 1, 1, tzinfo=UTC), count=130, step_s=86_400)
+    found = counts("months.csv", "--address", address, "--register")
+    assert (found["accepted"], found["batches refused"]) == (130, 0)
 
 
 def scalar_sums(path: Path) -> tuple[dict[tuple[str, str], int], int]:

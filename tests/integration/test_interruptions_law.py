@@ -20,7 +20,6 @@ from meterwatch.app import running
 from meterwatch.client import import_registry
 from meterwatch.clock import US
 from meterwatch.config import ClockSection, Config, Database, Server
-from storage.migrate import migrate
 
 pytestmark = pytest.mark.timeout(300)  # some services, one after the other
 STORY = town_day(300, 40)
@@ -37,9 +36,7 @@ def fresh(cluster: Databases) -> Iterator[list[str]]:
 
 def database(names: list[str], cluster: Databases) -> str:
     names.append(f"interruptions_{uuid.uuid4().hex[:12]}")
-    cluster.create_database(names[-1])
-    migrate(cluster.dsn_of(names[-1]))
-    return cluster.dsn_of(names[-1])
+    return cluster.migrated(names[-1])
 
 
 async def told(dsn: str, story: Story, way: Way) -> None:

@@ -26,7 +26,6 @@ from meterwatch.client import HeadEnd
 from meterwatch.client.retry import Backoff
 from meterwatch.clock import US
 from meterwatch.demo import SHIFT_S, STEP_S, TRANSFORMER, Player
-from storage.migrate import migrate
 
 pytestmark = pytest.mark.timeout(300)  # the two runs are one fixture; a busy machine takes a minute for them
 START = datetime.fromtimestamp(int(data.shapes().end_s[0]) + SHIFT_S - STEP_S, UTC)
@@ -47,9 +46,7 @@ OVERLOAD_STEPS = range(14, 44)
 
 def fresh_database(cluster: Databases) -> tuple[str, str]:
     name = f"kill_{uuid.uuid4().hex[:12]}"
-    cluster.create_database(name)
-    migrate(cluster.dsn_of(name))
-    return name, cluster.dsn_of(name)
+    return name, cluster.migrated(name)
 
 
 @dataclass

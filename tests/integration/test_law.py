@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from databases import Databases
 from law import (
     DAY_US,
     OWED_S,
@@ -49,8 +50,6 @@ from meterwatch.client import import_registry
 from meterwatch.clock import US
 from meterwatch.config import ClockSection, Config, Database, Rules, Server
 from meterwatch.quality import Origin
-from storage.embedded import EmbeddedCluster
-from storage.migrate import migrate
 
 LONG = bool(os.environ.get("METERWATCH_LAW_LONG"))
 pytestmark = pytest.mark.timeout(3600 if LONG else 300)  # a dozen services, one after the other
@@ -88,7 +87,7 @@ RANKED = ("wrong first, re-read later", "re-read first, wrong later")
 class Telling:
     """All ways of telling one story, each to a service with a database of its own."""
 
-    cluster: EmbeddedCluster
+    cluster: Databases
     story: Story
     directory: Path
     told: dict[str, Hashes] = field(default_factory=dict)
@@ -130,10 +129,8 @@ class Telling:
             return
         began_s = time.monotonic()
         database = f"law_{uuid.uuid4().hex[:12]}"
-        self.cluster.create_database(database)
+        dsn = self.cluster.migrated(database)
         try:
-            dsn = self.cluster.dsn_of(database)
-            migrate(dsn)
             tell(dsn)
             self.told[name] = hashes_of(dsn)
         finally:
@@ -230,15 +227,13 @@ def check(told: dict[str, Hashes], story: Story) -> None:
     assert not broken, "\n".join(broken)
 
 
-def test_real_reads_leave_the_same_however_they_come(
-    cluster: EmbeddedCluster, real_reads: Story, tmp_path: Path
-) -> None:
+def test_real_reads_leave_the_same_however_they_come(cluster: Databases, real_reads: Story, tmp_path: Path) -> None:
     told = Telling(cluster, real_reads, tmp_path).all()
     check(told, real_reads)
     assert told[IN_ORDER].standing
 
 
-def test_reads_and_corrections_weeks_late_leave_the_same_alarms(cluster: EmbeddedCluster, tmp_path: Path) -> None:
+def test_reads_and_corrections_weeks_late_leave_the_same_alarms(cluster: Databases, tmp_path: Path) -> None:
     """The week of the cut four times, so that there are weeks to be late by."""
     file = small()
     keep = np.flatnonzero(file.end_s > file.end_s.max() - WEEK_S)
@@ -252,7 +247,7 @@ def test_reads_and_corrections_weeks_late_leave_the_same_alarms(cluster: Embedde
     assert told[IN_ORDER].rules >= OF_LOAD
 
 
-def test_a_day_with_faults_leaves_the_same_however_it_comes(cluster: EmbeddedCluster, tmp_path: Path) -> None:
+def test_a_day_with_faults_leaves_the_same_however_it_comes(cluster: Databases, tmp_path: Path) -> None:
     story = town_day(5_000, 96) if LONG else town_day(1_000, 48)
     told = Telling(cluster, story, tmp_path).all()
     check(told, story)

@@ -13,7 +13,6 @@ from databases import Databases, compresses
 from meterwatch.batch import Batch, Reads, Rejects
 from meterwatch.errors import ConfigError
 from storage.layout import Layout, Wish, decide, make_columnar, open_table
-from storage.migrate import migrate
 from storage.writer import Writer
 
 ROWS, COLUMNS = Layout.ROWSTORE, Layout.COLUMNSTORE
@@ -63,9 +62,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(
 @pytest.fixture
 def fresh(cluster: Databases) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex[:12]}"
-    cluster.create_database(name)
-    migrate(cluster.dsn_of(name))
-    yield cluster.dsn_of(name)
+    yield cluster.migrated(name)
     cluster.drop_database(name)
 
 
