@@ -20,7 +20,7 @@ serve: setup ## start the service with its own database; Ctrl-C stops both
 	@$(BIN)/meterwatch serve
 
 test: setup ## all tests, two files at a time; JOBS=1 for one after the other
-	@$(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder
 
 law: setup ## the law of event time in full: many ways to send, one result; BAMBERG=FILE.parquet for the whole file, WAYS=20,kill for some
 	@METERWATCH_LAW_LONG=1 $(if $(BAMBERG),METERWATCH_BAMBERG='$(BAMBERG)') $(if $(WAYS),METERWATCH_LAW_WAYS='$(WAYS)') $(BIN)/python -m pytest tests/integration/test_law.py -q -s -p no:cacheprovider -o log_cli=false
