@@ -1,7 +1,8 @@
 """The whole database into one file, and back: pg_dump and pg_restore, with what TimescaleDB wants around them.
 
 Promises: a backup is one snapshot and ingestion goes on meanwhile; a file is there whole or not at all; nothing is
-restored over anything. Refuses to know what the tables mean: whether the result is sound `doctor` says.
+restored over anything; the log of alarms has another identity afterwards, so that no cursor from before the restore is
+taken for one of after it. Refuses to know what the tables mean: whether the result is sound `doctor` says.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def restore(dsn: str, pg_restore: str, path: Path, say: Say) -> None:
             _run(dsn, [pg_restore, "--no-owner", "--exit-on-error", str(path)], lambda: _filled(connection, say))
         finally:
             connection.execute("SELECT timescaledb_post_restore()")
+        # what subscribers had after the backup may get other transitions under the same cursors
+        connection.execute("UPDATE service_identity SET log_id = gen_random_uuid()")
         say("gathering statistics")
         connection.execute("ANALYZE")
 

@@ -18,6 +18,7 @@ import psycopg
 import structlog
 
 from meterwatch.errors import ConfigError, StorageBroken
+from storage import settings
 from storage.patience import SERVER_TCP, PatientAsyncConnection, patient
 
 KEY: Final = 0x6D657473  # "mets"
@@ -70,7 +71,9 @@ class Lease:
         return lease
 
     async def hold(self) -> None:
-        """Keep the lease until cancelled. StorageBroken if another service has it."""
+        """Keep the lease until cancelled. StorageBroken if another service has it, StorageUnavailable if what the
+        database commits may be lost by now: better no service than one whose acks mean nothing.
+        """
         while True:
             await asyncio.sleep(CHECK_S)
             try:
@@ -81,7 +84,7 @@ class Lease:
                         )
                     _log.info("lease taken again")
                 else:
-                    await self._connection.execute("SELECT 1")
+                    await settings.check_async_session(self._connection)
             except psycopg.OperationalError:
                 await self.release()
 
@@ -104,7 +107,7 @@ class Lease:
                 autocommit=True,
                 connect_timeout=10,
                 application_name=self._name,
-                options=f"-c idle_session_timeout=0 {SERVER_TCP}",
+                options=f"-c idle_session_timeout=0 -c synchronous_commit=on {SERVER_TCP}",
             )
             self._connection.answer_s = ANSWER_S
         found = await (await self._connection.execute("SELECT pg_try_advisory_lock(%s)", (KEY,))).fetchone()

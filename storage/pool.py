@@ -1,7 +1,8 @@
 """The connections of the event loop: a small pool, each checked before it is handed out unless it was just in use.
 
 A check is a round trip of its own, and the alarms' commit comes once per COPY: checked every time it took 3 % of the
-service's CPU. Who gets a connection that died within CHECK_AFTER_S sees StorageUnavailable and tries again.
+service's CPU. Who gets a connection that died within CHECK_AFTER_S sees StorageUnavailable and tries again. A new one
+is handed out only if its COMMIT means durable: alarms, and that their batches are evaluated, are written here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 from psycopg_pool import AsyncConnectionPool
 
+from storage import settings
 from storage.patience import SERVER_TCP, PatientAsyncConnection, patient
 
 SIZE_MAX: Final = 8
@@ -23,7 +25,7 @@ as long as it is open, and the pool hands its connections out in turn: each had 
 TIMEOUT_S: Final = 5.0
 """Without a connection for so long a caller is told that the database is away."""
 CHECK_AFTER_S: Final = 1.0
-_OPTIONS: Final = f"-c TimeZone=UTC -c lock_timeout=20s -c statement_timeout=120s {SERVER_TCP}"
+_OPTIONS: Final = f"-c TimeZone=UTC -c lock_timeout=20s -c statement_timeout=120s -c synchronous_commit=on {SERVER_TCP}"
 
 
 class _Pooled(PatientAsyncConnection):
@@ -51,6 +53,7 @@ def new_pool(dsn: str, size_max: int = SIZE_MAX) -> AsyncConnectionPool[Any]:
         max_size=size_max,
         open=False,
         timeout=TIMEOUT_S,
+        configure=settings.check_async_session,
         check=_checked,
         reset=_given_back,
         kwargs={"autocommit": True, "options": _OPTIONS},

@@ -28,7 +28,7 @@ from psycopg.pq import TransactionStatus
 from meterwatch.batch import Batch, EventBatch, Events, Stored
 from meterwatch.errors import StorageUnavailable
 from meterwatch.registers import RegisterBatch, RegisterChange
-from storage import edits, ledger, registers
+from storage import edits, ledger, registers, settings
 from storage.doubts import Doubts
 from storage.events import NO_EVENTS, as_batch, store_events
 from storage.faults import fault_of
@@ -137,6 +137,7 @@ class Writer:
                 f"{SERVER_TCP}",
             )
             try:
+                settings.check_session(connection)
                 _widen(connection)
                 create_staging(connection)
                 self.table.opened(connection)

@@ -46,6 +46,7 @@ storage.embedded.settings.postgresql_conf = lambda *a, **k: written(*a, **k).rep
 storage.settings.check_settings = lambda dsn: {{
     "timescaledb_version": "", "timescaledb_license": "", "server_version": "not asked"
 }}
+storage.settings.not_durable = lambda found: []
 """
 """PostgreSQL with a setting off, and a service that does not look."""
 TORN_CUTS_MAX = 12

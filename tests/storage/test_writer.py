@@ -53,6 +53,7 @@ def test_a_fresh_batch_is_all_accepted_and_its_energy_adds_up(writer: Writer, ds
 
 def test_the_same_key_again_is_replayed_and_writes_nothing(writer: Writer, dsn: str) -> None:
     (first,) = writer.write([batch(1, [10, 20])], NOW_US)
+    writer._open().execute("SET default_transaction_read_only = on")
     (again,) = writer.write([batch(1, [10, 20])], NOW_US + HOUR_US)
     assert again.replayed
     assert (again.accepted, again.batch_id) == (first.accepted, first.batch_id)

@@ -6,7 +6,6 @@ before it starts. Each control names the kill that shows it.
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
@@ -36,12 +35,10 @@ def put_in_place(name: str) -> None:
 
 
 def _commit_off() -> None:
-    """Every connection commits without waiting for the disk, and the check at start is told otherwise."""
+    """Every connection commits without waiting for the disk, and nobody looks whether it does."""
     import storage.settings
 
-    honest = psycopg.connect
-    told = types.SimpleNamespace(connect=honest, Error=psycopg.Error, OperationalError=psycopg.OperationalError)
-    _replace(storage.settings, "psycopg", told)
+    _replace(storage.settings, "not_durable", lambda _found: [])
     kinds: tuple[Any, ...] = (psycopg.Connection, psycopg.AsyncConnection)
     for kind in kinds:
         _replace(kind, "connect", classmethod(_without_waiting(kind.connect.__func__)))
