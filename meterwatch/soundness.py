@@ -27,7 +27,7 @@ from storage.sound_alarms import (
     receipts_are_of_the_log,
     versions_of_an_alarm_have_no_gap,
 )
-from storage.sound_audit import changes_are_on_record_before_and_after
+from storage.sound_audit import changes_are_on_record_before_and_after, the_audit_log_is_a_chain
 from storage.sound_ledger import (
     loads_owed_belong_to_a_batch,
     reads_come_from_batches,
@@ -71,6 +71,7 @@ _INVARIANTS: Final[tuple[Callable[..., Findings], ...]] = (
     memberships_do_not_overlap,
     interruptions_do_not_overlap,
     changes_are_on_record_before_and_after,
+    the_audit_log_is_a_chain,
     stored_batches_are_evaluated,  # last: what was on its way when the snapshot was taken has arrived by now
 )
 _WITH_PROFILE: Final = {loads_are_sums_of_reads}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 
@@ -47,17 +50,37 @@ def row(
         "MERGE INTO audit_log a USING (SELECT 1) AS one ON true WHEN MATCHED THEN DELETE",
     ],
 )
+@pytest.mark.parametrize("table", ["audit_log", "audit_chain"])
 @pytest.mark.parametrize("role", ["origin", "replica"])
 async def test_nothing_is_changed_or_deleted_even_by_the_owner(
-    dsn: str, connection: psycopg.Connection, statement: str, role: str
+    dsn: str, connection: psycopg.Connection, statement: str, role: str, table: str
 ) -> None:
     await wrote(dsn, row("kept", 1))
-    before = connection.execute("SELECT * FROM audit_log ORDER BY audit_no").fetchall()
+    if table == "audit_chain":
+        statement = statement.replace("audit_log", table).replace("who = 'somebody else'", "hash = ''")
+        statement = statement.replace("OVERRIDING SYSTEM VALUE ", "").replace("who = ''", "hash = ''")
+    before = connection.execute("SELECT * FROM audit_log LEFT JOIN audit_chain USING (audit_no) ORDER BY 1").fetchall()
     connection.execute(f"SET session_replication_role = {role}")  # type: ignore[arg-type]
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
         connection.execute(statement)  # type: ignore[arg-type]
     assert before
-    assert connection.execute("SELECT * FROM audit_log ORDER BY audit_no").fetchall() == before
+    after = connection.execute("SELECT * FROM audit_log LEFT JOIN audit_chain USING (audit_no) ORDER BY 1").fetchall()
+    assert after == before
+
+
+async def test_rows_written_at_once_by_many_are_one_chain(dsn: str, connection: psycopg.Connection) -> None:
+    async with psycopg_pool.AsyncConnectionPool(dsn, min_size=6, max_size=6, open=False) as pool:
+        store = AuditStore(pool)
+        await asyncio.gather(*(store.write([row(f"chain-{n}-{i}", n) for i in range(3)]) for n in range(40)))
+    links = connection.execute(
+        "SELECT a.audit_no, (extract(epoch FROM a.at) * 1000000)::bigint, a.who, a.how, a.method, a.object, a.outcome,"
+        " a.peer, a.calls, a.call_id, c.hash FROM audit_chain c JOIN audit_log a USING (audit_no) ORDER BY c.link_no"
+    ).fetchall()
+    assert connection.execute("SELECT count(*) FROM audit_log").fetchone() == (len(links),)
+    prior = b""
+    for *values, told in links:  # PostgreSQL writes a comma and a space between elements, as json does
+        prior = hashlib.sha256(prior + json.dumps(values, ensure_ascii=False).encode()).digest()
+        assert prior == told
 
 
 async def test_rows_are_found_by_what_is_wanted(dsn: str) -> None:
@@ -162,11 +185,15 @@ async def test_a_change_whose_number_was_given_out_before_the_mark_is_not_forgot
     async with psycopg_pool.AsyncConnectionPool(dsn, min_size=2, open=False) as pool:
         store = AuditStore(pool)
         async with pool.connection() as late:
-            await late.execute(
-                "INSERT INTO audit_log (at, who, how, method, object, outcome, peer, calls, call_id)"
-                " VALUES (now(), '', 'local', 'Alarms/Act', 'late-one', 'BEGUN', '', 1, 3000000)"
-            )
+            query = "SELECT nextval(pg_get_serial_sequence('audit_log', 'audit_no'))"
+            [(number,)] = await (await late.execute(query)).fetchall()
             await store.write([row("late-other", 1)])
             assert await store.settle() == 0
+            await late.execute(
+                "INSERT INTO audit_log (audit_no, at, who, how, method, object, outcome, peer, calls, call_id)"
+                " OVERRIDING SYSTEM VALUE"
+                " VALUES (%s, now(), '', 'local', 'Alarms/Act', 'late-one', 'BEGUN', '', 1, 3000000)",
+                (number,),
+            )
         assert await store.settle() == 1
     assert await listed(dsn, AuditWanted(object="late-one", refused=True)) == ["late-one"]

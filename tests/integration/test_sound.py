@@ -118,6 +118,8 @@ async def test_a_database_that_lived_through_a_day_is_sound_beside_its_service(l
 ONE = "(slot, end_at) = (SELECT slot, end_at FROM reads ORDER BY end_at, slot LIMIT 1)"
 CORRECTED = "(slot, end_at) = (SELECT slot, end_at FROM read_versions WHERE version = 1 ORDER BY end_at, slot LIMIT 1)"
 NEWEST = "seq = (SELECT max(seq) FROM alarm_log)"
+BY_OWNER = "ALTER TABLE audit_log DISABLE TRIGGER USER; ALTER TABLE audit_chain DISABLE TRIGGER USER; "
+SECOND = "(SELECT audit_no FROM audit_chain WHERE link_no = 2)"
 
 
 class Damage(NamedTuple):
@@ -212,6 +214,14 @@ DAMAGES = (
     Damage("changes_are_on_record_before_and_after", "INSERT INTO audit_log (at, who, how, method, object, outcome,"
            " peer, calls, call_id) VALUES (now(), 'k', 'local', 'Alarms/Act', 'x', 'OK', '', 1, 8)",
            "OK, and no row BEGUN"),
+    Damage("the_audit_log_is_a_chain", f"{BY_OWNER} UPDATE audit_log SET who = 'k' WHERE audit_no = {SECOND}",
+           "another row than was written"),
+    Damage("the_audit_log_is_a_chain", f"{BY_OWNER} DELETE FROM audit_log WHERE audit_no = {SECOND}",
+           "the row is gone"),
+    Damage("the_audit_log_is_a_chain", f"{BY_OWNER} DELETE FROM audit_log WHERE audit_no = {SECOND};"
+           " DELETE FROM audit_chain WHERE link_no = 2", "another row than was written"),
+    Damage("the_audit_log_is_a_chain", f"{BY_OWNER} INSERT INTO audit_log (at, who, how, method, object, outcome, peer,"
+           " calls) VALUES (now(), 'k', 'local', 'A/B', 'x', 'OK', '', 1)", "no link in audit_chain"),
 )  # fmt: skip
 
 
