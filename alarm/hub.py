@@ -86,6 +86,11 @@ class Subscription:
             return self._folded.first_seq - 1
         return self._queue[0].seq - 1 if self._queue else self.position
 
+    @property
+    def waiting(self) -> int:
+        """Transitions queued."""
+        return len(self._queue)
+
     async def wait(self) -> bool:
         """Wait until something can be taken, or for a nudge. False: nothing comes any more. Cancelling loses nothing.
 
@@ -174,6 +179,11 @@ class Hub:
     @property
     def subscribers(self) -> int:
         return len(self._subscriptions)
+
+    @property
+    def waiting(self) -> int:
+        """Transitions queued for subscribers, of all of them."""
+        return sum(one.waiting for one in tuple(self._subscriptions))  # asked in another thread
 
     def publish(self, transitions: Sequence[Transition]) -> None:
         """Hand committed transitions to everybody; never waits. Those already published are ignored."""

@@ -110,12 +110,13 @@ class AlarmService:
         receipts: Receipts | None = None,
         storms: Callable[[], Storms] = no_storms,
         unread_s_max: float = UNREAD_S_MAX,
+        watchdog_age_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._desk = desk
         self._reader = reader
         self._clock = clock
         self._subscriptions = Subscriptions(
-            desk.hub, reader, clock, rules_ready, bookmark_s, age_s_max, storms, unread_s_max
+            desk.hub, reader, clock, rules_ready, bookmark_s, age_s_max, storms, unread_s_max, watchdog_age_s
         )
         self._witness = witness
         self._concerns = concerns

@@ -101,7 +101,9 @@ class Subscriptions:
         age_s_max: float = AGE_S_MAX,
         storms: Callable[[], Storms] = no_storms,
         unread_s_max: float = UNREAD_S_MAX,
+        watchdog_age_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        self._watchdog_age_s = watchdog_age_s
         self._hub = hub
         self._log = log
         self._clock = clock
@@ -235,7 +237,11 @@ class Subscriptions:
     def _bookmark(self, seq: int) -> bytes:
         return pb.SubscribeResponse(
             bookmark=pb.Bookmark(
-                seq=seq, log_id=self._hub.log_id, now_us=self._clock.now_us(), rules_ready=self._rules_ready()
+                seq=seq,
+                log_id=self._hub.log_id,
+                now_us=self._clock.now_us(),
+                rules_ready=self._rules_ready(),
+                watchdog_age_s=round(self._watchdog_age_s()),
             )
         ).SerializeToString()
 

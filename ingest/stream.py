@@ -122,8 +122,10 @@ class Streams:
         nacked: Callable[[str], object] = lambda reason: None,
         overdue: Callable[[int], tuple[int, int]] = lambda head_end_id: (0, 0),
         foreign: Callable[[Any, int], object] = lambda context, rows: None,
+        noted: Callable[[Any, str, str], object] = lambda context, outcome, what: None,
     ) -> None:
-        self._foreign = foreign
+        """noted: told of what goes on record beside foreign rows: a seq used again, a stream superseded."""
+        self._foreign, self._noted = foreign, noted
         self._nacked = nacked
         self._overdue = overdue
         self._pipeline = pipeline
@@ -220,6 +222,7 @@ class Streams:
         except asyncio.CancelledError:
             if not live.superseded:
                 raise
+            self._noted(context, "SUPERSEDED", f"epoch {session.epoch}")
             raise _Superseded(
                 f"head-end {first.hello.head_end!r} opened a newer stream with epoch {session.epoch}; expected "
                 "one stream per epoch; use another epoch for a second stream"
@@ -280,6 +283,8 @@ class Streams:
             flight.bytes_left(item.size)
             if response.HasField("nack"):
                 self._nacked(response.nack.reason)
+                if response.nack.reason == "SEQ_REUSED":
+                    self._noted(context, "SEQ_REUSED", f"epoch {session.epoch} seq {response.nack.seq}")
             if response.WhichOneof("message") in ("ack", "nack"):
                 flight.batches -= 1
             if response.HasField("ack"):

@@ -26,7 +26,7 @@ from alarm.routes.dispatch import Dispatch
 from ingest.service import IngestService
 from ingest.session import StreamLimits
 from ingest.stream import Streams
-from meterwatch.access.wiring import foreign_rows, open_gate
+from meterwatch.access.wiring import clock_steps, foreign_rows, noted_streams, open_gate
 from meterwatch.alarm_figures import AlarmFigures
 from meterwatch.calls import Watch
 from meterwatch.clock import Clock, RealClock, ReplayClock, SimulatedClock
@@ -171,10 +171,11 @@ async def _serving(
     streams = Streams(
         pipeline, limits, version("meterwatch"), config.server.streams_max, config.server.head_end_streams_max,
         parts.checks, nacked=lambda reason: metrics.nacks.labels(reason).inc(), overdue=parts.gaps.overdue,
-        foreign=foreign,
+        foreign=foreign, noted=noted_streams(trail),
     )  # fmt: skip
     ingest = IngestService(streams, pipeline, limits, parts.checks, foreign)
     not_ready = partial(_not_ready, lease, streams, pipeline)
+    pipeline.steady.stepped = clock_steps(trail)
     ready = asyncio.Event()
     watch(parts, streams, not_ready)
     add_services(server, parts, ingest, questions, clock, ready.is_set)
@@ -249,6 +250,7 @@ def _jobs(config: Config, clock: Clock, parts: Parts, upkeep: Upkeep) -> list[Co
         "counting gaps": parts.gaps.run,
         "learning delivery": parts.learning.run,
         "looking for storms": parts.storms.run,
+        "watchdog": parts.watchdog.run,
         "giving memory back": keep_giving_back,
         "upkeep": upkeep.run,
     }

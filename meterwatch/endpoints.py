@@ -74,6 +74,7 @@ def add_services(
         concerns=concerns,
         receipts=parts.receipts,
         storms=lambda: parts.storms.storms,
+        watchdog_age_s=lambda: parts.watchdog.age_s,
     )
     server.add_generic_rpc_handlers((ingest.handler(), alarm_handlers(alarms)))
     add_ReceiptsServicer_to_server(ReceiptService(parts.receipts), server)

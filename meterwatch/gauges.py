@@ -22,6 +22,19 @@ def watch(parts: Parts, streams: Streams, not_ready: Callable[[], str]) -> None:
             "ready": ("1: reads are taken; 0: /readyz says why not.", lambda: not not_ready()),
             "streams_open": ("Streams of head-ends open.", lambda: streams.open),
             "queue_rows": ("Rows validated and waiting for the database.", lambda: parts.pipeline.waiting_rows),
+            "queue_events_requests": (
+                "Requests of events waiting for the database.", lambda: parts.pipeline.waiting_requests[0],
+            ),
+            "queue_registers_requests": (
+                "Requests of register reads waiting for the database.", lambda: parts.pipeline.waiting_requests[1],
+            ),
+            "queue_committed_batches": (
+                "Batches and requests committed and waiting for the rules.",
+                lambda: parts.pipeline.waiting_requests[2],
+            ),
+            "queue_subscribers_transitions": (
+                "Transitions waiting for subscribers, of all of them.", lambda: parts.desk.hub.waiting,
+            ),
             "past_owed_transformers": (
                 "Transformers, and feeders, with changed loads of some time ago that wait to be judged.",
                 lambda: parts.in_force.rules.past_owed,
@@ -34,6 +47,10 @@ def watch(parts: Parts, streams: Streams, not_ready: Callable[[], str]) -> None:
                 lambda: len(parts.metrics.jobs.failing),
             ),
             "subscribers": ("Subscribers to alarms.", lambda: parts.desk.hub.subscribers),
+            "watchdog_age_seconds": (
+                "How long ago a batch of the service's own last came through all of it; one goes every 30 s.",
+                lambda: parts.watchdog.age_s,
+            ),
             "interruptions_behind_groups": (
                 "Feeders (transformers, meters) whose interruptions are to be written.",
                 lambda: parts.interruptions.waiting,
@@ -66,6 +83,10 @@ def watch(parts: Parts, streams: Streams, not_ready: Callable[[], str]) -> None:
             "receipts_forgotten": (
                 "Messages to named subscribers that were not confirmed before there were too many.",
                 lambda: parts.receipts.forgotten,
+            ),
+            "clock_set": (
+                "Times the machine's clock was set by more than 30 s, or the machine slept.",
+                lambda: parts.pipeline.steady.steps,
             ),
             "log_lines_dropped": (
                 "Log lines that nobody will read: the pipe was blocked or closed, or the disk of the log was full.",

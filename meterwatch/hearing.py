@@ -1,8 +1,8 @@
 """Our deafness is not their silence: the head-ends that cannot be heard, for reasons of ours.
 
 A head-end whose batch has waited for the database longer than BEHIND_S, all of them while the database takes nothing
-or reads are refused, and all of them after the process itself stood still (a suspended machine). Refuses to judge
-silence: rules.silence does, and is told whom to leave out.
+or reads are refused, and all of them where time leapt: the process stood still, the machine slept, or its clock was
+set (meterwatch.steady_time). Refuses to judge silence: rules.silence does, and is told whom to leave out.
 """
 
 from __future__ import annotations
@@ -13,18 +13,14 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 BEHIND_S: Final = 5.0
-STOOD_STILL_US: Final = 60_000_000
-"""A machine's clock that jumps so far between two looks, which come twice a second: we were asleep, or it was set."""
 
 
 class Hearing:
-    """Who waits for an answer since when. `monotonic` gives seconds; real: the service runs on the machine's clock."""
+    """Who waits for an answer since when. `monotonic` gives seconds."""
 
-    def __init__(self, real: bool, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._real = real
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._since_s: dict[int, deque[float]] = {}
-        self._looked_us: int | None = None
         self.failing = False
         """The last attempt to store something failed."""
         self.refusing = False
@@ -38,11 +34,9 @@ class Hearing:
         """One of its batches, about the oldest, waits no longer."""
         self._since_s[head_end_id].popleft()
 
-    def deaf_to(self, head_ends: Iterable[int], now_us: int) -> frozenset[int]:
-        """Those of the head-ends that could not be heard up to now."""
-        jumped = self._real and self._looked_us is not None and now_us - self._looked_us > STOOD_STILL_US
-        self._looked_us = now_us
-        if self.failing or self.refusing or jumped:
+    def deaf_to(self, head_ends: Iterable[int], *, leapt: bool = False) -> frozenset[int]:
+        """Those of the head-ends that could not be heard up to now. leapt: the time of the rules has, just now."""
+        if self.failing or self.refusing or leapt:
             return frozenset(head_ends)
         late_s = self._monotonic() - BEHIND_S
         return frozenset(h for h in head_ends if (waiting := self._since_s.get(h)) and waiting[0] < late_s)

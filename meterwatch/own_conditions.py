@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from meterwatch.access.gate import Gate
+from meterwatch.clock import US
 from meterwatch.disk_watch import MIB, DiskWatch, Room, room_of
 from meterwatch.episodes import Severity
 from meterwatch.jobs import Failing
@@ -38,6 +39,8 @@ SETTLES_S: Final = 10.0
 """A file that is written in two steps, or mended at once, is not told of. (ours)"""
 FETCHED_S: Final = 900.0
 """Keys that come from a URL: three looks in vain. (ours)"""
+CLOCK_SAID_S: Final = 3600.0
+"""So long after the clock was set that is told. (ours)"""
 GONE_S: Final = 1800.0
 """As head_end_gone_s of COMM_LOSS."""
 PROBLEMS_SHOWN: Final = 5
@@ -138,6 +141,19 @@ def jobs_fail(failing: Sequence[Failing], _: Severity | None = None) -> Ill | No
     return Ill(Severity.HIGH, text, {"jobs": names, "error": error}, stage=", ".join(names))
 
 
+def clock_set(step_us: int, ago_s: float | None, _: Severity | None = None) -> Ill | None:
+    """The machine's clock was set lately, by step_us."""
+    if ago_s is None or ago_s > CLOCK_SAID_S:
+        return None
+    step_s = round(step_us / US)
+    text = (
+        f"The clock was set {step_s} s forward, or the machine slept: what is on its way may look old"
+        if step_s > 0
+        else f"The clock was set {-step_s} s back: no silence is told until it has come to where it was"
+    )
+    return Ill(Severity.MEDIUM, text, {"step_s": step_s}, stage=str(step_s))
+
+
 def conditions(
     parts: Parts,
     disk: DiskWatch | None,
@@ -162,6 +178,9 @@ def conditions(
         material = rotation.material
         return certificate_ends(rotation.expires_in_s, material.life_s, material.subject, told)
 
+    def on_clock(told: Severity | None) -> Ill | None:
+        return clock_set(pipeline.steady.step_us, pipeline.steady.set_ago_s, told)
+
     def refused(part: Part, what: str, problems: Callable[[], Sequence[str]], begins_s: float = SETTLES_S) -> Condition:
         return Condition(
             part, "CONFIG_REFUSED", lambda told: config_refused(what, problems(), told), begins_s, SETTLES_S
@@ -180,6 +199,7 @@ def conditions(
         refused(Part.TOKEN_KEYS, "Keys for tokens", lambda: _one(gate.keys_problem), FETCHED_S),
         refused(Part.DENIED_SERIALS, "Denied serials", lambda: _one(gate.serials_problem)),
         Condition(Part.JOBS, "JOB_FAILS", lambda told: jobs_fail(parts.metrics.jobs.failing, told), 0, SETTLES_S),
+        Condition(Part.CLOCK, "CLOCK_SET", on_clock, 0, 0),
         *(Condition(part, "RULE_SUSPENDED", partial(rule_suspended, part, suspended), 0, SETTLES_S) for part in rules),
     ]
 

@@ -25,6 +25,7 @@ class Part(IntEnum):
     TOKEN_KEYS = 7
     DENIED_SERIALS = 8
     JOBS = 9
+    CLOCK = 10
     RULE_OTHER = 20
     RULE_OUTAGE = 21
     RULE_OVERLOAD = 22

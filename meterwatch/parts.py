@@ -39,6 +39,7 @@ from meterwatch.standing_aside import StandingAside
 from meterwatch.storm_watch import StormWatch
 from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2
+from meterwatch.watchdog import Watchdog
 from meterwatch.wired_user_rules import UserRules, user_rules_figures
 from meterwatch.witness import rules_version
 from storage.alarms import AlarmStore
@@ -88,6 +89,7 @@ class Parts:
     forecasts: Forecasts
     gaps: GapWatch
     learning: Learning
+    watchdog: Watchdog
     record: Callable[[list[Verdict], list[int]], Awaitable[None]]
     """Stores what the rules found in these batches: alarms and `evaluated`, in one transaction."""
 
@@ -203,6 +205,7 @@ async def put_together(
         forecasts=forecasts,
         gaps=GapWatch(arrived, pipeline.topology, clock, profile.silence, metrics),
         learning=Learning(recipe.delivery, clock, profile.outage.p_gasp_of, in_force.learn),
+        watchdog=Watchdog(pipeline.submit, pipeline.submit_events),
         record=record,
     )
 

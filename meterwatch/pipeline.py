@@ -31,6 +31,7 @@ from meterwatch.hearing import Hearing
 from meterwatch.metrics import Metrics
 from meterwatch.reads_queue import GROUP_ROWS_MAX, ReadsQueue, Waiting
 from meterwatch.registers import RegisterBatch, RegisterChange
+from meterwatch.steady_time import SteadyTime
 from meterwatch.tasks import ending
 from meterwatch.topology import Topology
 from meterwatch.unheard import Unheard, stands_us, stops_of
@@ -41,6 +42,9 @@ QUEUE_EVENTS_MAX = 256
 """Requests of events not yet stored; beyond it senders are told to wait."""
 QUEUE_REGISTERS_MAX = 16
 """The same for requests of register reads, which are larger."""
+COMMITTED_MAX = 10_000
+"""Batches and requests committed and not yet before the rules; beyond it the writers wait, and the queues before them
+fill."""
 RETRY_S = 1.0
 NO_ROOM_RETRY_S = 10.0
 """When to come again while the disk is low: somebody has to make room."""
@@ -115,11 +119,12 @@ class Pipeline:
         self._replayed_us = clock.now_us()
         self._judged_us = 0
         self._unheard = Unheard()
-        self._hearing = Hearing(real=clock.mode == "real")
+        self.steady = SteadyTime(clock)
+        self._hearing = Hearing()
         self._reads = ReadsQueue()
         self._waiting_events: asyncio.Queue[Waiting[EventBatch]] = asyncio.Queue(QUEUE_EVENTS_MAX)
         self._waiting_registers: asyncio.Queue[Waiting[RegisterBatch]] = asyncio.Queue(QUEUE_REGISTERS_MAX)
-        self._committed: asyncio.Queue[_Committed] = asyncio.Queue(10_000)
+        self._committed: asyncio.Queue[_Committed] = asyncio.Queue(COMMITTED_MAX)
         self._owed: set[asyncio.Future[Stored]] = set()
         self._threads = ThreadPoolExecutor(len(writers) + 1, thread_name_prefix="copy")
         self._not_ready: str | None = "the service is starting"
@@ -136,6 +141,11 @@ class Pipeline:
     def waiting_rows(self) -> int:
         """Rows validated and not yet handed to a writer."""
         return self._reads.rows
+
+    @property
+    def waiting_requests(self) -> tuple[int, int, int]:
+        """Requests of events, of registers, and all that is committed and waits for the rules."""
+        return self._waiting_events.qsize(), self._waiting_registers.qsize(), self._committed.qsize()
 
     @property
     def behind_s(self) -> float:
@@ -171,6 +181,7 @@ class Pipeline:
         self._topology = topology
         self.rules = rules
         self._owed_verdicts = verdicts
+        self.steady.follow()
         self._judged_us = self.clock.now_us()
         for head_end_id, streams in self._streams.items():
             if streams:
@@ -286,6 +297,7 @@ class Pipeline:
                 tasks.create_task(ending(self._write_events(self._writers[-1])))
                 tasks.create_task(ending(self._write_registers(self._registers_writer)))
                 tasks.create_task(ending(self._evaluate()))
+                tasks.create_task(ending(self.steady.run()))
         finally:
             self._ended = True
             self.ready("the service has stopped evaluating reads; send again when it is back")
@@ -415,7 +427,7 @@ class Pipeline:
             if item.key is not None:
                 self._unheard.heard(item.key)
         if self.clock.mode != "replay":
-            now_us = self.clock.now_us()
+            now_us = self.steady.now_us()
             oldest_us = self._unheard.oldest_us(time.monotonic())
             self._judged_us = max(self._judged_us, now_us if oldest_us is None else min(now_us, oldest_us))
             return self._judged_us
@@ -428,7 +440,7 @@ class Pipeline:
 
     async def _judge(self, batch: list[_Committed]) -> None:
         now_us = self._now_us(batch)
-        self.rules.deaf_to(self._hearing.deaf_to(self._streams, now_us), now_us)
+        self.rules.deaf_to(self._hearing.deaf_to(self._streams, leapt=self.steady.leapt()), now_us)
         self.rules.observe_reads([item.stored for item in batch if item.stored.change is not None], now_us)
         for item in batch:
             if item.events is not None and item.events.rows:

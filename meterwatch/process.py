@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import Coroutine
@@ -18,6 +19,8 @@ from meterwatch.core import DatabaseGone
 from meterwatch.errors import MeterwatchError
 
 EX_FAILED: Final = 1
+DESCRIPTORS: Final = 65_536
+"""As LimitNOFILE in docs/operations/meterwatch.service."""
 _log = structlog.get_logger(__name__)
 
 
@@ -36,6 +39,7 @@ def serve(config: Config) -> None:
             await _until_signal(service)
         _log.info("stopped")
 
+    more_descriptors()
     try:
         _run(main())
     except DatabaseGone as gone:
@@ -46,6 +50,14 @@ def serve(config: Config) -> None:
         if not logs.written():
             os._exit(EX_FAILED)
         raise
+
+
+def more_descriptors() -> None:
+    """Take as many as are given: each connection is one, and when they are out gRPC lets newcomers hang."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _until_signal(service: Service) -> None:

@@ -12,10 +12,12 @@ import structlog
 from databases import Databases, databases, described
 from hypothesis import settings
 
+from meterwatch import watchdog
 from storage.layout import Layout
 
 settings.register_profile("no-clock", deadline=None)  # no test judges by the wall clock: machines are shared
 settings.load_profile("no-clock")
+watchdog.EVERY_S = 86_400.0  # type: ignore[misc]  # tests count batches; those of the watchdog send it themselves
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))  # not into what a command has printed
 
 

@@ -14,6 +14,7 @@ from meterwatch.access.serials import DeniedSerials
 from meterwatch.access.signing_keys import SigningKeys
 from meterwatch.access.tokens import Tokens
 from meterwatch.access.trail import AuditRow, Trail, row_of
+from meterwatch.clock import US
 from meterwatch.config import Access, Server
 from meterwatch.metrics import Metrics
 
@@ -47,6 +48,24 @@ async def open_gate(
 
     denied = DeniedSerials(config.denied_serials_file)
     return Gate(trail, tokens, denied, refused, room=room, doors=doors), trail
+
+
+def noted_streams(trail: Trail) -> Callable[[Any, str, str], None]:
+    """Notes what a head-end did on a stream that it should not have: an outcome, and of which epoch and seq."""
+
+    def note(context: Any, outcome: str, what: str) -> None:
+        trail.counted(row_of(caller(context), "meterwatch.v1.Ingest/Stream", what, outcome, context.peer()))
+
+    return note
+
+
+def clock_steps(trail: Trail) -> Callable[[int], None]:
+    """Notes how far the machine's clock was set, us: rows before it and after it have times that do not agree."""
+
+    def note(step_us: int) -> None:
+        trail.counted(AuditRow("meterwatch", "service", "Clock", f"{step_us / US:+.0f} s", "CLOCK_SET", ""))
+
+    return note
 
 
 def foreign_rows(trail: Trail) -> Callable[[Any, int], None]:

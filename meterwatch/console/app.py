@@ -342,8 +342,7 @@ class Console(App[None]):
 def _link_words(health: Health) -> tuple[str, str]:
     """How old the news is, in words, and their style."""
     if health.blind:
-        why = f"nothing heard for {health.age_s:.0f} s" if health.begun else "no list yet"
-        return f" BLIND: {why} ", "bold white on red"
+        return f" BLIND: {health.blind} ", "bold white on red"
     if not health.rules_ready:
         return " RULES NOT READY: alarms are as stored ", "bold black on yellow"
     return f" LIVE, {health.age_s:.0f} s ", "bold black on green"

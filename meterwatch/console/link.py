@@ -27,6 +27,8 @@ from meterwatch.v1 import alarms_pb2 as pb
 WAITING_MAX: Final = 20_000
 BLIND_S: Final = 15.0
 """A bookmark comes every 5 s; without any message for so long what is shown may be wrong."""
+WATCHDOG_S: Final = 90.0
+"""Nor is it to be trusted when nothing has come through the service for so long: its own batches go every 30 s."""
 AGAIN_S: Final = 1.0
 """Between two beginnings with a snapshot."""
 
@@ -57,10 +59,19 @@ class Health:
     rules_ready: bool
     trouble: str
     """Why there is no feed; empty if there is one."""
+    watchdog_age_s: float = 0.0
+    """Since something last came through all of the service, as it said last."""
 
     @property
-    def blind(self) -> bool:
-        return self.age_s > BLIND_S or not self.begun
+    def blind(self) -> str:
+        """Why what is shown may be wrong; empty: it may be trusted."""
+        if not self.begun:
+            return "no list yet"
+        if self.age_s > BLIND_S:
+            return f"nothing heard for {self.age_s:.0f} s"
+        if self.watchdog_age_s > WATCHDOG_S:
+            return f"nothing comes through the service for {self.watchdog_age_s:.0f} s"
+        return ""
 
 
 class Link(Protocol):
@@ -99,6 +110,7 @@ class ServiceLink:
         self._begun = False
         self._reconnects = 0
         self._rules_ready = True
+        self._watchdog_age_s = 0.0
         self._trouble = ""
         self._feed: AlarmFeed | None = None
         self._thread = threading.Thread(target=self._run, name="alarm feed", daemon=True)
@@ -130,7 +142,8 @@ class ServiceLink:
     def health(self) -> Health:
         """How the link does now."""
         reconnects = self._reconnects + (self._feed.reconnects if self._feed is not None else 0)
-        return Health(time.monotonic() - self._heard_s, self._begun, reconnects, self._rules_ready, self._trouble)
+        age_s = time.monotonic() - self._heard_s
+        return Health(age_s, self._begun, reconnects, self._rules_ready, self._trouble, self._watchdog_age_s)
 
     def act(self, what: pb.ActRequest, alarm_id: str, version: int) -> str:
         """Do what an operator wants on an alarm as he saw it; why not, or empty if it is done."""
@@ -188,6 +201,7 @@ class ServiceLink:
                     self._offer(Row.of(message.transition.alarm), message.transition.seq)
                 case "bookmark":
                     self._rules_ready = message.bookmark.rules_ready
+                    self._watchdog_age_s = message.bookmark.watchdog_age_s
                 case "coalesced":
                     with self._room:
                         self._news.folded += message.coalesced.merged

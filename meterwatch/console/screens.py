@@ -34,7 +34,8 @@ HELP = """\
  district= feeder= type= asset= kind= level= assigned=   one of these, e.g. district=North,South
  state=unack,ack,rtn   severity=high (or graver)   shelved=no, yes, only
 
- LIVE: told within the last seconds. BLIND: nothing was heard for 15 s; what is shown may be wrong.
+ LIVE: told within the last seconds. BLIND: nothing was heard for 15 s, or nothing
+ came through the service for 90 s; what is shown may be wrong.
 """
 
 

@@ -676,6 +676,7 @@ class Bookmark(_message.Message):
     LOG_ID_FIELD_NUMBER: _builtins.int
     NOW_US_FIELD_NUMBER: _builtins.int
     RULES_READY_FIELD_NUMBER: _builtins.int
+    WATCHDOG_AGE_S_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """Cursor. Unit: none."""
     log_id: _builtins.str
@@ -684,6 +685,10 @@ class Bookmark(_message.Message):
     """Service clock. Unit: microseconds since 1970-01-01 UTC."""
     rules_ready: _builtins.bool
     """False while the service is still rebuilding its rule state."""
+    watchdog_age_s: _builtins.int
+    """How long ago a batch of the service's own last came through: stored, before the rules, and its alarms committed. One
+    goes every 30 s; above 90 what is shown may be wrong. Unit: seconds.
+    """
     def __init__(
         self,
         *,
@@ -691,10 +696,11 @@ class Bookmark(_message.Message):
         log_id: _builtins.str = ...,
         now_us: _builtins.int = ...,
         rules_ready: _builtins.bool = ...,
+        watchdog_age_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_id", b"log_id", "now_us", b"now_us", "rules_ready", b"rules_ready", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_id", b"log_id", "now_us", b"now_us", "rules_ready", b"rules_ready", "seq", b"seq", "watchdog_age_s", b"watchdog_age_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

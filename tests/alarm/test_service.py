@@ -155,6 +155,26 @@ async def test_a_filtered_stream_gets_bookmarks_with_the_newest_cursor(dsn: str)
         call.cancel()
 
 
+async def test_a_filtered_stream_that_heard_nothing_for_longer_than_the_log_lasts_resumes_from_its_bookmark(
+    dsn: str,
+) -> None:
+    async with serving(dsn, ring_max=1, bookmark_s=0.01) as world:
+        wanted = pb.AlarmFilter(district=["Nowhere"])
+        call = world.stub.Subscribe(pb.SubscribeRequest(filter=wanted))
+        began = (await call.read()).snapshot.seq
+        done = await world.desk.record([verdict(episode(10), asset_id=i) for i in range(4)], [])
+        while (bookmark := (await call.read()).bookmark).seq < done[-1].seq:
+            pass
+        call.cancel()
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            await connection.execute("DELETE FROM alarm_log WHERE seq <= %s", (done[-1].seq,))
+        old = pb.SubscribeRequest(from_seq=began, log_id=bookmark.log_id, filter=wanted)
+        assert (await refusal(world.stub.Subscribe(old).read()))[1] == "CURSOR_TOO_OLD"
+        again = world.stub.Subscribe(pb.SubscribeRequest(from_seq=bookmark.seq, log_id=bookmark.log_id, filter=wanted))
+        assert (await again.read()).bookmark.seq == done[-1].seq
+        again.cancel()
+
+
 @pytest.mark.parametrize("ring_max", [10_000, 1])
 async def test_transitions_that_wait_come_together_if_the_caller_says_so(dsn: str, ring_max: int) -> None:
     async with serving(dsn, ring_max) as world:

@@ -155,6 +155,28 @@ def test_a_refusal_is_shown_while_it_lasts() -> None:
         assert link.health().blind
 
 
-@pytest.mark.parametrize(("age_s", "begun", "blind"), [(15.0, True, False), (15.1, True, True), (0.0, False, True)])
-def test_it_is_blind_without_news_for_15_s_or_without_a_list(age_s: float, begun: bool, blind: bool) -> None:
-    assert Health(age_s, begun, 0, True, "").blind is blind
+@pytest.mark.parametrize(
+    ("age_s", "begun", "watchdog_age_s", "why"),
+    [
+        (15.0, True, 90.0, ""),
+        (15.6, True, 0.0, "nothing heard for 16 s"),
+        (0.0, False, 0.0, "no list yet"),
+        (0.0, True, 91.0, "nothing comes through the service for 91 s"),
+    ],
+)
+def test_it_is_blind_without_news_for_15_s_without_a_list_and_without_a_watchdog_for_90_s(
+    age_s: float, begun: bool, watchdog_age_s: float, why: str
+) -> None:
+    assert Health(age_s, begun, 0, True, "", watchdog_age_s).blind == why
+
+
+def test_bookmarks_say_when_something_came_through_the_service_last() -> None:
+    def bookmark(age_s: int) -> pb.SubscribeResponse:
+        return pb.SubscribeResponse(bookmark=pb.Bookmark(seq=5, log_id="L", rules_ready=True, watchdog_age_s=age_s))
+
+    with linked([[snapshot(5), bookmark(120), change(6, "A")]]) as (link, _):
+        taken(link, lambda news: news.changes == 1)
+        assert link.health().blind == "nothing comes through the service for 120 s"
+    with linked([[snapshot(5), bookmark(120), bookmark(3), change(6, "A")]]) as (link, _):
+        taken(link, lambda news: news.changes == 1)
+        assert not link.health().blind

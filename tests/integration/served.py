@@ -136,7 +136,7 @@ def serving(dsn: str, *, registered: bool = False, **server: Any) -> Iterator[Se
         raise served
     try:
         if not registered:
-            import_registry(served)
+            import_registry(served.address)
         yield served
     finally:
         stop[0]()
@@ -145,11 +145,11 @@ def serving(dsn: str, *, registered: bool = False, **server: Any) -> Iterator[Se
         raise AssertionError("the service did not end well") from started.get()  # type: ignore[misc]
 
 
-def import_registry(served: Served) -> None:
+def import_registry(address: str) -> None:
     request = registry_pb2.ImportRequest()
     for kind, text in REGISTRY.items():
         request.file.add(kind=kind, name=f"{kind}.csv", content=text.encode())
-    with grpc.insecure_channel(served.address) as channel:
+    with grpc.insecure_channel(address) as channel:
         answer = registry_pb2_grpc.RegistryStub(channel).Import(request, timeout=ENOUGH_S)
     assert not answer.error, answer.error
 

@@ -50,10 +50,12 @@ def free_port() -> int:
 class ServiceProcess:
     """One service, any number of lives. `output`: a file that all lives append to; dsn None: the embedded database.
 
-    prelude: Python that runs before the service, such as what makes a part of it fail.
+    start None: the machine's clock. prelude: Python that runs before the service, such as what makes a part of it fail.
     """
 
-    def __init__(self, dsn: str | None, start: datetime, output: Path, prelude: str = "", **settings: str) -> None:
+    def __init__(
+        self, dsn: str | None, start: datetime | None, output: Path, prelude: str = "", **settings: str
+    ) -> None:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.output = output
@@ -62,8 +64,7 @@ class ServiceProcess:
         self._settings = {
             "METERWATCH_SERVER__PORT": str(self.port),
             **({} if dsn is None else {"METERWATCH_DATABASE__URL": dsn}),
-            "METERWATCH_CLOCK__MODE": "replay",
-            "METERWATCH_CLOCK__START": start.isoformat(),
+            **_clock(start),
             **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -153,6 +154,10 @@ class ServiceProcess:
                     return
                 time.sleep(0.05)  # between two questions
         raise AssertionError(f"the service is not ready after {ENOUGH_S:.0f} s: {self.tail()}")
+
+
+def _clock(start: datetime | None) -> dict[str, str]:
+    return {} if start is None else {"METERWATCH_CLOCK__MODE": "replay", "METERWATCH_CLOCK__START": start.isoformat()}
 
 
 def _takes_reads(channel: grpc.Channel) -> bool:

@@ -19,6 +19,7 @@ from served import (
     reads,
     serving,
 )
+from service_process import until
 
 from meterwatch.v1 import ingest_pb2 as pb
 
@@ -106,6 +107,19 @@ def test_of_two_streams_with_one_epoch_the_newer_wins(served: Served) -> None:
         ours(end, "ABORTED", "SUPERSEDED")
         assert str(epoch) in end.message
         goes_on(newer)
+
+
+def test_a_stream_superseded_and_a_seq_used_again_are_on_record(cluster: Databases) -> None:
+    epoch = fresh_epoch()
+    found = "SELECT outcome, object FROM audit_log WHERE outcome IN ('SEQ_REUSED', 'SUPERSEDED') ORDER BY outcome"
+    with fresh_database(cluster) as dsn, serving(dsn) as served:
+        with served.stream(hello(epoch)) as older:
+            goes_on(older, 1)
+            assert older.ask(reads(1)).nack.reason == "SEQ_REUSED"
+            with served.stream(hello(epoch)):
+                ours(older.end(), "ABORTED", "SUPERSEDED")
+        until(lambda: len(served.sql(found)) == 2, "both are on record")
+        assert served.sql(found) == [("SEQ_REUSED", f"epoch {epoch} seq 1"), ("SUPERSEDED", f"epoch {epoch}")]
 
 
 def test_an_idle_stream_is_ended_and_may_come_again(cluster: Databases) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -148,12 +150,18 @@ async def test_every_real_read_is_stored_or_quarantined_and_sending_all_again_ch
 
     async with running(config) as service:
         await register(service.address, reads.meter)
+        before_s = backends_cpu_s(dsn)
         first, seconds = await timed(service, reads, epoch=1)
+        first_s = backends_cpu_s(dsn) - before_s
         told = counted(dsn)
         again, _ = await timed(service, reads, epoch=2)
         told_again = counted(dsn)
+        before_s = backends_cpu_s(dsn)
+        replays, _ = await timed(service, reads, epoch=1)
+        replays_s = backends_cpu_s(dsn) - before_s
 
-    print(f"\n{first} in {seconds:.1f} s; in SQL: {told['stored']} reads, {told['wh']} Wh, {told['reasons']}")
+    print(f"\nCPU of PostgreSQL: {first_s:.2f} s, and {replays_s:.2f} s for the same batches again")
+    print(f"{first} in {seconds:.1f} s; in SQL: {told['stored']} reads, {told['wh']} Wh, {told['reasons']}")
     assert first.sent == len(reads.wh) == first.accepted + first.rejected
     assert (first.duplicates, first.versions) == (0, 0)
     assert told["stored"] == first.accepted == int(good.sum())
@@ -166,8 +174,20 @@ async def test_every_real_read_is_stored_or_quarantined_and_sending_all_again_ch
     assert (again.accepted, again.versions) == (0, 0)
     assert again.duplicates == first.accepted
     assert again.rejected == first.rejected
+    assert (replays.replayed, replays.accepted, replays.rejected) == (first.batches, first.accepted, first.rejected)
     for name in ("stored", "wh", "versions", "alarms"):
         assert told_again[name] == told[name], name
+
+
+def backends_cpu_s(dsn: str) -> float:
+    """CPU seconds of the processes that serve this database, those of the service's jobs among them; 0: elsewhere."""
+    with psycopg.connect(dsn) as connection:
+        pids = connection.execute("SELECT pid FROM pg_stat_activity WHERE datname = current_database()").fetchall()
+    ticks = 0
+    for (pid,) in pids:
+        with suppress(OSError):
+            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 async def timed(service: Service, reads: File, epoch: int) -> tuple[Totals, float]:

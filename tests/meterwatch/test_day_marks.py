@@ -109,12 +109,25 @@ async def test_what_is_remembered_is_bounded():
 
 
 @pytest.mark.parametrize(
-    ("day", "quarter_hours"), [(date(2026, 3, 29), 92), (date(2026, 3, 28), 96), (date(2026, 10, 25), 100)]
+    ("zone", "day", "quarter_hours"),
+    [
+        ("Europe/Berlin", date(2026, 3, 29), 92),
+        ("Europe/Berlin", date(2026, 3, 28), 96),
+        ("Europe/Berlin", date(2026, 10, 25), 100),
+        ("Europe/Berlin", date(2024, 2, 29), 96),
+        ("Europe/Berlin", date(2026, 12, 31), 96),
+        ("Europe/Berlin", date(2038, 1, 19), 96),  # when 32 bits of seconds are over
+        ("Europe/Berlin", date(2038, 3, 28), 92),
+        ("America/New_York", date(2026, 11, 1), 100),
+        ("Australia/Lord_Howe", date(2026, 4, 5), 98),  # by half an hour
+        ("Asia/Kolkata", date(2026, 3, 29), 96),
+        ("UTC", date(2016, 12, 31), 96),  # with a leap second, which POSIX does not count
+    ],
 )
-def test_local_days_are_as_long_as_summer_time_makes_them(day, quarter_hours):
-    begin, end = day_starts_us("Europe/Berlin")[as_number(day) :][:2]
+def test_local_days_are_as_long_as_summer_time_makes_them(zone, day, quarter_hours):
+    begin, end = day_starts_us(zone)[as_number(day) :][:2]
     assert (end - begin) // (900 * US) == quarter_hours
-    assert day_of("Europe/Berlin", np.array([begin, begin + 1, end, end + 1])).tolist() == [
+    assert day_of(zone, np.array([begin, begin + 1, end, end + 1])).tolist() == [
         as_number(day) + by for by in (-1, 0, 0, 1)
     ]  # fmt: skip
 

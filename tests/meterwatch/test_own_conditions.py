@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipeline_world import batch, event_batch, piped, until
 
+from meterwatch.clock import US
 from meterwatch.disk_watch import AGAIN, MIB, WARN_TIMES, DiskWatch, Room
 from meterwatch.episodes import Severity
 from meterwatch.jobs import Jobs
@@ -19,8 +20,10 @@ from meterwatch.own_alarms import UNKNOWN, Ill
 from meterwatch.own_conditions import (
     BEHIND_S,
     CAUGHT_UP_S,
+    CLOCK_SAID_S,
     ENDS_SOON_S,
     certificate_ends,
+    clock_set,
     conditions,
     config_refused,
     disk_low,
@@ -124,6 +127,21 @@ def test_a_certificate_is_spoken_of_by_what_is_left_of_its_life(
     assert severity(certificate_ends(left_s, life_s, "meters.example")) is expected
 
 
+@pytest.mark.parametrize(
+    ("step_s", "ago_s", "says"),
+    [
+        (0, None, None),
+        (3600, 0.0, "set 3600 s forward"),
+        (-3600, CLOCK_SAID_S, "set 3600 s back"),
+        (-3600, CLOCK_SAID_S + 1, None),
+    ],
+)
+def test_a_clock_that_was_set_is_spoken_of_for_an_hour(step_s: int, ago_s: float | None, says: str | None) -> None:
+    ill = clock_set(step_s * US, ago_s)
+    assert (ill is None) is (says is None)
+    assert ill is None or says in ill.summary
+
+
 def test_a_refused_file_is_told_with_its_first_problem_and_not_at_length() -> None:
     assert config_refused("Routes file", []) is None
     ill = config_refused("Routes file", [f"routes.yaml:{n}: wrong{'!' * 1000}" for n in range(1, 9)])
@@ -153,7 +171,7 @@ def test_the_number_of_a_part_is_in_the_database_and_stays() -> None:
     told = {part.asset: int(part) for part in Part if not part.name.startswith("RULE_")}
     assert told == {
         "disk": 0, "rules": 1, "ingest": 2, "certificate": 3, "tls-files": 4, "routes-file": 5, "user-rules": 6,
-        "token-keys": 7, "denied-serials": 8, "jobs": 9,
+        "token-keys": 7, "denied-serials": 8, "jobs": 9, "clock": 10,
     }  # fmt: skip
     rules = [part.asset for part in Part if part.name.startswith("RULE_")]
     assert rules == [
@@ -162,10 +180,14 @@ def test_the_number_of_a_part_is_in_the_database_and_stays() -> None:
     ]  # fmt: skip
 
 
+def steady(step_us: int = 0, ago_s: float | None = None) -> Any:
+    return SimpleNamespace(step_us=step_us, set_ago_s=ago_s)
+
+
 def parts(*, heard: int = 0, **pipeline: Any) -> Any:
     silence = SimpleNamespace(last_heard=lambda: (np.arange(heard), np.arange(heard)))
     return SimpleNamespace(
-        pipeline=SimpleNamespace(**{"behind_s": 0.0, "visited": False} | pipeline),
+        pipeline=SimpleNamespace(**{"behind_s": 0.0, "visited": False, "steady": steady()} | pipeline),
         routes=None,
         metrics=SimpleNamespace(jobs=Jobs()),
         recipe=SimpleNamespace(user=None),
@@ -188,7 +210,7 @@ def test_what_a_service_has_not_is_well_also_if_it_was_told_of_before() -> None:
 
 
 def test_every_part_can_be_ill() -> None:
-    made = parts(heard=3, behind_s=31.0)
+    made = parts(heard=3, behind_s=31.0, steady=steady(-3600 * US, 1.0))
     made.routes = SimpleNamespace(file=SimpleNamespace(problems=("routes.yaml:1: no",)))
     made.recipe.user = SimpleNamespace(status=SimpleNamespace(refused=["rules.yaml:1: no"]))
     made.metrics.jobs.raised("judging days", ValueError("no"))
