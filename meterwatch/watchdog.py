@@ -59,7 +59,8 @@ class Watchdog:
         return self._monotonic() - self._through_s
 
     async def run(self) -> None:
-        """Send one every EVERY_S until cancelled."""
+        """Send one every EVERY_S until cancelled. Before that the service starts, which bookmarks say as well."""
+        self._through_s = self._monotonic()
         while True:
             await asyncio.sleep(EVERY_S)
             try:
