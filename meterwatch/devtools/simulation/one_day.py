@@ -123,7 +123,7 @@ class _Delivery:
         match act.what:
             case What.CLOCK:
                 self.stepped += self.clock.wrong_us != act.number
-                self.clock.wrong_us = act.number
+                service.set_clock(act.number)
             case What.KILL if act.number == 0:
                 self._again()
             case What.KILL if act.number == 1:
@@ -151,7 +151,7 @@ class _Delivery:
 
     def _ended(self, *, heard: bool) -> _Ended:
         memory, service = self.memory, self.service
-        self.clock.wrong_us = 0
+        service.set_clock(0)
         memory.dies = memory.fails = ""
         service.until(settled_us(self.day))
         service.judge_all()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from math import inf
 from types import SimpleNamespace
 from typing import Any, Final, TypeVar, cast
 from unittest.mock import patch
@@ -16,8 +17,9 @@ from unittest.mock import patch
 import numpy as np
 
 from alarm.desk import AlarmDesk
-from meterwatch import contract_reads, pipeline, user_rules_at_work, wired_rules
+from meterwatch import contract_reads, pipeline, steady_time, user_rules_at_work, wired_rules
 from meterwatch.batch import Events, Stored
+from meterwatch.clock import Clock
 from meterwatch.devtools.simulation.kept_in_memory import (
     Memory,
     MemoryEvidence,
@@ -32,6 +34,7 @@ from meterwatch.errors import StorageUnavailable
 from meterwatch.hearing import Hearing
 from meterwatch.metrics import Metrics
 from meterwatch.pipeline import Pipeline, _Committed
+from meterwatch.steady_time import SteadyTime
 from meterwatch.unheard import stands_us
 from meterwatch.user_rules import RuleSet
 from meterwatch.wired_rules import HEARD_US, WiredRules, rebuild
@@ -53,6 +56,7 @@ JUDGED_MAX: Final = 20
 ASKED_US: Final = 1200 * US
 """The rules are asked this often, whatever comes: who is silent has no timer that `until` could see."""
 _METRICS: Final = Metrics()
+_SILENT: Final = SimpleNamespace(warning=lambda *_, **__: None)
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:
@@ -110,7 +114,9 @@ def without_database() -> Iterator[None]:
         patch.object(user_rules_at_work, "time", SimpleNamespace(thread_time_ns=lambda: 0)),
         patch.object(pipeline, "time", SimpleNamespace(monotonic=lambda: 0.0)),
         patch.object(pipeline, "RETRY_S", 0),
-        patch.object(pipeline, "_log", SimpleNamespace(warning=lambda *_, **__: None)),
+        patch.object(pipeline, "_log", _SILENT),
+        patch.object(steady_time, "_log", _SILENT),
+        patch.object(steady_time, "STOOD_S", inf),  # nobody looks every second here
     ):
         yield
 
@@ -126,7 +132,7 @@ class Service:
         self._past = SomeOfThePast(np.random.default_rng(seed))
         self._connected = set(range(len(grid.topology.head_end)))
         self._events = 0
-        self._asked_us = self._looked_us = clock.now_us()
+        self._asked_us = clock.now_us()
         self.starts = 0
         self.evaluations = 0
         self.start()
@@ -150,8 +156,8 @@ class Service:
         self._pipeline = Pipeline(
             clock, [cast(Any, None)], self.rules, self._record, cast(Any, None), topology, _METRICS
         )  # fmt: skip
-        self._pipeline._hearing = Hearing(real=True, monotonic=lambda: 0.0)
-        self._looked_us = clock.now_us()
+        self._pipeline._hearing = Hearing(monotonic=lambda: 0.0)
+        self._pipeline.steady = SteadyTime(cast(Clock, clock), lambda: clock.true_us / US)
         verdicts, owed = at_once(rebuild(self.rules, topology, history, self.desk, clock))
         at_once(self._record(verdicts, owed))
         slots = np.arange(topology.slots, dtype=np.int32)
@@ -187,20 +193,19 @@ class Service:
         """One turn of the service's evaluation."""
         self.evaluations += 1
         self._asked_us = self.clock.true_us
-        self._pipeline._hearing._looked_us = self._looked_us
         answer = cast(Any, None)
         at_once(self._pipeline._judge([_Committed(stored, events, answer, 0.0, key=key) for stored, events in came]))
-        self._looked_us = self.clock.now_us()
 
     def until(self, true_us: int) -> None:
         """Time passes; whenever a timer ends, the rules and the desk are asked."""
         for _ in range(TIMERS_MAX):
-            due_us = max(self.engine.due_us - self.clock.wrong_us, self.clock.true_us + TIMER_STEP_US)
+            ahead_us = self._pipeline.steady.now_us() - self.clock.true_us
+            due_us = max(self.engine.due_us - ahead_us, self.clock.true_us + TIMER_STEP_US)
             if due_us >= true_us:
                 break
-            self._pass(due_us)
+            self.clock.true_us = due_us
             self.evaluate([])
-        self._pass(max(true_us, self.clock.true_us))
+        self.clock.true_us = max(true_us, self.clock.true_us)
         if self.clock.true_us - self._asked_us > ASKED_US:
             self.evaluate([])
         for work in (self.desk.lift_shelves, self.desk.end_delays, self.desk.announce_again, self.desk.lapse):
@@ -219,10 +224,11 @@ class Service:
             raise AssertionError("the past is never judged")
         self._past.all = False
 
-    def _pass(self, true_us: int) -> None:
-        """The service looks twice a second: only a clock that is set makes it look late."""
-        self._looked_us += true_us - self.clock.true_us
-        self.clock.true_us = true_us
+    def set_clock(self, wrong_us: int) -> None:
+        """The clock of the machine is set: from now on it is so wrong."""
+        self._pipeline.steady.now_us()
+        self.clock.wrong_us = wrong_us
+        self._pipeline.steady.now_us()
 
     async def _record(self, verdicts: list[Verdict], batch_ids: list[int]) -> None:
         await self.rules.record(self.desk, verdicts, batch_ids)
