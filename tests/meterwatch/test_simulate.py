@@ -17,7 +17,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from alarm import book
+from alarm import matching
 from alarm.desk import AlarmDesk
 from alarm.hub import Subscription
 from meterwatch import wired_rules
@@ -166,7 +166,7 @@ def never_settles() -> AbstractContextManager[Any]:
 
 def matches_nothing() -> AbstractContextManager[Any]:
     """No episode is ever the same fault as an alarm."""
-    return patch.object(book, "overlap_us", lambda *_: -1)
+    return patch.object(matching, "overlap_us", lambda *_: -1)
 
 
 def tells_of_no_head_end() -> AbstractContextManager[Any]:
