@@ -2,8 +2,8 @@
 
 gRPC receives a message when it is asked for, and of one that nobody asks for HTTP/2 lets its sender send 64 KiB. So a
 flood of requests costs what is received at once. How long a request is is known when it is here: until then it counts
-as the longest there may be (server.message_bytes_max). What head-ends send counts with its length until it is answered;
-what people ask is here counted by others (room.py, the hub of subscriptions).
+as the longest there may be (server.message_bytes_max). That of a call without a place of its own (room.py), above all
+what head-ends send, counts with its length until it is answered.
 
 A *door* is for methods of one kind, so that no person waits behind what head-ends send. At a door each name has a share
 and a line; the lines are served in turn, and who has waited WAIT_S is told to come again. Where nobody is asked who he

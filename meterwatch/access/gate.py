@@ -34,7 +34,7 @@ from meterwatch.access.about import about
 from meterwatch.access.certificates import Certificates, over_tls
 from meterwatch.access.doors import Doors, Load
 from meterwatch.access.identity import LOCAL, NOBODY, Identity, shown
-from meterwatch.access.methods import METHODS, Reach, Rule
+from meterwatch.access.methods import METHODS, Reach, Rule, Takes
 from meterwatch.access.room import Place, Room
 from meterwatch.access.serials import DeniedSerials
 from meterwatch.access.tokens import Tokens
@@ -213,7 +213,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             request, load = await door.receive(name, call.read, share=bool(call.identity.name))
         except TimeoutError:
             raise _Stuck(f"no request was here {door.receive_s:.0f} s after its call; send it with the call") from None
-        if rule.sends:
+        if rule.takes is Takes.NOTHING and rule.roles:  # no place of its own counts it
             call.load = load
         else:
             load.leave()

@@ -162,20 +162,22 @@ def test_what_strangers_and_subscribers_send_is_short_and_what_is_imported_or_se
     }  # fmt: skip
 
 
-async def test_what_a_head_end_sends_counts_until_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sends", [True, False])
+async def test_what_has_no_place_in_the_room_counts_until_it_is_answered(
+    sends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answered = asyncio.Event()
 
     async def stores(request: bytes, _context: Any) -> bytes:
         await answered.wait()
         return request[:1]
 
-    sends = Rule(frozenset(Role), Reach.OWN, changes=True, sends=True, takes=Takes.NOTHING, bytes_max=None)
-    monkeypatch.setitem(METHODS, "Send", (grpc.unary_unary_rpc_method_handler(stores), sends))
+    rule = Rule(frozenset(Role), Reach.OWN, sends=sends, takes=Takes.NOTHING, bytes_max=None)
+    monkeypatch.setitem(METHODS, "Send", (grpc.unary_unary_rpc_method_handler(stores), rule))
     async with gated() as world:
-        door = world.gate._doors.head_ends
+        door = world.gate._doors.head_ends if sends else world.gate._doors.people
         sent = asyncio.create_task(world.ask("Send", data=LARGE))
         await until(lambda: door.size == len(LARGE))
         answered.set()
         assert await sent == LARGE[:1]
         await until(lambda: door.size == 0)
-        assert world.gate._doors.people.size == 0
