@@ -70,11 +70,12 @@ class RightCaller:
     """Sends one read after the other by SendReads, and opens a new connection for it now and then. Close it.
 
     Where several connections flood one method, gRPC cancels calls of that method by chance; as meterwatch.client does
-    it, such a call is sent again, once.
+    it, such a call is sent again, after longer and longer pauses.
     """
 
     PAUSE_S: Final = 0.005
     NEW_EVERY: Final = 20
+    PAUSES_S: Final = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
     def __init__(self, address: str, arm: str, credentials: Any) -> None:
         self.accepted = 0
@@ -131,13 +132,7 @@ class RightCaller:
         )
         began_s = time.monotonic()
         try:
-            try:
-                answer = send(self.request(number), timeout=ENOUGH_S)
-            except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.CANCELLED:
-                    raise
-                self.again += 1
-                answer = send(self.request(number), timeout=ENOUGH_S)
+            answer = self._sent(send, self.request(number))
             if answer.ack.accepted != 1:
                 raise RuntimeError(f"the answer to a right read is {answer}")
         except (grpc.RpcError, RuntimeError) as error:
@@ -147,6 +142,18 @@ class RightCaller:
             self.ms.append(1000 * (time.monotonic() - began_s))
         with self._changed:
             self._changed.notify_all()
+
+    def _sent(self, send: Any, request: SendReadsRequest) -> SendReadsResponse:
+        for pause_s in (*self.PAUSES_S, None):
+            try:
+                answer: SendReadsResponse = send(request, timeout=ENOUGH_S)
+                return answer
+            except grpc.RpcError as error:
+                if pause_s is None or error.code() is not grpc.StatusCode.CANCELLED:
+                    raise
+            self.again += 1
+            self._stop.wait(pause_s)
+        raise AssertionError("the last try raises or returns")
 
 
 def meter_name(arm: str, number: int) -> str:

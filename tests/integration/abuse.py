@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple
 
 import bad_input_world
 import bad_inputs
+import grpc
 import psycopg
 import pytest
 import served
@@ -275,6 +276,8 @@ class Abuse:
     problems: list[str] = field(default_factory=list)
     record: Record = field(default_factory=Record)
     sent: Counter[str] = field(default_factory=Counter)
+    cancelled: int = 0
+    """Inputs that were sent again, because gRPC cancelled a call of theirs."""
 
     def __post_init__(self) -> None:
         self._next = 0
@@ -317,12 +320,23 @@ class Abuse:
 
     def _send(self, number: int, one: Input) -> None:
         try:
-            one.send(self.target)
+            self._tried(one)
         except Exception as error:  # the boundary of one input: told to the run
             said = f"{type(error).__name__}: {error}"
             self.problems.append(f"{one.name}, number {number} of seed {self.seed}: {said[:2000]}")
         with self._lock:
             self.sent[one.name] += 1
+
+    def _tried(self, one: Input) -> None:
+        """Send an input, and once more where gRPC cancelled one of its calls by chance: two floods may be under way."""
+        try:
+            one.send(self.target)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.CANCELLED:
+                raise
+            with self._lock:
+                self.cancelled += 1
+            one.send(self.target)
 
 
 def right_ones_kept(dsn: str, sender: RightSender, viewer: RightViewer) -> list[str]:

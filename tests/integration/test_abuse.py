@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import bad_inputs
+import grpc
 import orjson
 import pytest
 import test_bad_input
@@ -44,11 +45,12 @@ from rules.profile import PROFILES
 from storage.sound import Span, inspected
 from storage.upkeep import Retention
 
-TIMES: Final = float(os.environ.get("METERWATCH_ABUSE_TIMES", "0.5"))
+TIMES: Final = float(os.environ.get("METERWATCH_ABUSE_TIMES", "0.3"))
 SEED: Final = int(os.environ.get("METERWATCH_ABUSE_SEED", "1"))
 JSON: Final = os.environ.get("METERWATCH_ABUSE_JSON", "")
-GROWN_MB_MAX: Final = 64.0
-"""After the first tenth: what is known of stored and arrived reads fills up, and what the allocator keeps."""
+GROWN_MB_MAX: Final = 160.0
+"""After the first tenth: what is known of stored and of arrived reads fills up, 64 MiB each, and gRPC keeps some bytes
+of every call that is left."""
 FLAT_SPARE: Final = 8
 """Of each of HELD more at the end than before."""
 
@@ -82,6 +84,7 @@ def left_behind(before: Look, tenth: Look, after: Look) -> list[str]:
 def test_the_whole_catalogue_in_random_order_leaves_one_service_as_it_was(cluster: Databases, tmp_path: Path) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     settings = {"METERWATCH_CLOCK__MODE": "simulated", "METERWATCH_LOG__FORMAT": "json"}
+    settings["METERWATCH_ESTIMATION__AUTOMATIC"] = "false"  # an interval that it filled is not fresh any more
     with ExitStack() as stack:
         dsn = stack.enter_context(fresh_database(cluster))
         service = stack.enter_context(ServiceProcess(dsn, now, tmp_path / "service.log", **settings))
@@ -113,6 +116,7 @@ def test_the_whole_catalogue_in_random_order_leaves_one_service_as_it_was(cluste
         figures = {
             "times": TIMES, "seed": SEED, "inputs": len(inputs()), "sent": sum(abuse.sent.values()),
             "sent_of_each": sorted(set(abuse.sent.values())), "seconds": round(took_s, 1),
+            "cancelled": abuse.cancelled,
             "rows_of_the_catalogue": len(abuse.record.rows), "right_reads": sender.close().accepted,
             "right_transitions": len(viewer.seqs), "health_asked": watch.health.asked,
             "health_unanswered": watch.health.unanswered, "health_ms_max": watch.health.ms_max(),
@@ -124,7 +128,7 @@ def test_the_whole_catalogue_in_random_order_leaves_one_service_as_it_was(cluste
     if JSON:
         Path(JSON).write_text(text + "\n", "utf-8")
     assert problems == []
-    assert len(abuse.record.rows) > 60
+    assert len(abuse.record.rows) > 30
 
 
 # -- what it takes for a failure --------------------------------------------------------------------------------------
@@ -175,7 +179,7 @@ def test_the_names_of_the_tests_are_theirs_again_afterwards() -> None:
     ("change", "says"),
     [
         ({}, None),
-        ({"rss_mb": 180.0}, "180 MB, 110 after"),
+        ({"rss_mb": 280.0}, "280 MB, 110 after"),
         ({"descriptors": 60}, "60 descriptors, 50 before"),
         ({"threads": 30}, "30 threads"),
         ({"connections": 30}, "30 connections"),
@@ -187,3 +191,19 @@ def test_whatever_is_held_more_than_before_is_told(change: dict[str, float], say
     tenth = before | {"rss_mb": 110.0}
     found = left_behind(*(Look(**one) for one in (before, tenth, tenth | change)))  # type: ignore[arg-type]
     assert [says in one for one in found] == ([] if says is None else [True])
+
+
+def test_what_grpc_cancels_by_chance_is_sent_again_once() -> None:
+    class Cancelled(grpc.RpcError):  # type: ignore[misc]
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.CANCELLED
+
+    ends = [Cancelled(), None, Cancelled(), Cancelled()]
+
+    def planted(_: Served) -> None:
+        if (end := ends.pop(0)) is not None:
+            raise end
+
+    assert sent(planted) == []
+    assert len(sent(planted)) == 1
+    assert ends == []

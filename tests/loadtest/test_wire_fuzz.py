@@ -1,374 +1,155 @@
-"""`make fuzz-wire`: connections that speak broken HTTP/2, and beside them somebody who does everything right.
-
-Half of the connections are plain text, half go over TLS with a certificate that the service takes, to a service each.
-They come in blocks, all of a block at once. Promises: it fails if a service ends, a connection is not taken, a right
-call has no answer or a wrong one, memory grows by more than its calls leave, descriptors, threads or
-sessions stay, a read that was acknowledged is not stored, or the log has an error of ours. A connection follows from
-seed and number: `--first 4711 --connections 1 --only tls` sends it again.
-"""
+"""Broken HTTP/2 in thousands of connections, over plain text and TLS; `make fuzz-wire CONNECTIONS=100000` for more."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import itertools
-import ssl
-import tempfile
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Final
+import random
+import struct
 
-import grpc
-import orjson
-import psycopg
+import pytest
 
-from loadtest import report
-from loadtest.local import LocalService
-from loadtest.pressure import HELD, Look, Watch, finish, say_to_stderr
-from loadtest.wire_sender import calls_of, drawn, send_all
-from meterwatch import registry_csv
-from meterwatch.client.registry import RegistryFile, import_registry
-from meterwatch.client.retry import open_channel
-from meterwatch.client.secure import CA, CERT, KEY, in_environment, in_plain_text, security
-from meterwatch.devtools import broken_http2
-from meterwatch.quality import METHOD_MASK
-from meterwatch.transport import dev
-from meterwatch.v1.ingest_pb2 import Read, SendReadsRequest, SendReadsResponse
+from loadtest import wire_fuzz
+from loadtest.wire_fuzz import RightCaller, errors_in, problems_of
+from loadtest.wire_sender import calls_of, drawn, said, send_all
+from meterwatch.devtools.broken_http2 import ENDS, WAYS, Conversation, conversation, encoded, sound
+from meterwatch.devtools.http2_frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PING,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    Frame,
+    frame,
+)
 
-BLOCK: Final = 50
-"""Connections at once."""
-WARM_SHARE: Final = 0.1
-"""Of the connections, after which memory counts."""
-GROWN_MB_MAX: Final = 128.0
-"""What fills up once, and what the allocator keeps;"""
-BYTES_PER_CALL: Final = 150
-"""and what gRPC keeps of every call that its caller leaves (docs/reliability.md)."""
-FLAT_SPARE: Final = 32
-"""Of each of HELD more at the end than before the first connection: pools of database connections have grown, with a
-thread and a descriptor each."""
-OF_GRPC: Final = ("Invalid encoding on", "ExecuteBatchError raised in core")
-"""A header that is no text, which is read as Latin-1; a caller that has gone before its answer."""
-LOOK_EVERY_S: Final = 1.0
-ENOUGH_S: Final = 60.0
-"""A limit for a hung service, not an expectation."""
-HEAD_END: Final = "HES-right"
-HOSTILE: Final = broken_http2.HEAD_END
-"""Another one: who sends too much is told so, and may not cost the others anything."""
-METERS: Final = 64
-STEP_S: Final = 900
-DAYS: Final = 40
-"""Of reads each meter may have: less than a head-end's late window."""
-ARMS: Final = ("plain", "tls")
+CONNECTIONS = 800
+NOWHERE = "127.0.0.1:1"
 
 
-class RightCaller:
-    """Sends one read after the other by SendReads, and opens a new connection for it now and then. Close it.
-
-    Where several connections flood one method, gRPC cancels calls of that method by chance; as meterwatch.client does
-    it, such a call is sent again, once.
-    """
-
-    PAUSE_S: Final = 0.005
-    NEW_EVERY: Final = 20
-
-    def __init__(self, address: str, arm: str, credentials: Any) -> None:
-        self.accepted = 0
-        self.again = 0
-        """Calls that gRPC cancelled by itself, which were sent again."""
-        self.errors: list[str] = []
-        self.ms: list[float] = []
-        self._address, self._arm, self._credentials = address, arm, credentials
-        self._epoch = time.time_ns() // 1000
-        self._newest_us = int(time.time()) // STEP_S * STEP_S * 1_000_000
-        self._changed = threading.Condition()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="right-caller", daemon=True)
-        self._thread.start()
-
-    @property
-    def answered(self) -> int:
-        """Calls answered so far, well or not."""
-        return len(self.ms) + len(self.errors)
-
-    def await_another(self) -> None:
-        """Wait for the answer to a call that begins after now."""
-        want = self.answered + 2  # the next may have begun before
-        with self._changed:
-            self._changed.wait_for(lambda: self.answered >= want or not self._thread.is_alive(), 2 * ENOUGH_S)
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join(2 * ENOUGH_S)
-
-    def request(self, number: int) -> SendReadsRequest:
-        """A read that no call before had."""
-        step = 1 + number // METERS
-        if step > DAYS * 86_400 // STEP_S:
-            raise RuntimeError(f"{number:,} right calls; {DAYS} days of {METERS} meters have no more reads")
-        end_us = self._newest_us - step * STEP_S * 1_000_000
-        read = Read(meter=meter_name(self._arm, number % METERS), end_us=end_us, import_wh=1 + number % 100)
-        return SendReadsRequest(head_end=HEAD_END, epoch=self._epoch, seq=number + 1, interval_s=STEP_S, read=[read])
-
-    def _run(self) -> None:
-        channel = open_channel(self._address, self._credentials)
-        for number in itertools.count():
-            if self._stop.wait(self.PAUSE_S) or len(self.errors) > 20:
-                break
-            if number % self.NEW_EVERY == self.NEW_EVERY - 1:
-                channel.close()
-                channel = open_channel(self._address, self._credentials)
-            self._call(channel, number)
-        channel.close()
-
-    def _call(self, channel: Any, number: int) -> None:
-        send = channel.unary_unary(
-            "/meterwatch.v1.Ingest/SendReads", SendReadsRequest.SerializeToString, SendReadsResponse.FromString
-        )
-        began_s = time.monotonic()
-        try:
-            try:
-                answer = send(self.request(number), timeout=ENOUGH_S)
-            except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.CANCELLED:
-                    raise
-                self.again += 1
-                answer = send(self.request(number), timeout=ENOUGH_S)
-            if answer.ack.accepted != 1:
-                raise RuntimeError(f"the answer to a right read is {answer}")
-        except (grpc.RpcError, RuntimeError) as error:
-            self.errors.append(f"right call {number}: {error}")
-        else:
-            self.accepted += 1
-            self.ms.append(1000 * (time.monotonic() - began_s))
-        with self._changed:
-            self._changed.notify_all()
+def test_nothing_that_no_library_sends_ends_a_service_or_keeps_a_right_call_from_its_answer(cluster):
+    cluster.create_database("wire_fuzz")
+    try:
+        result = wire_fuzz.run(CONNECTIONS, 1, cluster.dsn_of("wire_fuzz"), print)
+    finally:
+        cluster.drop_database("wire_fuzz")
+    assert result["problems"] == []
+    figures = [arm["figures"] for arm in result["arms"].values()]
+    assert [arm["connections"] for arm in figures] == [CONNECTIONS / 2] * 2
+    assert all(arm["right_calls"] >= arm["connections"] / wire_fuzz.BLOCK for arm in figures)
+    assert all("a status, left open" in arm["ends"] for arm in result["arms"].values())
 
 
-def meter_name(arm: str, number: int) -> str:
-    """Of the meters of one arm."""
-    return f"W-{arm}-{number}"
+# -- what is sent -----------------------------------------------------------------------------------------------------
 
 
-def registry() -> list[RegistryFile]:
-    """What the right callers send for, and whom the others say they are."""
-    meter = {"head_end": HEAD_END, "transformer": "T-1", "interval_s": "900", "installed_on": "2020-01-01"}
-    meters = [meter | {"meter": meter_name(arm, number)} for arm in ARMS for number in range(METERS)]
-    late = {"time_zone": "UTC", "late_window_days": "45"}
-    return [
-        _file("head_ends", registry_csv.HeadEnd._fields, [{"head_end": name, **late} for name in (HEAD_END, HOSTILE)]),
-        _file("transformers", registry_csv.Transformer._fields, [{"transformer": "T-1", "rated_kva": "400"}]),
-        _file("meters", registry_csv.Meter._fields, meters),
-    ]
+def test_a_connection_follows_from_seed_and_number():
+    assert drawn(1, 4711) == drawn(1, 4711)
+    assert len({drawn(1, number).pieces for number in range(100)} | {drawn(2, n).pieces for n in range(100)}) > 150
 
 
-def _file(kind: str, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> RegistryFile:
-    lines = [",".join(columns), *(",".join(row.get(column, "") for column in columns) for row in rows), ""]
-    return RegistryFile(kind, f"{kind}.csv", "\n".join(lines).encode())
+def test_all_ways_and_all_ends_come():
+    rng = random.Random(1)
+    made = [conversation(rng) for _ in range(3000)]
+    assert {one.way for one in made} == {way.__name__.strip("_") for way in WAYS}
+    assert {one.end for one in made} == {*ENDS}
+    assert {len(one.pieces) for one in made} == {1, 2, 4}
 
 
-# -- one service ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__.strip("_"))
+def test_each_way_breaks_a_sound_call(way):
+    same = 0
+    for seed in range(40):
+        rng = random.Random(seed)
+        frames = sound(rng)
+        made = way(rng, frames)
+        same += (made if isinstance(made, bytes) else PREFACE + encoded(made)) == PREFACE + encoded(frames)
+    assert same <= 10
 
 
-class Certificates:
-    """A CA of the run's own, and what of it whom is given."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        now = datetime.now(UTC).replace(microsecond=0)
-        ca = dev.authority(now)
-        pairs = {"ca": ca, "server": dev.server(ca, now), "admin": dev.client(ca, "admin", "admin", now)}
-        pairs |= {name: dev.client(ca, name, "head-end", now) for name in (HEAD_END, HOSTILE)}
-        for name, pair in pairs.items():
-            dev.write_pair(directory, name, pair)
-
-    def _file(self, name: str) -> str:
-        return str(self._directory / name)
-
-    def service(self) -> dict[str, str]:
-        """Settings of a service that demands a certificate."""
-        files = {"CERTIFICATE": "server.pem", "KEY": "server.key.pem", "CLIENT_CA": "ca.pem"}
-        return {f"SERVER__TLS__{key}": self._file(name) for key, name in files.items()}
-
-    def administrator(self) -> AbstractContextManager[None]:
-        """The environment of who imports the registry and asks for health."""
-        return in_environment(
-            {CA: self._file("ca.pem"), CERT: self._file("admin.pem"), KEY: self._file("admin.key.pem")}
-        )
-
-    def head_end(self) -> Any:
-        """Of the right caller."""
-        return security(self._file("ca.pem"), self._file(f"{HEAD_END}.pem"), self._file(f"{HEAD_END}.key.pem"))
-
-    def hostile(self) -> ssl.SSLContext:
-        """Of the others: what they send goes over TLS as it should."""
-        context = ssl.create_default_context(cafile=self._file("ca.pem"))
-        context.load_cert_chain(self._file(f"{HOSTILE}.pem"), self._file(f"{HOSTILE}.key.pem"))
-        context.set_alpn_protocols(["h2"])
-        context.check_hostname = False
-        return context
+@pytest.mark.parametrize(
+    "one", [Frame(0, 0, 0), Frame(255, 255, 2**32 - 1, b"x" * 70_000), Frame(1, 4, 7, b"ab", says=2**24 - 1)]
+)
+def test_a_frame_is_its_length_in_three_bytes_kind_flags_stream_and_payload(one):
+    head = struct.pack(">IBBI", len(one.payload) if one.says is None else one.says, one.kind, one.flags, one.stream)
+    assert one.encoded() == head[1:] + one.payload
 
 
-def attacked(
-    arm: str, numbers: range, seed: int, database_url: str | None, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """One service and its share of the connections; {figures, ends, problems}."""
-    with tempfile.TemporaryDirectory(prefix="meterwatch-wire-") as directory:
-        certificates = Certificates(Path(directory)) if arm == "tls" else None
-        with (
-            certificates.administrator() if certificates else in_plain_text(),
-            _service(certificates, database_url) as service,
-        ):
-            answer = import_registry(service.address, registry(), deadline_s=ENOUGH_S)
-            if answer.error:
-                raise RuntimeError(f"the registry was refused: {answer.error[0].message}")
-            return _attack(service, arm, numbers, seed, certificates, say)
+# -- what is answered -------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _service(certificates: Certificates | None, database_url: str | None) -> Iterator[LocalService]:
-    settings = {"CLOCK__MODE": "simulated", "SERVER__IDLE_TIMEOUT_S": "60", "LOG__FORMAT": "json"}
-    settings |= certificates.service() if certificates else {}
-    with closing(LocalService(int(time.time()) * 1_000_000, database_url, settings)) as service:
-        yield service
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        (b"", "nothing said"),
+        (frame(SETTINGS, 0, 0) + frame(PING, 1, 0, bytes(8)), "nothing said"),
+        (frame(HEADERS, END_HEADERS, 1, b"x") + frame(DATA, 0, 1, b"yz"), "nothing said"),
+        (frame(HEADERS, END_HEADERS | END_STREAM, 1, b"x"), "a status"),
+        (frame(HEADERS, END_STREAM, 1) + frame(RST_STREAM, 0, 1, bytes(4)), "a status"),
+        (frame(RST_STREAM, 0, 1, bytes(4)), "a stream reset"),
+        (frame(HEADERS, END_STREAM, 1) + frame(GOAWAY, 0, 0, bytes(4) + bytes([0, 0, 0, 11]) + b"why"), "GOAWAY 11"),
+        (frame(GOAWAY, 0, 0, bytes(8))[:-3], "GOAWAY 0"),
+    ],
+)
+def test_an_answer_in_a_word(answer, word):
+    assert said(answer) == word
 
 
-def _attack(
-    service: LocalService, arm: str, numbers: range, seed: int, certificates: Certificates | None,
-    say: Callable[[str], None],
-) -> dict[str, Any]:  # fmt: skip
-    caller = RightCaller(service.address, arm, certificates.head_end() if certificates else None)
-    tls = certificates.hostile() if certificates else None
-    ends: Counter[str] = Counter()
-    ways: Counter[str] = Counter()
-    problems: list[str] = []
-    looks: list[Look] = []
-    calls = 0
-    blocks = -(-len(numbers) // BLOCK)
-    with closing(Watch(service.address, service.pid, LOOK_EVERY_S, service.dsn)) as watch, closing(caller):
-        caller.await_another()
-        before = watch.look()
-        began_s = time.monotonic()
-        for block in range(blocks):
-            those = [drawn(seed, number) for number in numbers[block * BLOCK : (block + 1) * BLOCK]]
-            ways.update(one.way for one in those)
-            calls += sum(map(calls_of, those))
-            ends += asyncio.run(send_all(service.address, those, tls))
-            caller.await_another()
-            if not service.alive():
-                at = numbers[block * BLOCK]
-                problems.append(f"{arm}: the service ended after connections {at} and on: {service.log_tail()}")
-                break
-            if caller.errors:
-                problems.append(f"{arm}: connections {numbers[block * BLOCK]} and on: {caller.errors[0]}")
-                break
-            looks.append(watch.look())
-            if block % 100 == 99:
-                say(f"{arm}: {(block + 1) * BLOCK:,} of {len(numbers):,} connections, {looks[-1].rss_mb:.0f} MB")
-        took_s = time.monotonic() - began_s
-        after = _settled(watch, before) if service.alive() else before
-    warm = looks[int(len(looks) * WARM_SHARE) :] or [before]
-    figures = {
-        "connections": sum(ends.values()), "calls": calls,
-        "seconds": took_s, "refused": ends["refused"], "ways": len(ways),
-        "right_calls": caller.answered, "right_accepted": caller.accepted, "right_failed": len(caller.errors),
-        "right_again": caller.again,
-        "right_stored": _stored(service, arm) if service.alive() else -1, "right_ms_max": max(caller.ms, default=0.0),
-        "health_asked": watch.health.asked, "health_ms_max": watch.health.ms_max(),
-        "rss_mb_before": before.rss_mb, "rss_mb_warm": warm[0].rss_mb, "rss_mb_max": max(one.rss_mb for one in warm),
-        "rss_mb_end": after.rss_mb, "rss_mb_grown": after.rss_mb - warm[0].rss_mb,
-        **{f"{name}_more": getattr(after, name) - getattr(before, name) for name in HELD},
-        "errors_logged": len(errors_in(service.log())),
-    }  # fmt: skip
-    problems += [f"{arm}: {one}" for one in problems_of(figures)]
-    return {"figures": figures, "ends": dict(ends.most_common()), "ways": dict(ways), "problems": problems}
+def test_the_calls_of_a_connection_are_its_frames_of_headers():
+    begun = frame(HEADERS, END_HEADERS, 1, b"x" * 40)
+    sent = begun * 3 + frame(DATA, 0, 1) + begun[:20]
+    assert calls_of(Conversation("any", (PREFACE[:5], PREFACE[5:] + sent), "waits")) == 4
+    assert calls_of(Conversation("any", (begun,), "waits")) == 0
 
 
-def _settled(watch: Watch, before: Look) -> Look:
-    """The service once it holds no more open than before, or after ENOUGH_S."""
-    deadline_s = time.monotonic() + ENOUGH_S
-    while (now := watch.look()).descriptors > before.descriptors + FLAT_SPARE and time.monotonic() < deadline_s:
-        time.sleep(0.2)  # between two looks
-    return now
+def test_a_connection_that_is_not_taken_is_counted():
+    conversations = [Conversation("any", (PREFACE,), end) for end in ENDS]
+    assert asyncio.run(send_all(NOWHERE, conversations)) == {"refused": len(ENDS)}
 
 
-def _stored(service: LocalService, arm: str) -> int:
-    """Reads of an arm's meters that somebody sent."""
-    with psycopg.connect(service.dsn) as connection:
-        row = connection.execute(
-            "SELECT count(*) FROM reads JOIN meters USING (slot) WHERE meter LIKE %s AND quality & %s = 0",
-            (f"W-{arm}-%", METHOD_MASK),
-        ).fetchone()
-        assert row is not None
-        return int(row[0])
+def test_a_right_call_without_an_answer_is_told():
+    caller = RightCaller(NOWHERE, "plain", None)
+    caller.await_another()
+    caller.close()
+    assert caller.answered == len(caller.errors) >= 2
+    assert "right call 0" in caller.errors[0]
 
 
-def errors_in(log: str) -> list[str]:
-    """Lines of a log that tell of an error, but for what gRPC says of a header or a caller it cannot serve."""
-    lines = [orjson.loads(line) for line in log.splitlines() if line.startswith("{")]
-    return [
-        str(line) for line in lines if line["level"] in ("error", "critical") and not line["event"].startswith(OF_GRPC)
-    ]
+SOUND = {
+    "refused": 0, "calls": 20_000, "right_calls": 9, "right_failed": 0, "right_accepted": 9, "right_stored": 9,
+    "rss_mb_grown": 10, "errors_logged": 0, "descriptors_more": 32, "threads_more": 0, "connections_more": 0,
+    "temp_files_more": 0,
+}  # fmt: skip
 
 
-def problems_of(figures: dict[str, float]) -> list[str]:
-    """What went wrong at one service; empty: nothing."""
-    f = figures
-    grown_mb_max = GROWN_MB_MAX + BYTES_PER_CALL * f["calls"] / 1e6
-    found = [
-        (f["refused"] > 0, f"{f['refused']:.0f} connections were not taken"),
-        (f["right_calls"] == 0 or f["right_failed"] > 0,
-         f"{f['right_failed']:.0f} of {f['right_calls']:.0f} right calls failed"),
-        (f["right_stored"] != f["right_accepted"],
-         f"{f['right_accepted']:.0f} right reads acknowledged, {f['right_stored']:.0f} stored"),
-        (f["rss_mb_grown"] > grown_mb_max,
-         f"memory grew by {f['rss_mb_grown']:.0f} MB after the first tenth, {grown_mb_max:.0f} may be"),
-        (f["errors_logged"] > 0, f"{f['errors_logged']:.0f} errors in the log"),
-    ]  # fmt: skip
-    found += [(f[f"{name}_more"] > FLAT_SPARE, f"{f[f'{name}_more']:.0f} {name} more than before") for name in HELD]
-    return [sentence for failed, sentence in found if failed]
+@pytest.mark.parametrize(
+    ("figures", "says"),
+    [
+        ({"refused": 1}, "1 connections were not taken"),
+        ({"right_failed": 2}, "2 of 9 right calls failed"),
+        ({"right_calls": 0}, "0 of 0 right calls"),
+        ({"right_stored": 8}, "9 right reads acknowledged, 8 stored"),
+        ({"rss_mb_grown": 132}, "memory grew by 132 MB after the first tenth, 131 may be"),
+        ({"errors_logged": 1}, "1 errors in the log"),
+        ({"descriptors_more": 33}, "33 descriptors more than before"),
+        ({"threads_more": 33}, "33 threads more"),
+        ({"connections_more": 33}, "33 connections more"),
+        ({"temp_files_more": 33}, "33 temp_files more"),
+    ],
+)
+def test_each_thing_that_goes_wrong_fails_the_run(figures, says):
+    assert problems_of(SOUND) == []
+    (problem,) = problems_of(SOUND | figures)
+    assert says in problem
 
 
-# -- the run ----------------------------------------------------------------------------------------------------------
-
-
-def run(
-    connections: int, seed: int, database_url: str | None, say: Callable[[str], None], *,
-    first: int = 0, only: tuple[str, ...] = ARMS,
-) -> dict[str, Any]:  # fmt: skip
-    """All connections, shared among the arms; {arms, problems, ...} as written to the file."""
-    share = -(-connections // len(only))
-    arms: dict[str, Any] = {}
-    for place, arm in enumerate(only):
-        numbers = range(first + place * share, first + min((place + 1) * share, connections))
-        arms[arm] = attacked(arm, numbers, seed, database_url, say)
-        say(f"{arm}: " + ", ".join(f"{key} {value:,.1f}" for key, value in arms[arm]["figures"].items()))
-        say(f"{arm}: " + ", ".join(f"{how} {count:,}" for how, count in arms[arm]["ends"].items()))
-    return {
-        "commit": report.commit(), "machine": report.machine(), "versions": report.versions(),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"), "seed": seed, "first": first, "arms": arms,
-        "problems": [problem for arm in arms.values() for problem in arm["problems"]],
-    }  # fmt: skip
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m loadtest.wire_fuzz", description=__doc__)
-    parser.add_argument("--connections", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--first", type=int, default=0, help="number of the first connection")
-    parser.add_argument("--only", choices=ARMS, nargs="+", default=list(ARMS))
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
-    given = parser.parse_args(arguments)
-    result = run(given.connections, given.seed, None, say_to_stderr, first=given.first, only=tuple(given.only))
-    if given.json:
-        given.json.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
-    finish(result["problems"], given.json)
-
-
-if __name__ == "__main__":
-    main()
+def test_errors_of_ours_in_a_log_are_told_and_those_of_a_broken_call_are_not():
+    assert (
+        errors_in('{"level": "info", "event": "x"}\nI0000 gRPC\n{"level": "error", "event": "Invalid encoding on b"}')
+        == []
+    )
+    (error,) = errors_in('{"level": "error", "event": "Task exception was never retrieved"}\n')
+    assert "never retrieved" in error
