@@ -1,8 +1,9 @@
 """The whole database into one file, and back: pg_dump and pg_restore, with what TimescaleDB wants around them.
 
-Promises: a backup is one snapshot and ingestion goes on meanwhile; a file is there whole or not at all; nothing is
-restored over anything; the log of alarms has another identity afterwards, so that no cursor from before the restore is
-taken for one of after it. Refuses to know what the tables mean: whether the result is sound `doctor` says.
+Promises: a backup is one snapshot and ingestion goes on meanwhile; a file is there whole or not at all, and nobody but
+its owner reads it; nothing is restored over anything; the log of alarms has another identity afterwards, so that no
+cursor from before the restore is taken for one of after it. Refuses to know what the tables mean: whether the result is
+sound `doctor` says.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def backup(dsn: str, pg_dump: str, path: Path, say: Say) -> int:
     if path.exists():
         raise ConfigError([f"{path} exists; a new file was expected; name another"])
     part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    part.touch(mode=0o600)  # before anything is in it: what people consume
     try:
         _run(dsn, [pg_dump, "--format=custom", "--no-owner", f"--file={part}"], lambda: _grown(part, say))
         part.rename(path)

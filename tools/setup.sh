@@ -77,13 +77,13 @@ choose_pip() {
     fi
 }
 
-# pip, a line for each package, and its errors.
+# pip, a line for each package, and its errors with the file that has not the hash it should.
 pip_install() {
     "${PIP[@]}" install --disable-pip-version-check --no-input --progress-bar off "$@" 2>&1 |
         awk '/^Collecting/ { printf "  %s\n", $2; fflush(); next }
-             /^(ERROR|error|  *ERROR)/ { print; fflush() }
+             /^(ERROR|error|  *ERROR)|^    .* from .*:$|^ +(Expected|Got) / { print; fflush() }
              /^Successfully installed/ { print "  done"; fflush() }' ||
-        fail "the Python packages could not be installed (see above); is a package index reachable?"
+        fail "the Python packages could not be installed, see above; is there a package index in reach, with the very files of requirements.lock?"
 }
 
 setup_python() {

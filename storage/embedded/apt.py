@@ -98,5 +98,5 @@ def run(command: Sequence[str], *, what: str, cwd: Path | None = None) -> str:
     except subprocess.CalledProcessError as error:
         said = [line for line in (error.stderr or error.stdout).splitlines() if line.strip()]
         errors = [line for line in said if line.startswith("E:")] or said[-1:] or [f"exit status {error.returncode}"]
-        raise EmbeddedError(f"{what}: {errors[0]}. {USE_A_URL}") from error
+        raise EmbeddedError(f"{what}: {errors[0].rstrip('.')}. {USE_A_URL}") from error
     return done.stdout

@@ -91,6 +91,7 @@ def test_a_backup_of_a_running_service_is_restored_whole(cluster: Databases, tmp
             still = contents(old)
             done = meterwatch(old, "db", "backup", str(path))
             assert done.returncode == 0, done.stderr
+            assert path.stat().st_mode & 0o077 == 0, "what people consume is read by its owner alone"
             assert meterwatch(old, "db", "backup", str(path)).returncode != 0
             assert contents(old) == still
             log_id, seq = log_of(service)

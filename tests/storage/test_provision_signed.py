@@ -100,6 +100,7 @@ def test_what_was_tampered_with_is_refused_in_one_sentence(
     with pytest.raises(EmbeddedError, match=says) as refused:
         fetched(archive, tmp_path)
     assert str(refused.value).startswith(f"apt could not use file:{archive}: E:")
-    assert str(refused.value).endswith(USE_A_URL)
+    assert str(refused.value).endswith(f". {USE_A_URL}")
+    assert ".. " not in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.glob("debs/*.deb"))
