@@ -54,12 +54,13 @@ def check_settings(dsn: str) -> dict[str, str]:
     """Return {setting: value} with timescaledb_version and _license. ConfigError names what must change."""
     try:
         with psycopg.connect(
-            dsn, autocommit=True, connect_timeout=10, options="-c synchronous_commit=on"
+            dsn, autocommit=True, connect_timeout=10, options="-c synchronous_commit=on", client_encoding="utf8"
         ) as connection:
             found: dict[str, str] = dict(
                 connection.execute(
                     "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'full_page_writes',"
-                    " 'synchronous_commit', 'transaction_read_only', 'server_version', 'timescaledb.license')"
+                    " 'synchronous_commit', 'transaction_read_only', 'server_version', 'server_encoding',"
+                    " 'timescaledb.license')"
                 ).fetchall()
             )
             connection.execute("SET client_min_messages = warning")
@@ -84,6 +85,11 @@ def check_settings(dsn: str) -> dict[str, str]:
     problems = not_durable(found)
     if found["transaction_read_only"] != "off":
         problems.append("transaction_read_only is on; expected off: the database is read-only; change it there")
+    if found["server_encoding"] != "UTF8":
+        problems.append(
+            f"the encoding of the database is {found['server_encoding']}; names of all scripts must fit into it; make"
+            " it anew: CREATE DATABASE ... TEMPLATE template0 ENCODING 'UTF8'"
+        )
     found["timescaledb_version"] = row[0] if row else ""
     found["timescaledb_license"] = license_row[0] if license_row and license_row[0] else ""
     if row and version_of(row[0]) < TIMESCALEDB_MIN:
