@@ -5,7 +5,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test law fuzz faults bad-input abuse fuzz-wire check bench bench-peers storm-score simulate torture overload soak sbom audit lock wheels clean
+.PHONY: help setup demo serve test law fuzz faults bad-input abuse fuzz-wire check bench bench-peers storm-score simulate torture overload soak coverage mutants sbom audit lock wheels clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,12 @@ overload: setup ## twice what the service can take for SECONDS=60: what is owed 
 
 soak: setup ## half of what the service can take for MINUTES=30, with clients that come and go; JSON=file, HTML=file, SVG=file: what it came to
 	@$(BIN)/python -m loadtest.soak --minutes $(or $(MINUTES),30) $(if $(JSON),--json '$(JSON)') $(if $(HTML),--html '$(HTML)') $(if $(SVG),--svg '$(SVG)')
+
+coverage: setup ## lines and branches of ingest, storage, rules and alarm that the tests run; TESTS="files" asks others, JSON=file
+	@$(BIN)/python -m meterwatch.devtools.covered $(TESTS) --jobs $(or $(JOBS),2) $(if $(JSON),--json '$(JSON)')
+
+mutants: setup ## make N=200 small things of the kernels wrong, one at a time, and see whether a test notices; SEED=1, ONLY="book hub", JSON=file
+	@$(BIN)/python -m meterwatch.devtools.mutants.run --number $(or $(N),200) --seed $(or $(SEED),1) --jobs $(or $(JOBS),2) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json '$(JSON)') $(if $(AGAIN),--again '$(AGAIN)') $(if $(KEPT),--kept '$(KEPT)')
 
 sbom: ## bill of materials of the locked packages and of Debian's, as CycloneDX in FILE=sbom.cdx.json
 	@tools/setup.sh python
