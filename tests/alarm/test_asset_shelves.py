@@ -120,6 +120,7 @@ async def test_a_commit_of_unknown_outcome_is_known_at_the_next_change(held: boo
     [
         shelf(reason=" "),
         shelf(shelve_s=SHELVE_S_MAX + 1),
+        shelf(shelve_s=-1),
         shelf(asset=""),
         shelf(asset_kind=""),
         shelf(asset="", asset_kind="meter", rule="OUTAGE"),

@@ -139,3 +139,49 @@ async def test_a_nudge_ends_a_wait_with_nothing_to_take() -> None:
     assert subscription.take(5) == []
     hub.publish([change(1)])
     assert await one(subscription) == 1
+
+
+async def test_a_queue_that_cannot_be_folded_may_double_before_it_is_tried_again() -> None:
+    hub = Hub([], 0, "log", queue_max=4)
+    _, _, subscription = hub.subscribe_now(everything)
+    hub.publish([change(seq, f"A{seq}") for seq in range(1, 6)])
+    hub.publish([change(seq, f"A{seq - 5}", 2) for seq in range(6, 11)])
+    assert subscription.coalesced == 0
+    hub.publish([change(11, "A1", 3)])
+    assert await taken(subscription) == [Coalesced(6, 1, 6), 7, 8, 9, 10, 11]
+
+
+async def test_what_is_folded_twice_is_told_once_from_the_first_cursor_to_the_last() -> None:
+    hub = Hub([], 0, "log", queue_max=2)
+    _, _, subscription = hub.subscribe_now(everything)
+    for seq in range(1, 10):
+        hub.publish([change(seq, "AB"[seq == 4], seq)])
+    folded, *rest = await taken(subscription)
+    assert isinstance(folded, Coalesced)
+    assert (folded.first_seq, folded.merged) == (1, subscription.coalesced)
+    assert folded.last_seq < 9
+    assert folded.merged + len(rest) == 9
+    assert {4, 9} <= set(rest)
+
+
+@pytest.mark.parametrize(("alarms", "left"), [(8, False), (9, True)])
+async def test_so_many_different_alarms_may_wait_for_one_subscriber_and_not_one_more(
+    monkeypatch: pytest.MonkeyPatch, alarms: int, left: bool
+) -> None:
+    monkeypatch.setattr(hub_module, "ALARMS_MAX", 8)
+    hub = Hub([], 0, "log", queue_max=alarms - 1)
+    hub.subscribe_now(everything)
+    hub.publish([change(seq, f"A{seq}") for seq in range(1, alarms + 1)])
+    assert (hub.subscribers == 0) is left
+
+
+async def test_what_was_published_already_and_what_a_subscriber_has_had_is_ignored() -> None:
+    hub = Hub([], 3, "log")
+    _, _, subscription = hub.subscribe_now(everything)
+    hub.publish([change(3), change(4)])
+    hub.publish([change(4), change(5)])
+    subscription.offer([change(5), change(6)])
+    assert await taken(subscription) == [4, 5, 6]
+    assert hub.seq == 5
+    assert hub.subscribe_after(3, everything) is not None
+    assert hub.subscribe_after(2, everything) is None

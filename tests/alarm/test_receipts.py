@@ -288,3 +288,22 @@ async def test_who_joins_under_many_names_has_only_his_own_forgotten(monkeypatch
     eve = [world.receipts.join(f"eve/{number}") for number in range(20)]
     eve[-1].sent((2,), 2)
     assert [one.subscriber for one in await world.receipts.of([1, 2])] == ["room/desk", "eve/19"]
+
+
+async def test_so_many_names_are_known_and_one_more_has_the_one_forgotten_that_joined_longest_ago(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "OWNER_NAMES_MAX", 2)
+    monkeypatch.setattr(module, "NAMES_MAX", 3)
+    world = World()
+
+    async def after_joining(seq: int, name: str) -> list[str]:
+        world.receipts.join(name).sent((seq,), seq)
+        return [one.subscriber for one in await world.receipts.of(range(1, seq + 1))]
+
+    assert await after_joining(1, "eve/1") == ["eve/1"]
+    assert await after_joining(2, "eve/2") == ["eve/1", "eve/2"]
+    assert await after_joining(3, "kim/1") == ["eve/1", "eve/2", "kim/1"]
+    assert await after_joining(4, "eve/3") == ["eve/2", "kim/1", "eve/3"]
+    assert await after_joining(5, "lee/1") == ["kim/1", "eve/3", "lee/1"]
+    assert world.receipts.forgotten == 2

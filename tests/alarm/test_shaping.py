@@ -224,3 +224,17 @@ async def test_what_stands_for_too_long_is_announced_again_once() -> None:
 
 def test_every_profile_is_named_as_it_is_chosen() -> None:
     assert [name for name, profile in ALARM_PROFILES.items() if name != profile.name] == []
+
+
+def test_what_changes_first_is_when_to_ask_again() -> None:
+    """The first is over 5 minutes after minute 20, the second has lasted 10 minutes at minute 32."""
+    limits = AlarmClass(on_delay_s=600, off_delay_s=300)
+    assert shaped([episode(0, 20), episode(21)], limits, at(23)) == ([*shaped([episode(0)], limits, at(23))[0]], at(25))
+    assert shaped([episode(0, 20), episode(21)], limits, at(25))[1] == at(32)
+
+
+def test_faults_told_as_one_are_as_grave_as_the_gravest_when_over_and_as_the_last_while_it_lasts() -> None:
+    limits = AlarmClass(off_delay_s=300)
+    grave, mild = episode(10, 12, severity=Severity.CRITICAL), episode(14, 16, severity=Severity.LOW)
+    assert [e.severity for e in shaped([grave, mild], limits, at(40))[0]] == [Severity.CRITICAL]
+    assert [e.severity for e in shaped([grave, replace(mild, cleared_us=None)], limits, at(40))[0]] == [Severity.LOW]
