@@ -154,3 +154,55 @@ def test_memory_has_an_end_and_what_is_forgotten_is_not_called_absent() -> None:
     assert len(known) <= 4
     assert suspected({(5, 1)}, known.take([reads({(5, 1)})])) == {(5, 1)}
     assert known.take([reads({(5, 200)})]).suspects == [None]
+
+
+def many(end_us: int, count: int, first: int = 0) -> Reads:
+    return reads({(slot, end_us) for slot in range(first, first + count)})
+
+
+def test_an_end_is_loaded_once_a_thousand_of_its_rows_were_asked_for_in_one_group_or_in_many() -> None:
+    known = Known(HORIZON_US)
+    assert known.to_load([many(1, 600), many(2, 999)]) == []
+    assert [end_us for end_us, _ in known.to_load([many(1, 399, 600)])] == []
+    assert [end_us for end_us, _ in known.to_load([many(1, 1), many(2, 1), many(HORIZON_US + 1, 2000)])] == [1, 2]
+
+
+def test_of_ends_to_load_the_eight_with_most_rows_come_first() -> None:
+    known = Known(100)
+    group = [many(end_us, 1000 + end_us) for end_us in range(1, 11)]
+    assert [end_us for end_us, _ in known.to_load(group)] == [10, 9, 8, 7, 6, 5, 4, 3]
+
+
+def test_a_load_that_failed_tells_nothing_and_is_asked_for_again() -> None:
+    known, some = Known(HORIZON_US), many(1, 1000)
+    [(_, end)] = known.to_load([some])
+    known.loaded(end, None)
+    taken = known.take([some])
+    assert taken.suspects[0] is not None
+    assert taken.suspects[0].all()
+    known.give_back(taken)
+    assert [end_us for end_us, _ in known.to_load([some])] == [1]
+
+
+def test_what_was_written_while_an_end_was_loaded_is_stored_though_the_answer_lacks_it() -> None:
+    known, some = Known(HORIZON_US), many(1, 1000)
+    [(_, end)] = known.to_load([some])
+    known.give_back(known.take([reads({(4000, 1)})]))
+    known.loaded(end, np.array([7], np.int32))
+    asked = {(7, 1), (8, 1), (4000, 1)}
+    assert suspected(asked, known.take([reads(asked)])) == {(7, 1), (4000, 1)}
+
+
+def test_an_end_that_is_loaded_or_written_is_not_forgotten_and_is_when_nobody_holds_it() -> None:
+    known = Known(HORIZON_US, bytes_max=0)
+    [(_, end)] = known.to_load([many(1, 1000)])
+    taken = known.take([reads({(1, 2)}), reads({(2, 2), (3, 1)})])
+    assert len(known) == 2
+    known.loaded(end, np.array([7], np.int32))
+    assert len(known) == 2, "its rows are being written"
+    known.give_back(taken)
+    assert len(known) == 0
+    later = known.take([reads({(1, HORIZON_US + 1)})])
+    known.give_back(later)
+    again = {(1, HORIZON_US + 1)}
+    assert suspected(again, known.take([reads(again)])) == again, "forgotten, so not called absent"
