@@ -52,8 +52,8 @@ CONTRACT = Rule(CONTRACT_RULE, "meter")
 COMM_LOSS = Rule(SILENCE_RULE)
 
 LOOKBACK_S = 86_400
-"""Votes this old are forgotten, except since when meters are off that still are. Late last gasps arrive within a day.
-(ours)"""
+"""Votes this old are forgotten, except since when meters are off that still are or were within this time. Late last
+gasps and late word that supply is back arrive within a day. (ours)"""
 MARGIN_S = 3600
 """Votes loaded from before the first OFF: who was ON until then."""
 HISTORY_METER_DAYS = 100_000
@@ -370,12 +370,14 @@ class Engine:
         state.open = {(v.asset_kind, v.asset_id) for v in verdicts if any(e.cleared_us is None for e in v.episodes)}
         state.settled_us = NEVER
         if not state.open and state.due_us is None:
+            ends_us = self._spells(evidence).end_us
             latest = int(evidence.at_us[begins(evidence.vote)].max(initial=0))
+            latest = int(ends_us[ends_us < NEVER].max(initial=latest))  # who is late may yet say that it ended sooner
             if latest < now_us - LOOKBACK_S * US:
                 del self._active[group], self._numbered[int(self._number_of[members.slot[0]])]
                 self._number_of[members.slot] = -1
             else:
-                state.settled_us = int(self._spells(evidence).end_us.max(initial=0))
+                state.settled_us = int(ends_us.max(initial=0))
                 state.due_us = latest + LOOKBACK_S * US + 1
         return verdicts
 

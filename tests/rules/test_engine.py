@@ -11,7 +11,9 @@ from towns import T0, town
 from meterwatch.batch import EventCode, Events
 from meterwatch.clock import US
 from meterwatch.episodes import Episode
-from rules.engine import MARGIN_S, Engine
+from rules.engine import LOOKBACK_S, MARGIN_S, Engine
+
+Known = dict[tuple[str, int], tuple[Episode, ...]]
 
 
 def last_gasp(slot: int, at_us: int) -> Events:
@@ -32,11 +34,11 @@ def test_evidence_beyond_the_reach_of_its_group_begins_no_judgement(monkeypatch:
     assert len(wanted.slots) == 10
 
 
-def outages_of(votes: list[tuple[int, int, int]], now_us: int) -> dict[tuple[str, int], tuple[Episode, ...]]:
+def outages_of(votes: list[tuple[int, int, int]], now_us: int) -> Known:
     """What an engine knows in the end that heard these (slot, seconds, code) one by one."""
     engine = Engine(town(feeders=1, transformers=2, meters=3))
     heard = [(slot, 2500, int(EventCode.POWER_RESTORED)) for slot in range(6)]  # so that nothing is open in the end
-    known: dict[tuple[str, int], tuple[Episode, ...]] = {}
+    known: Known = {}
     for vote in votes:
         heard.append(vote)
         engine.observe_events(events([vote]), now_us)
@@ -98,3 +100,40 @@ def test_forgetting_old_votes_changes_no_outage_that_is_over(monkeypatch: pytest
             assert later.episodes == first.episodes, again_s
         else:
             assert later.episodes == (), again_s
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_late_word_moves_the_end_of_an_outage_of_days(restart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last meter is known to be back from its second word after the fault; its first one comes an hour later."""
+    monkeypatch.setattr("rules.engine.PRUNE_ROWS", 0)
+    fail, restored, back_s = int(EventCode.POWER_FAIL), int(EventCode.POWER_RESTORED), 3 * 86_400
+    stored: list[tuple[int, int, int]] = []
+    engine = Engine(town(feeders=1, transformers=2, meters=3))
+    ends_s = []
+    for now_s, came in (
+        (600, [(slot, 0, fail) for slot in range(3)]),
+        (back_s + 1800, [(0, back_s, restored), (1, back_s, restored), (2, back_s + 900, restored)]),
+        (back_s + 5400, [(2, back_s, restored)]),
+    ):
+        stored += came
+        if restart and ends_s:  # as a start has it, where an outage ended among the votes of a day
+            engine = Engine(town(feeders=1, transformers=2, meters=3))
+            engine.restore_open("transformer", 0, T0 - MARGIN_S * US, T0 + now_s * US)
+            answered(engine, stored[: -len(came)], now_s)
+        engine.observe_events(events(came), T0 + now_s * US)
+        [episode] = answered(engine, stored, now_s)["transformer", 0]
+        ends_s.append(episode.cleared_us and (episode.cleared_us - T0) // US)
+    assert ends_s == [None, back_s + 960, back_s + 60]
+    assert engine.due_us == T0 + (back_s + LOOKBACK_S) * US + 1
+    answered(engine, stored, back_s + LOOKBACK_S + 1)
+    assert not engine._active
+
+
+def answered(engine: Engine, stored: list[tuple[int, int, int]], now_s: int) -> Known:
+    """What it knows now, given what it wants to know and with all forgotten that may be."""
+    for wanted in engine.wanted():
+        mine = [one for one in stored if one[0] in wanted.slots and T0 + one[1] * US >= wanted.from_us]
+        engine.given(wanted, [], events(mine))
+    for state in engine._active.values():
+        state.pruned_rows = 0
+    return {(one.asset_kind, one.asset_id): one.episodes for one in engine.evaluate(T0 + now_s * US)}
