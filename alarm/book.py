@@ -293,6 +293,8 @@ class Book:
             state = after
         if kind is None:
             kind = attribute_change(alarm, episode)
+        if kind is None and parent_id != alarm.parent_id:
+            kind = TransitionKind.AMENDED  # folded before, by planned work or beneath another
         if kind is None:
             return None
         announced = state is AlarmState.UNACK_ACTIVE and ANNOUNCED.intersection(inputs)

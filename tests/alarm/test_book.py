@@ -322,6 +322,17 @@ def test_what_is_off_by_design_is_kept_pages_nobody_and_comes_out_when_it_is_not
     assert (draft.kind, draft.alarm.state) == ("CLEARED", AlarmState.NORMAL)
 
 
+def test_what_planned_work_hid_first_is_folded_into_the_feeder_that_is_known_later() -> None:
+    book = Book([], names())
+    planned = {"by_design": "planned work W-1"}
+    step(book, verdict(episode(10, **planned)))
+    root, folded = verdict(episode(10, **planned), kind="feeder"), verdict(episode(10, parent=("feeder", 0), **planned))
+    drafts = {draft.alarm.asset_kind: draft for draft in step(book, root, folded)}
+    assert drafts["transformer"].kind == "AMENDED"
+    assert drafts["transformer"].alarm.parent_id == drafts["feeder"].alarm.alarm_id
+    assert step(book, root, folded) == []
+
+
 def test_what_was_off_by_design_and_is_over_needs_nobody() -> None:
     (draft,) = step(Book([], names()), verdict(episode(10, 20, by_design="planned work W-1")))
     assert (draft.kind, draft.alarm.state) == ("RAISED", AlarmState.NORMAL)
