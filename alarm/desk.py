@@ -79,6 +79,8 @@ class AlarmDesk:
         """Told of every committed transition, once."""
         self.raised: Callable[[str, Exception], None] = _raise
         """Told of an error of ours with what only the time makes necessary: all else of it goes on."""
+        self.time_us: Callable[[], int] = clock.now_us
+        """The time the rules live in: delays end by it."""
         self._store = store
         self._clock = clock
         self._turn = asyncio.Lock()
@@ -129,7 +131,8 @@ class AlarmDesk:
             await self._settle()
             now_us = self._clock.now_us()
             await self._remember(verdicts, now_us)
-            told, later = shaped_all([*verdicts, *self._due(verdicts, now_us)], self.book.profile, now_us)
+            time_us = self.time_us()
+            told, later = shaped_all([*verdicts, *self._due(verdicts, time_us)], self.book.profile, time_us)
             drafts = self.book.reconcile(told, now_us)
             while forgotten := await self._forgotten(drafts):
                 self.book.adopt(forgotten)

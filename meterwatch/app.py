@@ -29,7 +29,7 @@ from ingest.stream import Streams
 from meterwatch.access.wiring import clock_steps, foreign_rows, noted_streams, open_gate
 from meterwatch.alarm_figures import AlarmFigures
 from meterwatch.calls import Watch
-from meterwatch.clock import Clock, RealClock, ReplayClock, SimulatedClock
+from meterwatch.clock import US, Clock, RealClock, ReplayClock, SimulatedClock
 from meterwatch.config import Config
 from meterwatch.core import run_core
 from meterwatch.disk_watch import MIB, DiskWatch
@@ -53,7 +53,7 @@ from meterwatch.server import bind, make_server, rotation_of
 from meterwatch.standing_aside import remark
 from meterwatch.status_pages import EVERYWHERE, LOOPBACK, StatusPages
 from meterwatch.transport.rotation import Rotation
-from meterwatch.wired_rules import HEARD_US, rebuild
+from meterwatch.wired_rules import HEARD_US, judged_until_us, rebuild
 from storage.audit_log import AuditStore
 from storage.embedded import EmbeddedCluster, data_dir, find_or_provision
 from storage.layout import Layout, open_table
@@ -186,10 +186,10 @@ async def _serving(
     watch_disk(metrics, disk)
     await server.start()
     core: asyncio.Task[None] | None = None
-    pages = StatusPages(metrics.registry, not_ready, lambda: remark(parts.in_force.suspended))
+    pages = StatusPages(metrics.registry, not_ready, partial(_remarks, parts))
     try:
         pages.start(config.metrics.port, EVERYWHERE if config.metrics.insecure_listen else LOOPBACK)
-        owed = await _recall(parts, clock)
+        owed = await _recall(parts)
         upkeep = Upkeep(pool, clock, Retention(**config.retention.model_dump()), packs=layout is Layout.COLUMNSTORE)
         jobs = [server.run(), gate.run(), *_jobs(config, clock, parts, upkeep)]
         jobs += [] if rotation is None else [rotation.run()]
@@ -225,7 +225,7 @@ async def _serving(
         await pages.stop()
 
 
-async def _recall(parts: Parts, clock: Clock) -> list[int]:
+async def _recall(parts: Parts) -> list[int]:
     """Have the parts know what they knew: rules rebuilt from stored reads, and what was owed done.
 
     Returns the ids of the batches that were stored and not evaluated; they are now.
@@ -234,7 +234,9 @@ async def _recall(parts: Parts, clock: Clock) -> list[int]:
     await parts.days.start()
     await parts.storms.start()
     unwritten = await parts.interruptions.restore(rules.engine)
-    verdicts, owed = await rebuild(rules, parts.topology, parts.recipe.history, parts.desk, clock)
+    history, desk = parts.recipe.history, parts.desk
+    now_us = parts.pipeline.steady.begin(await judged_until_us(history, desk.book))
+    verdicts, owed = await rebuild(rules, parts.topology, history, desk, now_us)
     await parts.record(verdicts, owed)
     await parts.interruptions.adopt(unwritten)
     return owed
@@ -301,6 +303,13 @@ def _not_ready(lease: Lease, streams: Streams, pipeline: Pipeline) -> str:
     if not lease.held:
         return "the database is away"
     return "the service is stopping" if streams.draining else pipeline.not_ready
+
+
+def _remarks(parts: Parts) -> str:
+    """What is to be said of a service that is ready."""
+    behind_us = parts.pipeline.steady.behind_us
+    clock = f"the clock is {behind_us / US:.0f} s behind what is stored" if behind_us else ""
+    return "; ".join(filter(None, (remark(parts.in_force.suspended), clock)))
 
 
 def _described(settings: dict[str, str], layout: Layout, dsn: str) -> str:

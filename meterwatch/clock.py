@@ -6,7 +6,8 @@ replay     stands still and is moved forward by the stamps of what arrives, at m
            history as if it happened now, with the same result at any speed.
 
 No clock goes back behind what is stored: the two that start at a given time are told it at each start, by `resume`.
-Else a restart would put every stored alarm into the future, and the rules would retract it.
+Else a restart would put every stored alarm into the future, and the rules would retract it. Where the machine's
+own is behind, the time of the rules is not (meterwatch.steady_time).
 """
 
 from __future__ import annotations

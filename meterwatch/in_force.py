@@ -24,7 +24,7 @@ from meterwatch.planned import Works
 from meterwatch.standing_aside import StandingAside, SuspendedRule
 from meterwatch.topology import Topology
 from meterwatch.weather import Weather
-from meterwatch.wired_rules import HEARD_US, WiredRules, hear, rebuild
+from meterwatch.wired_rules import HEARD_US, WiredRules, hear, judged_until_us, rebuild
 from meterwatch.wired_user_rules import UserRules
 from rules.apart import Apart
 from rules.engine import COMM_LOSS, CONTRACT, HOT_SPOT, Engine
@@ -152,7 +152,7 @@ class InForce:
     async def reregister(self) -> None:
         """Meters, transformers or their places changed: new rules, which know what the old ones had heard."""
         recipe = self._recipe
-        fresh = await self._registry.load_topology(recipe.clock.now_us())
+        fresh = await self._registry.load_topology(self._pipeline.steady.now_us())
         rebuilt = await recipe.rules(fresh)
         async with self._pipeline.paused():
             rebuilt.engine.replan(await recipe.works())
@@ -160,13 +160,14 @@ class InForce:
             before = self.rules.engine
             rebuilt.engine.apart.ask(CONTRACT, None, rebuilt.engine.contract.replaces, before.contract)
             await self.rules.owe_missed()
-            verdicts, _ = await rebuild(rebuilt, fresh, recipe.history, self._desk, recipe.clock)
+            now_us = self._pipeline.steady.begins_us(await judged_until_us(recipe.history, self._desk.book))
+            verdicts, _ = await rebuild(rebuilt, fresh, recipe.history, self._desk, now_us)
             if COMM_LOSS in before.apart.suspended:
                 self._unheard.set()
             else:
                 rebuilt.engine.heard(*before.silence.last_heard())
             await self._days.replace(fresh)
-            self._pipeline.replace(fresh, rebuilt, verdicts)
+            self._pipeline.replace(fresh, rebuilt, verdicts, now_us)
             self._desk.book.names = fresh
             await self._pipeline.settle()
         await asyncio.to_thread(give_back)

@@ -20,6 +20,7 @@ from meterwatch.jobs import Failing
 from meterwatch.own_alarms import UNKNOWN, Condition, Ill
 from meterwatch.own_parts import Part, part_of_rule
 from meterwatch.parts import Parts
+from meterwatch.steady_time import STEP_US
 from meterwatch.transport.rotation import Rotation
 
 BEHIND_S: Final = 30.0
@@ -154,6 +155,15 @@ def clock_set(step_us: int, ago_s: float | None, _: Severity | None = None) -> I
     return Ill(Severity.MEDIUM, text, {"step_s": step_s}, stage=str(step_s))
 
 
+def clock_behind(behind_us: int, _: Severity | None = None) -> Ill | None:
+    """The machine's clock is earlier than what was stored when the rules began."""
+    if behind_us <= STEP_US:
+        return None
+    behind_s = round(behind_us / US)
+    text = f"The clock is {behind_s} s behind what is stored: what is newer than the clock is refused (FUTURE). Set it"
+    return Ill(Severity.HIGH, text, {"behind_s": behind_s})
+
+
 def conditions(
     parts: Parts,
     disk: DiskWatch | None,
@@ -181,6 +191,9 @@ def conditions(
     def on_clock(told: Severity | None) -> Ill | None:
         return clock_set(pipeline.steady.step_us, pipeline.steady.set_ago_s, told)
 
+    def on_time(told: Severity | None) -> Ill | None:
+        return clock_behind(pipeline.steady.behind_us, told)
+
     def refused(part: Part, what: str, problems: Callable[[], Sequence[str]], begins_s: float = SETTLES_S) -> Condition:
         return Condition(
             part, "CONFIG_REFUSED", lambda told: config_refused(what, problems(), told), begins_s, SETTLES_S
@@ -200,6 +213,7 @@ def conditions(
         refused(Part.DENIED_SERIALS, "Denied serials", lambda: _one(gate.serials_problem)),
         Condition(Part.JOBS, "JOB_FAILS", lambda told: jobs_fail(parts.metrics.jobs.failing, told), 0, SETTLES_S),
         Condition(Part.CLOCK, "CLOCK_SET", on_clock, 0, 0),
+        Condition(Part.TIME, "CLOCK_BEHIND", on_time, 0, 0),
         *(Condition(part, "RULE_SUSPENDED", partial(rule_suspended, part, suspended), 0, SETTLES_S) for part in rules),
     ]
 

@@ -26,6 +26,7 @@ class Part(IntEnum):
     DENIED_SERIALS = 8
     JOBS = 9
     CLOCK = 10
+    TIME = 11
     RULE_OTHER = 20
     RULE_OUTAGE = 21
     RULE_OVERLOAD = 22

@@ -40,6 +40,7 @@ from meterwatch.storm_watch import StormWatch
 from meterwatch.topology import Topology
 from meterwatch.v1 import ingest_pb2
 from meterwatch.watchdog import Watchdog
+from meterwatch.wired_rules import known_until_us
 from meterwatch.wired_user_rules import UserRules, user_rules_figures
 from meterwatch.witness import rules_version
 from storage.alarms import AlarmStore
@@ -110,7 +111,8 @@ async def put_together(
     columnar = layout is Layout.COLUMNSTORE
     registry, history, alarms = RegistryStore(pool), History(pool, columnar=columnar), AlarmStore(pool)
     clock.resume(await history.newest_stored_us())
-    topology, profiles = await registry.load_topology(clock.now_us()), known_profiles(config.rules.profiles_file)
+    known_us = max(clock.now_us(), await known_until_us(history))
+    topology, profiles = await registry.load_topology(known_us), known_profiles(config.rules.profiles_file)
     alarm_profile = profiles.alarms[config.alarms.profile]
     desk = await AlarmDesk.open(alarms, topology, clock, config.server.subscribers_max, alarm_profile)
     profile, checks = profiles.rules[config.rules.profile], chosen(config.checks.profile, config.checks.changes)
@@ -167,6 +169,8 @@ async def put_together(
         metrics,
         for_registers,
     )
+
+    desk.time_us = pipeline.steady.now_us
 
     def waiting_rows() -> int:
         return pipeline.waiting_rows

@@ -67,7 +67,7 @@ class Rules(Protocol):
     def observe_reads(self, stored: Sequence[Stored], now_us: int) -> None: ...
     def observe_events(self, events: Events, now_us: int) -> None: ...
     def observe_registers(self, change: RegisterChange) -> None: ...
-    def head_end(self, head_end_id: int, connected: bool) -> None: ...
+    def head_end(self, head_end_id: int, connected: bool, now_us: int) -> None: ...
     def deaf_to(self, head_ends: frozenset[int], now_us: int) -> None: ...
     async def evaluate(self, now_us: int) -> list[Verdict]: ...
     @property
@@ -173,19 +173,18 @@ class Pipeline:
         """Lock under which nothing is evaluated: for putting other rules in place."""
         return self._rules_lock
 
-    def replace(self, topology: Topology, rules: Rules, verdicts: list[Verdict]) -> None:
-        """Go on with another registry snapshot, the rules built for it and what they know; only while paused.
+    def replace(self, topology: Topology, rules: Rules, verdicts: list[Verdict], now_us: int) -> None:
+        """Go on with another registry snapshot, the rules built for it and what they know at now_us; only while paused.
 
         The verdicts are owed until `settle` or the next judgement has recorded them: rules say a thing once.
         """
         self._topology = topology
         self.rules = rules
         self._owed_verdicts = verdicts
-        self.steady.follow()
-        self._judged_us = self.clock.now_us()
+        self._judged_us = self.steady.begin(now_us)
         for head_end_id, streams in self._streams.items():
             if streams:
-                rules.head_end(head_end_id, True)
+                rules.head_end(head_end_id, True, self._judged_us)
 
     async def settle(self) -> None:
         """Record what rules just put in place know; only while paused. What fails here the next judgement does."""
@@ -213,12 +212,12 @@ class Pipeline:
         self.visited = True
         self._streams[head_end_id] = self._streams.get(head_end_id, 0) + 1
         if self._streams[head_end_id] == 1:
-            self.rules.head_end(head_end_id, True)
+            self.rules.head_end(head_end_id, True, self.steady.now_us())
 
     def gone(self, head_end_id: int) -> None:
         self._streams[head_end_id] -= 1
         if self._streams[head_end_id] == 0:
-            self.rules.head_end(head_end_id, False)
+            self.rules.head_end(head_end_id, False, self.steady.now_us())
 
     async def submit(self, batch: Batch) -> Stored:
         self._refuse_if_ended()

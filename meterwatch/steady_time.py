@@ -4,6 +4,8 @@ process that stood still.
     follows   the clock's time, never back
     held      goes on from where it was, by the monotonic clock: for STOOD_HELD_S after this process stood still, for
               SET_HELD_S after the clock was set forward. Then it follows again
+    ahead     the rules are new and what is stored is of later than the clock: goes on from there, at half the speed,
+              until the clock has come to it
 
 Argument. The timers of the rules end by this time. When a process that stood still goes on (SIGSTOP, a machine that was
 suspended), what arrived meanwhile waits in the sockets: "restored" among it must be read before the timer that it stops
@@ -11,6 +13,11 @@ ends. A clock that is set forward ends no timer that was running: the longest ho
 first. When the time follows again it leaps, and in the leap nobody was heard: `leapt` says so, once. A clock that is
 set back is waited for: time that went back would take back what was told. Until it has come to where it was, timers of
 what happens meanwhile end early: what is told then is true, and may be over soon.
+
+A start with a clock that is behind what is stored (its battery is empty, NTP has not come yet) must not judge by that
+clock: nothing that lasts would have happened yet, and all of it would be taken back. So time begins where the rules had
+got to at least (`newest_us`), and goes on, for timers that ran must end. At half the speed, so that a wrong beginning
+passes: were both the meters and the clock ahead once, time is right again after twice as long as they were.
 
 A clock that is wrong is not made right here: it is said, in log, audit log, metrics and an alarm. Knows no rules.
 """
@@ -50,6 +57,8 @@ class SteadyTime:
         self._time_us = self._clock_us
         self._held_until_s: float | None = None
         self._leapt = False
+        self._ahead = False
+        self._stored_us = 0
         self.stepped: Callable[[int], object] = lambda step_us: None
         """Told how far the clock was set, us; negative: back."""
         self.steps = 0
@@ -83,7 +92,10 @@ class SteadyTime:
             self._time_us += 0 if stood else passed_us
             return self._time_us
         self._held_until_s = None
-        was_us, self._time_us = self._time_us, max(self._time_us, clock_us)
+        was_us = self._time_us
+        goes_on_us = was_us + (passed_us // 2 if self._ahead else 0)
+        self._time_us = max(goes_on_us, clock_us)
+        self._ahead &= clock_us < goes_on_us
         self._leapt |= self._time_us - was_us - passed_us > LEAP_US
         return self._time_us
 
@@ -92,10 +104,29 @@ class SteadyTime:
         leapt, self._leapt = self._leapt, False
         return leapt
 
-    def follow(self) -> None:
-        """Follow the clock from now on, also back: the rules are new."""
+    def begins_us(self, stored_us: int) -> int:
+        """Where the time of new rules begins that know what is stored up to stored_us."""
+        clock_us = self._clock.now_us()
+        return max(clock_us, stored_us) if self._real else clock_us
+
+    def begin(self, stored_us: int) -> int:
+        """Begin there, also back: the rules are new. The time."""
         self._held_until_s = None
-        self._time_us = self._clock.now_us()
+        self._stored_us = stored_us
+        self._clock_us, self._seen_s = self._clock.now_us(), self._monotonic()
+        self._time_us = max(self._clock_us, stored_us) if self._real else self._clock_us
+        self._ahead = self._time_us > self._clock_us
+        if self._ahead:
+            seconds = round((stored_us - self._clock_us) / US, 1)
+            _log.warning(
+                "THE CLOCK IS BEHIND WHAT IS STORED: what is sent is refused as of the future", seconds=seconds
+            )
+        return self._time_us
+
+    @property
+    def behind_us(self) -> int:
+        """How far the clock is behind what was stored when the rules began; 0: it is not."""
+        return max(self._stored_us - self._clock.now_us(), 0) if self._ahead else 0
 
     @property
     def set_ago_s(self) -> float | None:

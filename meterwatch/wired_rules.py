@@ -66,7 +66,8 @@ HEAR_RETRY_S: Final = 5.0
 TOGETHER_METERS: Final = 5_000
 TOGETHER_US: Final = 3600 * US
 AHEAD_US: Final = 300 * US
-"""Reads and events are taken up to so far in the future: more than the tolerance of validation."""
+"""Reads and events are taken up to so far in the future: more than the tolerance of validation. And as far as they are
+known to be stored: the time of the rules may be further behind, where the clock was (meterwatch.steady_time)."""
 LOADED: Final = ("OVERLOAD", "REVERSE", "PHASE", "UNBALANCE")
 """Rules that rest on the ring of loads."""
 DAY_US: Final = 86_400 * US
@@ -98,6 +99,8 @@ class WiredRules:
         self.user = user
         self.user_rules: AtWork | None = None
         """Of `user`, once these rules know what is stored."""
+        self.newest_us = 0
+        """Newest stamp that is known to be stored."""
         self._put_off_s: float | None = None
         self._past = TimeShare(PAST_SHARE, PAST_SAVED_S)
         self._owing: deque[tuple[int, list[int]]] = deque()
@@ -114,6 +117,7 @@ class WiredRules:
             mine = [one.change for one in stored if one.change and (one.batch_id in self.counted) is counted]
             change = sent_only(joined(mine))
             if change is not None:
+                self.newest_us = max(self.newest_us, int(change.end_us.max(initial=0)))
                 self.engine.observe_reads(change, now_us, counted=counted)
                 if self._marks is not None:
                     self._marks.observe_reads(change)
@@ -123,6 +127,7 @@ class WiredRules:
                 self.user_rules.observe([one for one in stored if (one.batch_id in self.counted) is counted], change)
 
     def observe_events(self, events: Events, now_us: int) -> None:
+        self.newest_us = max(self.newest_us, int(events.at_us.max(initial=0)))
         self.engine.observe_events(events, now_us)
         if self._marks is not None:
             self._marks.observe_events(events)
@@ -135,7 +140,7 @@ class WiredRules:
         """Load what the engine wants, then evaluate. Of the past as much as there is time for; whole: all of it."""
         wanted = await from_before_outages(self.engine, self._history, now_us)
         for together in _together(wanted):
-            await self._give(together, now_us + AHEAD_US)
+            await self._give(together, self.stored_to_us(now_us))
         if self.user_rules is not None:
             await self.user_rules.judge()
         await self.engine.apart.wait_for(CONTRACT, lambda: judge_touched(self.engine.contract, self._history))
@@ -149,6 +154,10 @@ class WiredRules:
             found += self.user_rules.taken()
         self._notice()
         return signed(found, self._version)
+
+    def stored_to_us(self, now_us: int) -> int:
+        """No stamp that is stored is so late."""
+        return max(now_us + AHEAD_US, self.newest_us + 1)
 
     @property
     def suspended(self) -> tuple[SuspendedRule, ...]:
@@ -288,11 +297,11 @@ class WiredRules:
         """These head-ends could not be heard up to now, for reasons of ours."""
         self.engine.apart.ask(COMM_LOSS, None, self.engine.silence.deaf_to, head_ends, now_us)
 
-    def head_end(self, head_end_id: int, connected: bool) -> None:
+    def head_end(self, head_end_id: int, connected: bool, now_us: int) -> None:
         """A head-end opened its first stream, or lost its last."""
         silence = self.engine.silence
         told = silence.head_end_connected if connected else silence.head_end_gone
-        self.engine.apart.ask(COMM_LOSS, None, told, head_end_id, self._clock.now_us())
+        self.engine.apart.ask(COMM_LOSS, None, told, head_end_id, now_us)
 
 
 def known_loads(history: History, overload: Overload) -> KnownLoads:
@@ -338,17 +347,35 @@ def _together(wanted: list[Wanted]) -> Iterator[list[Wanted]]:
         yield part
 
 
+async def known_until_us(history: History) -> int:
+    """A time that has come, by what is stored; 0: nothing is.
+
+    The clock when something was stored last, or the newest stamp, whichever is older: neither a clock that was ahead
+    once nor meters that were make it later than it is.
+    """
+    return min(await history.newest_stored_us(), await history.newest_stamp_us())
+
+
+async def judged_until_us(history: History, book: Iterable[Alarm]) -> int:
+    """How far the rules had come at least: all of that, and the timers of the outages told."""
+    outages = [a for a in book if a.rule == "OUTAGE" and a.state is not AlarmState.RETRACTED]
+    told_us = [max(alarm.raised_us, alarm.cleared_us or 0) for alarm in outages]
+    return max(await known_until_us(history), *told_us, 0)
+
+
 async def rebuild(
-    rules: WiredRules, topology: Topology, history: History, desk: AlarmDesk, clock: Clock
+    rules: WiredRules, topology: Topology, history: History, desk: AlarmDesk, now_us: int
 ) -> tuple[list[Verdict], list[int]]:
     """Bring an engine to what is stored; return its verdicts, and the batches not evaluated that they rest on.
+
+    now_us: no earlier than judged_until_us, or what was told is taken back as if it had not happened yet.
 
     The overload ring comes from the stored loads (stored_loads). Batches not yet evaluated may be older than all of
     this: who reports OFF in them is judged from then on, as if they came now. When each meter was heard last follows
     with `hear`: here only of the meters whose silence is told, because only a told silence can end.
     """
-    now_us = clock.now_us()
-    to_us = now_us + AHEAD_US
+    rules.newest_us = await history.newest_stamp_us()
+    to_us = rules.stored_to_us(now_us)
     engine = rules.engine
     first_us = now_us - (LOOKBACK_S + MARGIN_S) * US
     open_alarms = [a for a in desk.book if a.lasts or _straddles(a, first_us)]

@@ -105,6 +105,10 @@ _NEWEST_STORED = """
 SELECT max(at) FROM (SELECT max(received_at) AS at FROM batches UNION ALL
                      SELECT recorded_at FROM alarm_log WHERE seq = (SELECT seq FROM alarm_cursor)) AS stored"""
 
+_NEWEST_STAMP = """
+SELECT greatest((SELECT end_at FROM read_stamps ORDER BY end_at DESC LIMIT 1),
+                (SELECT at FROM events ORDER BY at DESC LIMIT 1))"""
+
 _NEWEST_END = "SELECT end_at FROM reads WHERE end_at < %s ORDER BY end_at DESC LIMIT 1"
 
 _OWED_OFF = """
@@ -180,6 +184,10 @@ class History:
     async def newest_stored_us(self) -> int:
         """Service clock when something was stored last (batch or alarm transition); 0: never."""
         return await self._moment(_NEWEST_STORED, ())
+
+    async def newest_stamp_us(self) -> int:
+        """Newest interval end or event that is stored, by the meters' clocks; 0: none. Cost: two looks into indices."""
+        return await self._moment(_NEWEST_STAMP, ())
 
     async def newest_end_us(self, before_us: int) -> int:
         """Newest interval end before before_us; 0: none. Cost: one scan of the newest chunk, up to seconds."""

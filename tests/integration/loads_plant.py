@@ -76,7 +76,7 @@ class Plant:
         if self.desk is None or own:
             self.desk = await AlarmDesk.open(AlarmStore(self.pool), topology, self.clock)
         self.rules = WiredRules(Engine(topology, self.profile), history, self.clock)
-        verdicts, owed = await rebuild(self.rules, topology, history, self.desk, self.clock)
+        verdicts, owed = await rebuild(self.rules, topology, history, self.desk, self.clock.now_us())
         await self.rules.record(self.desk, verdicts, owed if own else [])
         if own:
             self.lost = []

@@ -1,4 +1,4 @@
-"""The machine's clock is set while the service runs: it is said everywhere, and no alarm comes of it."""
+"""The machine's clock is set while the service runs, or wrong when it starts: it is said, and no alarm comes of it."""
 
 from __future__ import annotations
 
@@ -59,3 +59,31 @@ def test_a_clock_set_forward_and_back_is_on_record_and_raises_no_outage(
         assert judged() >= stands_us
         assert served.sql("SELECT asset FROM alarms WHERE rule <> 'SYSTEM'") == []
         assert not served.service.core.done()
+
+
+def test_a_start_with_the_clock_behind_is_said_and_the_time_of_the_rules_does_not_go_back(
+    cluster: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_alarms, "EVERY_S", 0.1)
+    honest = RealClock.now_us
+    ahead_us = 0
+    monkeypatch.setattr(RealClock, "now_us", lambda clock: honest(clock) + ahead_us)
+    with fresh_database(cluster) as dsn:
+        with serving(dsn) as served, HeadEnd(served.address, HEAD_END) as head_end:
+            stored_us = time.time_ns() // 1000
+            head_end.send_events([METERS[0]], [stored_us], [EventCode.POWER_FAIL])
+        ahead_us = -HOURS * US
+        with serving(dsn) as served, HeadEnd(served.address, HEAD_END) as head_end:
+            steady = served.service.pipeline.steady
+            assert steady.now_us() >= stored_us
+            assert 0 < steady.behind_us <= HOURS * US
+            lasting = "SELECT level FROM alarms WHERE rule = 'SYSTEM' AND asset = 'time' AND cleared_at IS NULL"
+            until(lambda: served.sql(lasting) == [("CLOCK_BEHIND",)], "it is told")
+            done = head_end.send_events([METERS[0]], [time.time_ns() // 1000], [EventCode.POWER_RESTORED])
+            assert done.accepted == 0
+            assert served.sql("SELECT reason FROM quarantine") == [("FUTURE",)]
+            ahead_us = 0
+            until(lambda: served.sql(lasting) == [], "it is right again")
+            done = head_end.send_events([METERS[0]], [time.time_ns() // 1000], [EventCode.POWER_RESTORED])
+            assert done.accepted == 1
+            assert not served.service.core.done()

@@ -94,6 +94,7 @@ class FakeRules:
         self.fail: list[Exception] = []
         self.due = False
         self.asked_us: list[int] = []
+        self.connected_us: list[int] = []
         self.deaf: frozenset[int] = frozenset()
 
     def observe_reads(self, stored: Sequence[Stored], now_us: int) -> None:
@@ -110,8 +111,9 @@ class FakeRules:
             self.deaf = head_ends
             self.log.append(("deaf to", set(head_ends)))
 
-    def head_end(self, head_end_id: int, connected: bool) -> None:
+    def head_end(self, head_end_id: int, connected: bool, now_us: int) -> None:
         self.log.append(("head-end", head_end_id, connected))
+        self.connected_us.append(now_us)
 
     async def evaluate(self, now_us: int) -> list[Any]:
         self.asked_us.append(now_us)

@@ -23,6 +23,7 @@ from meterwatch.own_conditions import (
     CLOCK_SAID_S,
     ENDS_SOON_S,
     certificate_ends,
+    clock_behind,
     clock_set,
     conditions,
     config_refused,
@@ -142,6 +143,16 @@ def test_a_clock_that_was_set_is_spoken_of_for_an_hour(step_s: int, ago_s: float
     assert ill is None or says in ill.summary
 
 
+def test_a_clock_behind_what_is_stored_is_told_and_what_it_does_to_ingest() -> None:
+    assert clock_behind(0) is None
+    assert clock_behind(30 * US) is None
+    ill = clock_behind(7200 * US)
+    assert ill is not None
+    assert (ill.severity, ill.evidence) == (Severity.HIGH, {"behind_s": 7200})
+    assert "7200 s behind what is stored" in ill.summary
+    assert "refused" in ill.summary
+
+
 def test_a_refused_file_is_told_with_its_first_problem_and_not_at_length() -> None:
     assert config_refused("Routes file", []) is None
     ill = config_refused("Routes file", [f"routes.yaml:{n}: wrong{'!' * 1000}" for n in range(1, 9)])
@@ -171,7 +182,7 @@ def test_the_number_of_a_part_is_in_the_database_and_stays() -> None:
     told = {part.asset: int(part) for part in Part if not part.name.startswith("RULE_")}
     assert told == {
         "disk": 0, "rules": 1, "ingest": 2, "certificate": 3, "tls-files": 4, "routes-file": 5, "user-rules": 6,
-        "token-keys": 7, "denied-serials": 8, "jobs": 9, "clock": 10,
+        "token-keys": 7, "denied-serials": 8, "jobs": 9, "clock": 10, "time": 11,
     }  # fmt: skip
     rules = [part.asset for part in Part if part.name.startswith("RULE_")]
     assert rules == [
@@ -180,8 +191,8 @@ def test_the_number_of_a_part_is_in_the_database_and_stays() -> None:
     ]  # fmt: skip
 
 
-def steady(step_us: int = 0, ago_s: float | None = None) -> Any:
-    return SimpleNamespace(step_us=step_us, set_ago_s=ago_s)
+def steady(step_us: int = 0, ago_s: float | None = None, behind_us: int = 0) -> Any:
+    return SimpleNamespace(step_us=step_us, set_ago_s=ago_s, behind_us=behind_us)
 
 
 def parts(*, heard: int = 0, **pipeline: Any) -> Any:
@@ -210,7 +221,7 @@ def test_what_a_service_has_not_is_well_also_if_it_was_told_of_before() -> None:
 
 
 def test_every_part_can_be_ill() -> None:
-    made = parts(heard=3, behind_s=31.0, steady=steady(-3600 * US, 1.0))
+    made = parts(heard=3, behind_s=31.0, steady=steady(-3600 * US, 1.0, 7200 * US))
     made.routes = SimpleNamespace(file=SimpleNamespace(problems=("routes.yaml:1: no",)))
     made.recipe.user = SimpleNamespace(status=SimpleNamespace(refused=["rules.yaml:1: no"]))
     made.metrics.jobs.raised("judging days", ValueError("no"))

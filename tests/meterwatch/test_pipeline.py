@@ -277,7 +277,7 @@ async def test_rules_put_in_place_while_head_ends_are_connected_know_who_they_ar
         assert p.log == [("head-end", 3, True), ("head-end", 4, True), ("head-end", 4, False)]
         log: list[Any] = []
         async with p.pipeline.paused():
-            p.pipeline.replace(SimpleNamespace(), FakeRules(log), [])
+            p.pipeline.replace(SimpleNamespace(), FakeRules(log), [], 0)
         assert log == [("head-end", 3, True)]
 
 
@@ -285,7 +285,7 @@ async def test_what_new_rules_know_is_recorded_though_the_database_was_away_when
     async with piped() as p:
         known: list[Any] = ["an outage is over"]
         async with p.pipeline.paused():
-            p.pipeline.replace(SimpleNamespace(), p.rules, known)
+            p.pipeline.replace(SimpleNamespace(), p.rules, known, 0)
             p.faults.append(StorageUnavailable("away"))
             with pytest.raises(StorageUnavailable):
                 await p.pipeline.settle()

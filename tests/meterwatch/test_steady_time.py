@@ -102,14 +102,47 @@ def test_who_stands_still_again_and_again_does_not_stop_time() -> None:
     assert world.clock_us - world.steady.now_us() <= 2 * (STOOD_S + 1) * US
 
 
-def test_new_rules_take_the_clock_as_it_is() -> None:
+def test_new_rules_take_the_clock_as_it_is_where_nothing_later_is_stored() -> None:
     world = World()
     world.set(-HOUR_S)
-    world.steady.follow()
-    assert world.steady.now_us() == world.clock_us
+    assert world.steady.begin(world.clock_us) == world.steady.now_us() == world.clock_us
     world.set(2 * HOUR_S)
-    world.steady.follow()
-    assert world.steady.now_us() == world.clock_us
+    assert world.steady.begin(START_US) == world.steady.now_us() == world.clock_us
+    assert world.steady.behind_us == 0
+
+
+def test_new_rules_begin_at_what_is_stored_and_go_on_at_half_the_speed_until_the_clock_has_come_there() -> None:
+    world = World()
+    stored_us = START_US + round(100 * US)
+    with capture_logs() as logs:
+        assert world.steady.begin(stored_us) == stored_us
+    assert [(line["event"][:19], line["seconds"]) for line in logs] == [("THE CLOCK IS BEHIND", 100.0)]
+    assert world.steady.behind_us == 100 * US
+    assert [*world.lives(100)][-1] == stored_us + 50 * US
+    assert world.steady.behind_us == 0
+    assert [*world.lives(99)][-1] == stored_us + 99 * US // 2 + 50 * US
+    assert [*world.lives(3)][-1] == world.clock_us
+    assert not world.steady.leapt()
+    assert world.passes(1) == world.clock_us
+
+
+def test_a_clock_that_is_put_right_is_followed_after_the_hold() -> None:
+    world = World()
+    stored_us = world.steady.begin(START_US + round(2 * HOUR_S) * US)
+    assert world.set(3 * HOUR_S) == stored_us
+    assert world.steady.behind_us == 0
+    assert [*world.lives(SET_HELD_S - 1)][-1] < world.clock_us
+    assert world.passes(1) == world.clock_us
+    assert world.steady.leapt()
+
+
+def test_a_clock_that_is_made_to_run_begins_where_it_is() -> None:
+    class Fast(World):
+        mode = "simulated"
+
+    world = Fast()
+    assert world.steady.begin(START_US + US) == world.steady.now_us() == START_US
+    assert world.steady.behind_us == 0
 
 
 @given(st.lists(st.tuples(st.sampled_from(["passes", "set"]), st.floats(-1e5, 1e5)), max_size=40))
@@ -150,6 +183,16 @@ async def test_the_rules_live_by_it_and_are_deaf_where_it_leaps(monkeypatch: pyt
         await until(lambda: p.rules.asked_us[-1] > before_us + 1800 * US)
         await asyncio.wait_for(_said(p.log, ("deaf to", {1}), ("deaf to", set())), 20)
         assert p.rules.asked_us == sorted(p.rules.asked_us)
+
+
+async def test_who_connects_does_so_in_the_time_of_the_rules() -> None:
+    clock = Settable()
+    async with piped(clock=clock) as p:
+        before_us = p.pipeline.steady.now_us()
+        clock.ahead_us = -3600 * US
+        p.pipeline.connected(1)
+        p.pipeline.gone(1)
+        assert min(p.rules.connected_us) >= before_us
 
 
 async def _said(log: list[object], *what: object) -> None:

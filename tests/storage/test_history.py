@@ -206,3 +206,15 @@ async def test_the_newest_stored_time_and_end_are_known_and_zero_if_there_is_non
     with psycopg.connect(dsn) as connection:
         connection.execute(OWED, (2, None, None, moment(T0_US), True))
     assert await history.newest_stored_us() == T0_US
+
+
+@both_layouts
+async def test_the_newest_stamp_is_that_of_a_read_or_an_event(dsn: str, history: History) -> None:
+    newest_us = await history.newest_stamp_us()
+    assert newest_us >= end_us(1)
+    with psycopg.connect(dsn) as connection:
+        connection.execute(
+            "INSERT INTO events (at, received_at, slot, code) VALUES (%(at)s, %(at)s, 1, 2)",
+            {"at": moment(newest_us + 1)},
+        )
+    assert await history.newest_stamp_us() == newest_us + 1

@@ -42,6 +42,7 @@ class Kept:
 
     rows: Rows
     of_events: bool
+    received_us: int
     evaluated: bool = False
 
     def ends_us(self, day: Day) -> tuple[int, int]:
@@ -78,7 +79,7 @@ class Memory:
 
     # What a batch does
 
-    def store_reads(self, rows: Rows) -> Stored:
+    def store_reads(self, rows: Rows, now_us: int) -> Stored:
         """Store rows, of no cell two, as one batch."""
         day = self.day
         slot, interval = day.slot[rows], day.interval[rows]
@@ -87,16 +88,16 @@ class Memory:
         new, old = rows[wins], before[wins]
         self.row_at[slot[wins], interval[wins]] = new
         batch_id = len(self.batches) + 1
-        self.batches[batch_id] = Kept(new, of_events=False)
+        self.batches[batch_id] = Kept(new, of_events=False, received_us=now_us)
         change = self.change(new, old[old >= 0]) if len(new) else None
         return Stored(batch_id, batch_id, len(new), 0, len(rows) - len(new), *_NOBODY, False, False, change)
 
-    def store_events(self, rows: Rows) -> tuple[Stored, Events]:
+    def store_events(self, rows: Rows, now_us: int) -> tuple[Stored, Events]:
         """Store events; those that are new."""
         new = rows[~self.event_is[rows]]
         self.event_is[new] = True
         batch_id = len(self.batches) + 1
-        self.batches[batch_id] = Kept(new, of_events=True)
+        self.batches[batch_id] = Kept(new, of_events=True, received_us=now_us)
         stored = Stored(batch_id, batch_id, len(new), 0, len(rows) - len(new), *_NOBODY, False, False, None)
         return stored, self.events(new)
 
@@ -280,6 +281,14 @@ class MemoryHistory:
                 mine = (asset == alarm.asset_id) & (alarm.onset_us < from_us) & (ended_us >= from_us)
                 around_us[mine] = np.minimum(around_us[mine], alarm.onset_us)
         return around_us
+
+    async def newest_stored_us(self) -> int:
+        received = [kept.received_us for kept in self.pool.batches.values()]
+        return max(received + [one.recorded_us for one in self.pool.log[-1:]], default=0)
+
+    async def newest_stamp_us(self) -> int:
+        day, rows = self.pool.day, self.pool.current(None, 0, FOREVER)
+        return max(int(day.end_us[rows].max(initial=0)), int(day.event_us[self.pool.event_is].max(initial=0)))
 
     async def newest_end_us(self, before_us: int) -> int:
         rows = self.pool.current(None, 0, before_us)

@@ -139,7 +139,7 @@ class _Delivery:
             case What.READS if self.dies_with_reads:
                 self.dies_with_reads = False
                 for rows in act.batches:
-                    self.memory.store_reads(rows)
+                    service.store_reads(rows)
                 self._again()
             case What.READS:
                 service.take_reads(act.batches)

@@ -37,7 +37,7 @@ from meterwatch.pipeline import Pipeline, _Committed
 from meterwatch.steady_time import SteadyTime
 from meterwatch.unheard import stands_us
 from meterwatch.user_rules import RuleSet
-from meterwatch.wired_rules import HEARD_US, WiredRules, rebuild
+from meterwatch.wired_rules import HEARD_US, WiredRules, judged_until_us, rebuild
 from meterwatch.wired_user_rules import UserRules
 from rules.engine import Engine
 from storage.evidence import EvidenceStore
@@ -158,7 +158,9 @@ class Service:
         )  # fmt: skip
         self._pipeline._hearing = Hearing(monotonic=lambda: 0.0)
         self._pipeline.steady = SteadyTime(cast(Clock, clock), lambda: clock.true_us / US)
-        verdicts, owed = at_once(rebuild(self.rules, topology, history, self.desk, clock))
+        self.desk.time_us = self._pipeline.steady.now_us
+        now_us = self._pipeline.steady.begin(at_once(judged_until_us(history, self.desk.book)))
+        verdicts, owed = at_once(rebuild(self.rules, topology, history, self.desk, now_us))
         at_once(self._record(verdicts, owed))
         slots = np.arange(topology.slots, dtype=np.int32)
         self.engine.heard(*at_once(history.last_heard(slots, clock.now_us() - HEARD_US)))
@@ -176,7 +178,11 @@ class Service:
 
     def take_reads(self, batches: Sequence[Rows]) -> None:
         """Store batches of reads and evaluate them together."""
-        self.evaluate([(self.memory.store_reads(rows), None) for rows in batches])
+        self.evaluate([(self.store_reads(rows), None) for rows in batches])
+
+    def store_reads(self, rows: Rows) -> Stored:
+        """Store them, and no more."""
+        return self.memory.store_reads(rows, self.clock.now_us())
 
     def take_events(self, rows: Rows, *, asked_meanwhile: bool = False) -> None:
         """Store events and evaluate them. asked_meanwhile: the rules are asked while these wait to be stored."""
@@ -186,7 +192,7 @@ class Service:
         self._pipeline._unheard.arrived(key, stands_us(arrived, self.clock.now_us()))
         if asked_meanwhile:
             self.evaluate([])
-        stored, fresh = self.memory.store_events(rows)
+        stored, fresh = self.memory.store_events(rows, self.clock.now_us())
         self.evaluate([(stored, fresh)], key)
 
     def evaluate(self, came: Sequence[tuple[Stored, Events | None]], key: tuple[int, int, int] | None = None) -> None:
