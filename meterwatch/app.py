@@ -179,7 +179,7 @@ async def _serving(
     ready = asyncio.Event()
     watch(parts, streams, not_ready)
     add_services(server, parts, ingest, questions, clock, ready.is_set)
-    await health.starting()
+    health.starting()
     address = bind(server, config.server, rotation)
     watch_certificates(metrics, rotation)
     disk = _disk_of(cluster, config, pipeline)
@@ -202,7 +202,7 @@ async def _serving(
         ready.set()
         gc.freeze()  # what is here now stays: the collector need not walk through it again
         gc.set_threshold(*GC_THRESHOLDS)
-        await health.serving()
+        health.serving()
         _log.info("ready", address=address, meters=len(parts.topology.slot_of), owed_batches=len(owed))
         yield Service(
             address, dsn, clock, pipeline, desk, core, metrics, parts.days, parts.interruptions, parts.gaps,
@@ -210,7 +210,7 @@ async def _serving(
         )  # fmt: skip
     finally:
         streams.drain()
-        await health.draining()
+        health.draining()
         desk.hub.close()
         well = core is not None and not core.done()
         await server.stop(DRAIN_S if well else None)

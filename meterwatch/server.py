@@ -7,20 +7,20 @@ from typing import Final
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from meterwatch.acceptor import Acceptor
 from meterwatch.access.methods import METHODS, PACKAGE
 from meterwatch.config import Server
 from meterwatch.errors import ConfigError
+from meterwatch.health import Health
 from meterwatch.transport.certificates import TlsFiles
 from meterwatch.transport.rotation import Rotation
 from meterwatch.transport.settings import Tls
 
 _log = structlog.get_logger(__name__)
 
-INGEST: Final = "meterwatch.v1.Ingest"
 CALLS_PER_CONNECTION_MAX: Final = 500
 """Calls under way of one connection; its others wait at the client. Above 1,000 calls that nobody has picked up yet
 gRPC ends some by chance, CANCELLED, whosoever they are: one connection that resets streams must not get there."""
@@ -41,34 +41,14 @@ OPTIONS: Final = [
 ]
 
 
-class Health:
-    """What grpc.health.v1 says: `INGEST` for ingestion, "" for all."""
-
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self._servicer = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
-
-    async def starting(self) -> None:
-        """Ingestion is not there yet."""
-        await self._servicer.set(INGEST, health_pb2.HealthCheckResponse.NOT_SERVING)
-
-    async def serving(self) -> None:
-        """All is there."""
-        for name in (INGEST, ""):
-            await self._servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-
-    async def draining(self) -> None:
-        """Nothing is served any more, for good."""
-        await self._servicer.enter_graceful_shutdown()
-
-
 def make_server(
     config: Server, *interceptors: grpc.aio.ServerInterceptor, methods: Iterable[str] = METHODS
 ) -> tuple[Acceptor, Health]:
     """A server with health and reflection, to which services are added; calls pass the interceptors in order."""
     options = [*OPTIONS, *_ages(config.tls), ("grpc.max_receive_message_length", config.message_bytes_max)]
     server = Acceptor(options, interceptors, methods)
-    checks = Health(server)
+    checks = Health()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection((*_names(), health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server, checks
 

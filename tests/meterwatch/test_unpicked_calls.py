@@ -26,7 +26,7 @@ async def ends_of_calls_while_the_loop_is_busy() -> list[str]:
     served, health = make_server(config)
     address = bind(served, config, None)
     await served.start()
-    await health.serving()
+    health.serving()
     busy = threading.Event()
     ends: list[str] = []
 
