@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
+ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "of-the-test"
 VIEWS = ("my_districts", "my_transformers", "my_meters", "my_reads", "my_loads", "my_alarms")
 GRID = """
@@ -135,3 +138,27 @@ def test_a_reader_signs_in_read_only_and_with_a_limit_of_time(dsn: str, reader: 
             connection.execute(f"SHOW {name}").fetchall() for name in ("transaction_read_only", "statement_timeout")
         ]  # type: ignore[arg-type]
     assert shown == [[("on",)], [("1min",)]]
+
+
+def test_a_reader_who_takes_a_lock_keeps_no_change_from_the_audit_log(dsn: str, asking: Any) -> None:
+    asking("SELECT pg_advisory_lock(1835365473)")  # what the chain was locked with
+    with psycopg.connect(dsn) as writing:
+        writing.execute(
+            "SET lock_timeout = '20s';"
+            "INSERT INTO audit_log (at, who, how, method, object, outcome, peer, calls)"
+            " VALUES (now(), '', 'local', 'Alarms/Act', 'beside a reader', 'OK', '', 1)"
+        )
+        held = writing.execute("SELECT FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'")
+        assert not held.fetchall()  # nothing is locked that a reader may lock
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        asking("SELECT FROM audit_settled FOR KEY SHARE")
+
+
+def test_as_the_page_says_no_reader_takes_an_advisory_lock(owner: psycopg.Connection, asking: Any) -> None:
+    page = (ROOT / "docs" / "access.md").read_text("utf-8")
+    [block] = [one for one in re.findall(r"```sql\n(.*?)```", page, re.DOTALL) if "advisory" in one]
+    asking("SELECT pg_advisory_lock(1), pg_try_advisory_xact_lock_shared(2), pg_advisory_unlock(1)")
+    owner.execute(block.replace("meterwatch", owner.info.user))
+    for lock in ("pg_advisory_lock(1)", "pg_try_advisory_lock(1, 2)", "pg_advisory_xact_lock_shared(1)"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            asking(f"SELECT {lock}")
