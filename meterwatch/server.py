@@ -22,8 +22,10 @@ from meterwatch.transport.settings import Tls
 _log = structlog.get_logger(__name__)
 
 CALLS_PER_CONNECTION_MAX: Final = 500
-"""Calls under way of one connection; its others wait at the client. Above 1,000 calls that nobody has picked up yet
-gRPC ends some by chance, CANCELLED, whosoever they are: one connection that resets streams must not get there."""
+"""Calls under way of one connection; its others wait at the client. Above 1,000 calls of one method that nobody has
+picked up yet gRPC ends some of that method by chance, CANCELLED, whosoever they are: one connection that resets streams
+must not get there. Ten times that limit ended none of others, and kept 1.4 GB in place of 0.4 in a flood of eight
+methods by nobody who was asked: it stays gRPC's own."""
 UNREQUESTED_S: Final = 600
 """A call that nobody has picked up for so long is ended by gRPC, CANCELLED. By default that is 30 s, which a busy event
 loop may take where every turn of it parses many large requests; the caller's own deadline ends what waits too long."""

@@ -5,7 +5,8 @@ of all who wait at that moment. A change has two rows of one call_id: BEGUN, com
 nothing is altered without a row whenever the service dies; and its outcome, committed before it is answered. `outcome`
 notes one that nobody waits for: of what failed or was left. `counted` never waits: denials and the head-ends' own work.
 The first of a kind is written at once, all others of that kind within WINDOW_S are one row with their number, and kinds
-beyond KINDS_MAX are one row together: a hostile client can move a number, not fill a disk.
+beyond KINDS_MAX, or beyond OWN_KINDS_MAX of one caller, are one row together: a hostile client can move a number, and
+neither fill a disk nor hide what is refused to others.
 Nothing here touches ingestion but a dictionary look-up for a call of a head-end.
 """
 
@@ -26,6 +27,8 @@ from meterwatch.errors import MeterwatchError, Overloaded, StorageUnavailable
 WINDOW_S: Final = 60.0
 KINDS_MAX: Final = 100
 """Kinds of what is counted, in a window."""
+OWN_KINDS_MAX: Final = 30
+"""Of one caller; strangers are one: by all methods and refusals nobody hides what is refused to others. (ours)"""
 WAITING_MAX: Final = 1000
 """Calls that wait for their row; more are answered with Overloaded."""
 BATCH_MAX: Final = 500
@@ -129,6 +132,9 @@ class Trail:
         """Note something of which there may be very many; never waits."""
         row = self._stamped(row)
         kind = (row.who, row.how, row.method, row.outcome, row.peer)
+        if kind not in self._kinds and sum(other[:2] == kind[:2] for other in self._kinds) >= OWN_KINDS_MAX:
+            row = replace(row, method=OTHERS, object="", outcome=OTHERS, peer=OTHERS)
+            kind = (row.who, row.how, OTHERS, OTHERS, OTHERS)
         if kind not in self._kinds and len(self._kinds) >= KINDS_MAX:
             row = replace(row, who=OTHERS, how=OTHERS, method=OTHERS, object="", outcome=OTHERS, peer=OTHERS)
             kind = (OTHERS,) * 5

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meterwatch.access import trail as module
-from meterwatch.access.trail import KINDS_MAX, OTHERS, WAITING_MAX, AuditRow, Trail, host_of
+from meterwatch.access.trail import KINDS_MAX, OTHERS, OWN_KINDS_MAX, WAITING_MAX, AuditRow, Trail, host_of
 from meterwatch.errors import Overloaded, StorageUnavailable
 
 LONG_S = 1000.0
@@ -152,11 +152,28 @@ async def test_kinds_that_are_too_many_are_one_row_together() -> None:
     table = Table()
     trail = Trail(table.write, window_s=LONG_S)
     for i in range(10_000):
-        trail.counted(row(outcome="UNAUTHENTICATED NO_CREDENTIALS", peer=f"10.0.{i // 256}.{i % 256}"))
+        trail.counted(row(who=f"HES-{i}", outcome="PERMISSION_DENIED OTHER_HEAD_END"))
     await trail.flush()
     assert len(table.rows) == KINDS_MAX + 2
     assert sum(one.calls for one in table.rows) == 10_000
     assert sum(one.calls for one in table.rows if one.peer == OTHERS) == 10_000 - KINDS_MAX
+
+
+async def test_who_is_refused_in_many_ways_hides_nothing_of_what_is_refused_to_others() -> None:
+    table = Table()
+    trail = Trail(table.write, window_s=LONG_S)
+    for i in range(10_000):
+        trail.counted(row(who="", outcome="UNAUTHENTICATED NO_CREDENTIALS", peer=f"10.0.{i // 256}.{i % 256}"))
+    hidden = row(who="HES-1", outcome="PERMISSION_DENIED OTHER_HEAD_END")
+    trail.counted(hidden)
+    await trail.flush()
+    strangers = [one for one in table.rows if one.who == ""]
+    assert len(strangers) == OWN_KINDS_MAX + 2
+    assert sum(one.calls for one in strangers) == 10_000
+    assert {one.method for one in strangers if one.peer == OTHERS} == {OTHERS}
+    assert [(one.who, one.method, one.outcome) for one in table.rows if one.who] == [
+        (hidden.who, hidden.method, hidden.outcome)
+    ]
 
 
 @given(st.lists(st.tuples(st.integers(0, 150), st.booleans()), max_size=400))
