@@ -87,7 +87,7 @@ async def listening(tls: Tls | None = None) -> AsyncIterator[Listening]:
     rotation = rotation_of(config.tls)
     address = bind(server, config, rotation)
     await server.start()
-    await health.serving()
+    health.serving()
     try:
         yield Listening(address, rotation)
     finally:
