@@ -56,7 +56,7 @@ def address(certificates: Path) -> Iterator[str]:
         server, health = make_server(Server(port=0, tls=tls), Watch(Metrics()))
         where = bind(server, Server(port=0, tls=tls), rotation_of(tls))
         await server.start()
-        await health.serving()
+        health.serving()
         started.put((where, asyncio.get_running_loop(), ended))
         await ended.wait()
         await server.stop(None)
