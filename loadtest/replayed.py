@@ -17,7 +17,7 @@ def replay_mreads_per_s(database_url: str, from_us: int, to_us: int) -> float:
     command = [sys.executable, "-c", PROGRAM, "rules", "replay", "--from", span[0], "--to", span[1], "-o", "json"]
     environment = os.environ | {"METERWATCH_DATABASE__URL": database_url}
     done = subprocess.run(command, capture_output=True, check=True, text=True, env=environment)
-    found = re.search(r"([0-9.]+) million reads/s", done.stderr)
+    found = re.search(r"([0-9,]+) reads/s", done.stderr)
     if found is None:
         raise RuntimeError(f"the replay said {done.stderr!r}; its speed was expected")
-    return float(found[1])
+    return int(found[1].replace(",", "")) / 1e6

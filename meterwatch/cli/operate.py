@@ -19,7 +19,7 @@ UNIT_S: Final = {"s": 1, "m": 60, "h": 3600}
 IdsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[ALARM_ID]...", help="Alarms; none: all that a filter below matches.")
 ]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; to shelve and to comment it must be given.")]
 OperatorOption = Annotated[str | None, typer.Option(help="Who; else the name you are logged in with.")]
 VersionOption = Annotated[
     int, typer.Option(min=0, help="Version you saw, of one alarm; refused if it has changed. 0: any.")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from meterwatch.channels import CHANNEL_BIT, CHANNELS
+from meterwatch.channels import CHANNEL_BIT, CHANNELS, Channel
 from meterwatch.cli.calls import edit_reads, query_reads
 from meterwatch.cli.output import AddressOption, Output, OutputOption, address_of, listing, utc
 from meterwatch.quality import ORIGIN_MASK, ORIGIN_SHIFT, Origin
@@ -61,7 +61,9 @@ def _rows(address: str, request: reads_pb2.QueryRequest) -> Iterator[dict[str, A
         for i, end_us in enumerate(chunk.end_us):
             quality, received_us = chunk.quality[i], chunk.received_us[i]
             values = {
-                c.name: getattr(chunk, c.name)[i] for c in CHANNELS if chunk.channel_mask[i] & CHANNEL_BIT[c.name]
+                c.name: _shown(c, getattr(chunk, c.name)[i])
+                for c in CHANNELS
+                if chunk.channel_mask[i] & CHANNEL_BIT[c.name]
             }
             row = {
                 "meter": chunk.meter[chunk.meter_index[i]],
@@ -74,6 +76,11 @@ def _rows(address: str, request: reads_pb2.QueryRequest) -> Iterator[dict[str, A
                 "received": utc(received_us),
             }
             yield row | ({"superseded": utc(superseded[i])} if request.all_versions else {})
+
+
+def _shown(channel: Channel, value: float) -> float:
+    """The shortest number that its channel holds as this one: 231.4, not 231.39999389648438."""
+    return float(str(channel.dtype.type(value))) if channel.dtype.kind == "f" else value
 
 
 @app.command()

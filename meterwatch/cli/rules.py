@@ -95,7 +95,7 @@ def replay(
     console.print(
         f"profile {chosen.name}: {counts['new']} new, {counts['gone']} gone, {counts['changed']} changed, "
         f"{counts['same']} the same; {found.reads:,} reads in {found.seconds:.1f} s, "
-        f"{found.reads / max(found.seconds, 1e-9) / 1e6:.3g} million reads/s",
+        f"{found.reads / max(found.seconds, 1e-9):,.0f} reads/s",
         highlight=False,
     )
 

@@ -135,7 +135,7 @@ def test_an_edit_retracts_the_alarm_that_rested_on_the_wrong_values(served: Serv
 def test_the_command_edits_one_channel_and_keeps_the_others(served: Served) -> None:
     end_us = fresh_end_us()
     with HeadEnd(served.address, HEAD_END, epoch=fresh_epoch()) as head_end:
-        head_end.send_rows([{"meter": METERS[0], "end_us": end_us, "import_wh": 100, "voltage_a_v": 231.5}])
+        head_end.send_rows([{"meter": METERS[0], "end_us": end_us, "import_wh": 100, "voltage_a_v": 231.4}])
         head_end.flush()
     before_us = served.service.clock.now_us()
     end = np.datetime_as_string(np.datetime64(end_us, "us")) + "Z"
@@ -146,7 +146,7 @@ def test_the_command_edits_one_channel_and_keeps_the_others(served: Served) -> N
         output = run(served, "reads", "list", METERS[0], "--from", end, "--to", to, "-o", "json", *arguments).stdout
         return [(r["import_wh"], r["voltage_a_v"], r["origin"], r["version"]) for r in json.loads(output)]
 
-    old, new = (100, 231.5, "MEASURED", 1), (130, 231.5, "EDITED", 2)
+    old, new = (100, 231.4, "MEASURED", 1), (130, 231.4, "EDITED", 2)
     assert listed() == [new]
     assert listed("--as-of", np.datetime_as_string(np.datetime64(before_us, "us")) + "Z") == [old]
     assert listed("--versions") == [old, new]

@@ -168,7 +168,7 @@ def test_cpu_of_a_process_is_part_of_its_tree_and_of_the_machine():
 
 def test_the_bench_says_how_fast_a_replay_is(monkeypatch):
     """The figure is read from what the command says to people."""
-    said = "profile default: 0 new, 0 gone, 0 changed, 0 the same; 400 reads in 0.5 s, 0.0008 million reads/s\n"
+    said = "profile default: 0 new, 0 gone, 0 changed, 0 the same; 400 reads in 0.5 s, 800,123 reads/s\n"
     ran = []
 
     def run(command, **options):
@@ -176,7 +176,7 @@ def test_the_bench_says_how_fast_a_replay_is(monkeypatch):
         return SimpleNamespace(stderr=said)
 
     monkeypatch.setattr(replayed.subprocess, "run", run)
-    assert replayed.replay_mreads_per_s("postgresql://x", 1_767_571_200_000_000, 1_767_574_800_000_000) == 0.0008
+    assert replayed.replay_mreads_per_s("postgresql://x", 1_767_571_200_000_000, 1_767_574_800_000_000) == 0.800123
     [(command, url)] = ran
     assert url == "postgresql://x"
     assert "2026-01-05T00:00:00+00:00" in command
