@@ -353,7 +353,7 @@ def run(
     for place, arm in enumerate(only):
         numbers = range(first + place * share, first + min((place + 1) * share, connections))
         arms[arm] = attacked(arm, numbers, seed, database_url, say)
-        say(f"{arm}: " + ", ".join(f"{key} {value:,.1f}" for key, value in arms[arm]["figures"].items()))
+        say(f"{arm}: " + ", ".join(f"{key} {round(value, 1):,}" for key, value in arms[arm]["figures"].items()))
         say(f"{arm}: " + ", ".join(f"{how} {count:,}" for how, count in arms[arm]["ends"].items()))
     return {
         "commit": report.commit(), "machine": report.machine(), "versions": report.versions(),
