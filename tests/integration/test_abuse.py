@@ -99,6 +99,7 @@ def test_the_whole_catalogue_in_random_order_leaves_one_service_as_it_was(cluste
         before = watch.look()
         tenths = [before]
         abuse.at_tenth = lambda: tenths.append(watch.look())
+        print(f"{len(abuse.order):,} inputs of {len(inputs()):,} kinds; the figures come when all are sent", flush=True)
         began_s = time.monotonic()
         abuse.go()
         took_s = time.monotonic() - began_s
