@@ -109,7 +109,6 @@ class Lines(QueueHandler):
 
 def configure(log: Log) -> None:
     """Send every log line of this process to stderr as the configuration says."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # grpc's C core writes to stderr by itself; only what is broken
     render: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if log.format == "json":
         render += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json)]

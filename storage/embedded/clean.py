@@ -1,7 +1,8 @@
 """Removes what the embedded database set up on this machine, and says what.
 
 The cluster with its data, the provisioned PostgreSQL, and the account made for it. A cluster that a living service
-uses is left alone, and so is an account that still has a cluster in root's own place.
+uses is left alone, and so are programs that another cluster runs from and an account that still has a cluster in root's
+own place.
 """
 
 import fcntl
@@ -31,14 +32,15 @@ def clean(data: Path, cache: Path, progress: Callable[[str], None]) -> None:
     if processes.of_cluster(pgdata):
         progress(f"Stopping the PostgreSQL that runs on {data}")
         processes.shut_down(pgdata, progress)
-    removed = [
-        (_remove(data, CLUSTER_NAMES), f"the embedded database and its data: {data}"),
-        (_remove(cache, CACHE_NAMES), f"the provisioned PostgreSQL and TimescaleDB: {cache}"),
-    ]
-    for done, what in removed:
-        if done:
-            progress(f"Removed {what}")
-    if not any(done for done, _ in removed):
+    removed = [f"the embedded database and its data: {data}"] if _remove(data, CLUSTER_NAMES) else []
+    users = processes.run_from(cache.resolve())
+    if users:
+        progress(f"Kept the provisioned PostgreSQL and TimescaleDB in {cache}: process {users[0]} runs from there")
+    elif _remove(cache, CACHE_NAMES):
+        removed.append(f"the provisioned PostgreSQL and TimescaleDB: {cache}")
+    for what in removed:
+        progress(f"Removed {what}")
+    if not removed and not users:
         progress("No embedded database to remove")
 
 

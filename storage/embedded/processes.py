@@ -52,6 +52,16 @@ def of_cluster(pgdata: Path) -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and belongs(int(name), pgdata)]
 
 
+def run_from(directory: Path) -> list[int]:
+    """Pids of living processes whose program lies in this directory (a real path)."""
+    found = []
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):  # no process, gone, or another user's
+            if name.isdigit() and Path(os.readlink(f"/proc/{name}/exe")).is_relative_to(directory):
+                found.append(int(name))
+    return found
+
+
 def postmaster(pgdata: Path) -> PidFile | None:
     """The living postmaster of the cluster; None if there is none."""
     file = read_pid_file(pgdata)

@@ -326,6 +326,23 @@ def test_databases_can_be_made_and_dropped_beside_ours(data_dir: Path, install: 
             psycopg.connect(cluster.dsn_of("one of many"))
 
 
+def test_clean_keeps_programs_that_somebody_runs(tmp_path: Path) -> None:
+    cache, said = tmp_path / "cache", list[str]()
+    (cache / "postgresql-17-0" / "bin").mkdir(parents=True)
+    program = shutil.copy("/bin/sleep", cache / "postgresql-17-0" / "bin" / "postgres")
+    running = subprocess.Popen([program, "600"])
+    try:
+        clean(tmp_path / "data", cache, said.append)
+        assert f"process {running.pid} runs from there" in said[0]
+        assert Path(program).exists()
+    finally:
+        running.kill()
+        running.wait()
+    clean(tmp_path / "data", cache, said.append)
+    assert said[1].startswith("Removed the provisioned PostgreSQL")
+    assert not cache.exists()
+
+
 def test_clean_removes_what_is_ours_and_says_so(data_dir: Path, install: PgInstall) -> None:
     cache = data_dir / "cache"
     (cache / "postgresql-17-1").mkdir(parents=True)
