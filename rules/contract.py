@@ -342,11 +342,20 @@ class Contract:
             self._say(Verdict(RULE, "meter", asset, since_us, episodes, until_us=until_us))
         mine = np.flatnonzero(lasting & ~more)
         self._restless.keep(assets[mine], state.take(mine), at[mine])
+        self._rest_before(assets[~lasting & ~more], until[~lasting & ~more])
         self._unwatch(assets[~more])
-        self._seen[assets[mine]] = np.maximum(self._seen[assets[mine]], newest[mine])
+        # rows among them may be stored and not observed yet: they are judged, and will be no news of their own
+        judged_to = np.where(lasting, newest, until - 1)[~more]
+        self._seen[assets[~more]] = np.maximum(self._seen[assets[~more]], judged_to)
         result = np.zeros(len(more), np.bool_)
         result[order] = more
         return result
+
+    def _rest_before(self, assets: Slots, until: Ints) -> None:
+        """A calm ends before `until`: a state of before it is over."""
+        _, at = self._restless.picked(assets)
+        over = assets[at < until]
+        self._restless.keep(over, LadderState.cold(len(over), len(self.profile.levels)), np.full(len(over), -1))
 
     def judged(self) -> None:
         """All that was wanted is judged."""
